@@ -1,0 +1,78 @@
+"""Batches: from pixels in memory to normalised, augmented images on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from resnetlab.data.augment import Step
+from resnetlab.data.draws import Draws
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.splits import Split
+from resnetlab.runtime import Runtime
+
+
+class Batch(NamedTuple):
+    images: Tensor  # (N, C, H, W) float32, normalised, channels_last
+    labels: Tensor  # (N,) int64
+    indices: Tensor  # (N,) int64, on the CPU: which samples of the split these are
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """The shuffled, augmented batches of any epoch, from any position in it.
+
+    The ragged tail of an epoch is dropped (the samples in it differ from epoch to epoch); a split smaller than a batch
+    is one batch.
+    """
+
+    split: Split
+    preprocessing: Preprocessing
+    augmentations: Sequence[Step]
+    batch_size: int
+    seed: int
+    runtime: Runtime
+
+    def __len__(self) -> int:
+        return max(1, len(self.split) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, beginning with number `start`."""
+        draws = Draws(self.seed, epoch, len(self.split))
+        tables = [draws.uniform(step.purpose, step.columns) for step in self.augmentations]
+        order = draws.order()
+        for number in range(start, len(self)):
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            images, labels = pick(self.split, indices, self.runtime)
+            for step, table in zip(self.augmentations, tables, strict=True):
+                images = step.apply(images, table[indices].to(images.device, non_blocking=True))
+            yield Batch(self.preprocessing.normalize(images), labels, indices)
+
+
+@dataclass(frozen=True)
+class EvalBatches:
+    """Every image of a split once, in order, without augmentation; nothing is ever dropped."""
+
+    split: Split
+    preprocessing: Preprocessing
+    batch_size: int
+    runtime: Runtime
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for indices in torch.arange(len(self.split)).split(self.batch_size):
+            images, labels = pick(self.split, indices, self.runtime)
+            yield Batch(self.preprocessing.normalize(images), labels, indices)
+
+
+def pick(split: Split, indices: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """The uint8 images (N, H, W, C) and labels of some samples, on the device."""
+    where = indices.to(split.images.device)
+    images = split.images[where].to(runtime.device, non_blocking=True)
+    return images, split.labels[where].to(runtime.device, non_blocking=True)

@@ -1,0 +1,130 @@
+"""Where the code runs: device, precision, memory. Every hardware `if` of the project lives here."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.errors import BadInput, unknown
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and what it computes in; `float32` switches autocast and the loss scaler off without a branch."""
+
+    device: torch.device
+    precision: torch.dtype = torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Only fp16 needs its loss scaled; a disabled scaler passes everything through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a network to the device, in the memory layout its convolutions are fastest in."""
+        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def hold(self, images: Tensor) -> Tensor:
+        """Keep a whole data set on the device if it takes at most half of the free memory, else where it is."""
+        if self.device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(self.device)[0] // 2:
+            return images.pin_memory()
+        return images.to(self.device)
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read afterwards tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    @property
+    def precision_name(self) -> str:
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.precision)
+
+    def facts(self) -> dict[str, object]:
+        """What decides the bits of a result, besides the code: recorded with every run."""
+        return {
+            "device": self.device.type,
+            "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else processor(),
+            "precision": self.precision_name,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        }
+
+
+def start(device: str = "auto", precision: str = "auto") -> Runtime:
+    """Choose the device (CUDA, then MPS, then CPU) and the precision (by capability, never by a timing).
+
+    Raises BadInput for a device that is not there or a precision it cannot compute in.
+    """
+    keep_freed_memory()
+    chosen = choose_device(device)
+    return Runtime(chosen, choose_precision(precision, chosen))
+
+
+def choose_device(name: str) -> torch.device:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if name not in available:
+        raise unknown("device", name, DEVICES)
+    if not available[name]:
+        there = ", ".join(device for device, there in available.items() if there)
+        raise BadInput(f"device {name!r} is not available on this machine; available: {there} (or auto)")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        if name not in PRECISIONS:
+            raise unknown("precision", name, ["auto", *PRECISIONS])
+        if name == "fp16" and device.type == "cpu":
+            raise BadInput("precision 'fp16' is not available on the CPU; choose auto, bf16 or fp32")
+        return PRECISIONS[name]
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+    if device.type == "cpu" and native_bf16():
+        return torch.bfloat16
+    return torch.float32  # MPS too: its autocast gains little and its bf16 depends on the macOS version
+
+
+def native_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed blocks: a training step frees and takes the same gigabytes again and again.
+
+    By default each large block goes back to the kernel, which must clear its pages when it is taken again; that costs
+    about a fifth of a ResNet-18 step on the CPU.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_threshold, 2**30)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_top_pad, 64 * 2**20)
+
+
+def processor() -> str:
+    """The CPU by its marketing name, where the system tells it."""
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"

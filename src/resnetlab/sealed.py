@@ -1,0 +1,125 @@
+"""Sealed files: tensors and JSON in one safetensors file, with a digest over every byte of it.
+
+Neither `torch.save` nor safetensors notices a flipped byte in a weight, so model files and checkpoints are sealed: the
+header holds the SHA-256 of the whole file, computed with the digest's own 64 characters set to zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from resnetlab.errors import BadInput, DiskTrouble, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "resnetlab"  # the only metadata key: safetensors writes several in random order
+UNSEALED = "0" * 64
+MAX_HEADER = 64 * 2**20  # bytes; a damaged length must not make us allocate the machine
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: temporary neighbour, flush to disk, rename over `path`, flush the folder.
+
+    Raises DiskTrouble (what could not be written, and why) and leaves an older file of that name as it was.
+    """
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)  # mkstemp makes it private; a result is not
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DiskTrouble(f"could not write {printable(path)}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # already renamed, or the folder is gone
+                Path(temporary).unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries: without it a rename may be lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """Write `tensors` and JSON-able `facts` to `path`, and return the digest (64 hex digits)."""
+    from safetensors.torch import save
+
+    head = json.dumps({"digest": UNSEALED, **facts})
+    content = bytearray(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {KEY: head}))
+    place = content.find(UNSEALED.encode())
+    digest = hashlib.sha256(content).hexdigest()
+    content[place : place + 64] = digest.encode()
+    with replacing(path) as file:
+        file.write(content)
+    return digest
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a sealed file; BadInput if it is missing, foreign, or differs in a single bit."""
+    from safetensors.torch import load
+
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"could not read {printable(path)}: {error.strerror or error}") from error
+    facts = _facts(content, path)
+    digest = facts.pop("digest")
+    place = content.find(digest.encode())
+    content[place : place + 64] = UNSEALED.encode()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BadInput(f"{printable(path)} is damaged: its content does not match its digest; use another copy")
+    return load(bytes(content)), facts
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The JSON part alone, unverified: for listings, never for use."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        content = start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER))
+    return _facts(bytearray(content), path)
+
+
+def _facts(content: bytearray, path: Path) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or not 0 < length <= min(MAX_HEADER, len(content) - 8):
+        raise _foreign(path)
+    try:
+        facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _foreign(path) from error
+    digest = facts.get("digest") if isinstance(facts, dict) else None
+    if not isinstance(digest, str) or len(digest) != 64 or content.find(digest.encode(errors="replace")) < 0:
+        raise _foreign(path)
+    return dict(facts)
+
+
+def _foreign(path: Path) -> BadInput:
+    return BadInput(f"{printable(path)} is not a file that resnetlab wrote, or it is damaged at its beginning")
