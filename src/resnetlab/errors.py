@@ -12,7 +12,7 @@ class LabError(Exception):
     exit_code = 1
 
 
-class BadInput(LabError, ValueError):
+class BadInput(LabError):
     """Something a person can mend: a name, a number, a file, a folder."""
 
     exit_code = 2
@@ -24,13 +24,13 @@ class NoSoundCheckpoint(LabError):
     exit_code = 3
 
 
-class DiskTrouble(LabError, OSError):
+class DiskTrouble(LabError):
     """What should have been written could not be."""
 
     exit_code = 4
 
 
-class NonFinite(LabError, ArithmeticError):
+class NonFinite(LabError):
     """The loss or a gradient is NaN or infinite."""
 
     exit_code = 5

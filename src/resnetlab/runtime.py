@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from resnetlab.errors import BadInput, unknown
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,7 +33,7 @@ class Runtime:
         """Only fp16 needs its loss scaled; a disabled scaler passes everything through."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: Network) -> Network:
         """Move a network to the device, in the memory layout its convolutions are fastest in."""
         return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -51,6 +53,11 @@ class Runtime:
     @property
     def precision_name(self) -> str:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.precision)
+
+    def describe(self) -> str:
+        """Device, threads and precision, for a person."""
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else processor()
+        return f"{self.device.type} ({name}), {torch.get_num_threads()} threads, {self.precision_name}"
 
     def facts(self) -> dict[str, object]:
         """What decides the bits of a result, besides the code: recorded with every run."""

@@ -73,7 +73,9 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     from safetensors.torch import save
 
     head = json.dumps({"digest": UNSEALED, **facts})
-    content = bytearray(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {KEY: head}))
+    content = bytearray(
+        save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {KEY: head})
+    )
     place = content.find(UNSEALED.encode())
     digest = hashlib.sha256(content).hexdigest()
     content[place : place + 64] = digest.encode()

@@ -55,7 +55,7 @@ def cutout(images: Tensor, draws: Tensor, size: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, draws: Tensor, size: int, min_area: float) -> Tensor:
-    """Cut out a rectangle of `min_area`..1 of the area and 3/4..4/3 in aspect, stretched to `size` (Szegedy et al. 2015).
+    """Cut out `min_area`..1 of the area at an aspect of 3/4..4/3, and stretch it to `size` (Szegedy et al. 2015).
 
     Sampled bilinearly at the centres of the new pixels, without antialiasing: the stored images are already small.
     """

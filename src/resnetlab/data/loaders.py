@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,12 +41,12 @@ class TrainBatches:
     def __len__(self) -> int:
         return max(1, len(self.split) // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, beginning with number `start`."""
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches number `start` up to `stop` (default: all) of one epoch."""
         draws = Draws(self.seed, epoch, len(self.split))
         tables = [draws.uniform(step.purpose, step.columns) for step in self.augmentations]
         order = draws.order()
-        for number in range(start, len(self)):
+        for number in range(start, len(self) if stop is None else stop):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             images, labels = pick(self.split, indices, self.runtime)
             for step, table in zip(self.augmentations, tables, strict=True):
@@ -63,10 +64,11 @@ class EvalBatches:
     runtime: Runtime
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
+        return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for indices in torch.arange(len(self.split)).split(self.batch_size):
+        for first in range(0, len(self.split), self.batch_size):
+            indices = torch.arange(first, min(first + self.batch_size, len(self.split)))
             images, labels = pick(self.split, indices, self.runtime)
             yield Batch(self.preprocessing.normalize(images), labels, indices)
 

@@ -1,0 +1,237 @@
+"""The command line. Parsing, refusing and printing help import no torch; each command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from resnetlab import __version__, recipes
+from resnetlab.arguments import parse, take_value, words
+from resnetlab.config import RunConfig, read_settings
+from resnetlab.errors import BadInput, LabError, Stopped, unknown
+
+USAGE = """\
+usage: resnetlab COMMAND …
+
+Build, understand, train, judge and use residual networks.
+
+  train [RECIPE]   train, score and plot a run; without arguments: ResNet-18 on digits, in about a minute
+  resume RUN       go on with a run that was stopped, or make a finished one longer
+  evaluate RUN     score a run, or a model file, on its validation or test split
+  runs [FOLDER]    the runs in a folder, best first
+  models [NAME]    the networks there are, or one of them stage by stage
+
+  --help, --version, --debug (show tracebacks); `resnetlab COMMAND --help` says more
+
+exit codes: 0 done · 1 a bug of ours · 2 bad input · 3 no sound checkpoint · 4 the disk · 5 a non-finite number ·
+            6 stopped, can be resumed
+"""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train, score and plot a run. RECIPE is a starting point; every setting of it can be changed by a flag."""
+
+    config: Annotated[RunConfig, arg(name="")]
+    out: Path | None = None
+    """the run's folder, new or empty; default: runs/RECIPE-NNN"""
+    max_minutes: float | None = None
+    """stop after this time, as a signal would: with a checkpoint, exit code 6"""
+    resume: Literal["auto"] | None = None
+    """auto: go on with the run in --out if there is one"""
+    print_config: bool = False
+    """print what would be run, as JSON, and stop"""
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    """Go on with a run from its newest checkpoint; a finished run gets what its evaluation lacks."""
+
+    run: Positional[Path]
+    """the run's folder"""
+    epochs: int | None = None
+    """a new total length; a finished run is extended to it"""
+    steps: int | None = None
+    """likewise, in optimiser steps"""
+    allow_change: tuple[str, ...] = ()
+    """settings that may change in an unfinished run: epochs"""
+    max_minutes: float | None = None
+    """stop after this time, as a signal would"""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Score a run's best weights, or a model file, on a split."""
+
+    source: Positional[Path]
+    """a run's folder, or a model file"""
+    data: str | None = None
+    """other data to score on: a name or a folder"""
+    split: Literal["val", "test"] = "val"
+    """which split; every look at the test split makes it a little less of one"""
+    json: bool = False
+    """print metrics.json instead of a table"""
+    out: Path | None = None
+    """where tables and pictures go; default: evaluation/SPLIT in the run"""
+    all_probabilities: bool = False
+    """write the probability of every class to predictions.csv"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where to compute"""
+
+
+@dataclass(frozen=True)
+class RunsArguments:
+    """The runs in a folder, best first."""
+
+    folder: Positional[Path] = Path("runs")
+    """where to look"""
+
+
+@dataclass(frozen=True)
+class ModelsArguments:
+    """The networks there are, or one of them stage by stage."""
+
+    name: Positional[str | None] = None
+    """one network, to be shown stage by stage"""
+    image_size: int | None = None
+    """side of the image in pixels; default: 224, and 32 for the CIFAR nets"""
+    stem: Literal["auto", "imagenet", "cifar"] = "auto"
+    """auto: cifar up to 64 px, if an image size is given"""
+    classes: int | None = None
+    """classes of the head; default: 1000, and 10 for the CIFAR nets"""
+
+
+def train(arguments: Sequence[str]) -> None:
+    rest = list(arguments)
+    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    file, rest = take_value(rest, "--config")
+    settings = read_settings(Path(file)) if file else {}
+    config = starting_point(recipe, settings, rest)
+    given = parse(TrainArguments, rest, "resnetlab train [RECIPE]", TrainArguments(config))
+    if given.print_config:
+        print(given.config.model_dump_json(indent=2))
+        return
+    from resnetlab import experiment
+
+    if given.resume and given.out is None:
+        raise BadInput("--resume auto goes on with the run in --out; give --out FOLDER too")
+    if given.resume and given.out and (given.out / "config.json").exists():
+        experiment.resume(given.out, expected=given.config, max_minutes=given.max_minutes)
+    else:
+        experiment.train(given.config, given.out, max_minutes=given.max_minutes)
+
+
+RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100": "cifar10-resnet18"}
+
+
+def starting_point(recipe: str | None, settings: dict[str, Any], flags: list[str]) -> RunConfig:
+    """The recipe with the settings of a config file; flags come on top of it later.
+
+    Without a recipe the data decides: digits and nothing at all are `quickstart`, CIFAR is `cifar10-resnet18`, a folder
+    is `folder`. A length given as a flag replaces the recipe's, whichever way that one is given.
+    """
+    if recipe is None and "recipe" in settings:
+        recipe = settings["recipe"] if settings["recipe"] in recipes.RECIPES else None
+    if recipe is None:
+        data, _ = take_value(flags, "--data", "--data.name")
+        name = data or dict(settings.get("data") or {}).get("name", "digits")
+        recipe = RECIPE_FOR.get(name, "folder")
+    config = recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
+    lengths = [flag for flag in ("--epochs", "--steps") if words(flags, flag)]
+    if len(lengths) == 2:
+        raise BadInput("give --epochs or --steps, not both")
+    placeholder = {"--epochs": {"epochs": 1}, "--steps": {"steps": 1}}
+    return config.changed(placeholder[lengths[0]]) if lengths else config
+
+
+def resume(arguments: Sequence[str]) -> None:
+    given = parse(ResumeArguments, arguments, "resnetlab resume RUN")
+    lengths = {key: value for key in ("epochs", "steps") if (value := getattr(given, key)) is not None}
+    if len(lengths) == 2:
+        raise BadInput("give --epochs or --steps, not both")
+    from resnetlab import experiment
+
+    experiment.resume(given.run, changes=lengths, allowed=given.allow_change, max_minutes=given.max_minutes)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    given = parse(EvaluateArguments, arguments, "resnetlab evaluate RUN|MODEL")
+    from resnetlab import scoring, tables
+
+    result = scoring.evaluate(
+        given.source,
+        given.data,
+        given.split,
+        out=given.out,
+        all_probabilities=given.all_probabilities,
+        device=given.device,
+    )
+    tables.show_scores(result, as_json=given.json)
+
+
+def runs(arguments: Sequence[str]) -> None:
+    given = parse(RunsArguments, arguments, "resnetlab runs [FOLDER]")
+    from resnetlab import tables
+
+    tables.show_runs(given.folder)
+
+
+def models(arguments: Sequence[str]) -> None:
+    given = parse(ModelsArguments, arguments, "resnetlab models [NAME]")
+    from resnetlab import tables
+
+    if given.name is None:
+        tables.show_models(given.image_size, given.stem)
+    else:
+        tables.show_model(given.name, given.image_size, given.stem, given.classes)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "runs": runs,
+    "models": models,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; what goes wrong is one sentence on stderr."""
+    words_left = [word for word in arguments if word != "--debug"]
+    debug = len(words_left) < len(arguments)
+    try:
+        if not words_left or words_left[0] in ("--help", "-h"):
+            print(USAGE, end="")
+        elif words_left[0] == "--version":
+            print(f"resnetlab {__version__}")
+        elif words_left[0] not in COMMANDS:
+            raise unknown("command", words_left[0], COMMANDS)
+        else:
+            COMMANDS[words_left[0]](words_left[1:])
+    except LabError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"resnetlab: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("resnetlab: interrupted", file=sys.stderr)
+        return Stopped.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"resnetlab: a bug of ours: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def entry_point() -> None:
+    sys.exit(main(sys.argv[1:]))

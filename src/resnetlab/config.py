@@ -1,0 +1,256 @@
+"""Every choice of a run, as frozen typed models: validated at once, written to the run, read back equal.
+
+Imports no torch, so that the command line can parse, refuse and print in an instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from tyro.conf import Suppress, arg
+
+from resnetlab.errors import BadInput, printable, unknown
+from resnetlab.models.zoo import ARCHITECTURES
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a config whose mistakes are told in one sentence with the path to the field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    prefix: ClassVar[str] = ""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def in_a_sentence(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise BadInput("; ".join(map(cls._sentence, error.errors(include_url=False)))) from error
+
+    @classmethod
+    def _sentence(cls, error: Any) -> str:
+        if not error["loc"]:  # a rule between fields, or the section is no table at all
+            return str(error["msg"]).removeprefix("Value error, ")
+        path = cls.prefix + ".".join(map(str, error["loc"]))
+        if error["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(error["loc"][0]), cls.model_fields, n=1)
+            hint = f"did you mean {cls.prefix}{near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
+            return f"unknown setting {printable(path)}; {hint}"
+        return f"{path} is {printable(repr(error['input']))}, but {_lower(error['msg'])}"
+
+
+class DataConfig(Section):
+    """What the network sees."""
+
+    prefix: ClassVar[str] = "data."
+    name: Annotated[str, arg(aliases=["--data"])] = "digits"
+    """digits, cifar10, cifar100, or a folder of images with one sub-folder per class"""
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
+    """side of the square the network sees, in pixels; default: chosen from the data"""
+    fit: Literal["crop", "squash", "pad"] = "crop"
+    """how an image becomes square"""
+    normalize: Literal["dataset", "imagenet"] = "dataset"
+    """whose mean and standard deviation to use; imagenet for networks pretrained there"""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share held out for validation where the data has no validation split"""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share held out for the test where the data has no test split"""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """seed of drawn splits; apart from --seed, so that runs with other seeds share one test set"""
+    bad_images: Literal["error", "skip"] = "error"
+    """what to do with a file that cannot be read as an image"""
+    root: str | None = None
+    """folder for downloaded data sets"""
+    download: bool = True
+    """whether a named data set may be downloaded"""
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    prefix: ClassVar[str] = "model."
+    name: Annotated[str, arg(aliases=["--model"])] = "resnet18"
+    """an architecture of `resnetlab models`"""
+    stem: Annotated[Literal["auto", "imagenet", "cifar"], arg(aliases=["--stem"])] = "auto"
+    """imagenet: 7x7/2 and max pool; cifar: 3x3/1; auto: cifar up to 64 px"""
+    shortcut: Literal["A", "B", "C"] | None = None
+    """the paper's shortcut options; default: the architecture's own"""
+    zero_init: bool = False
+    """begin with every residual branch switched off (last norm at zero)"""
+    pretrained: Annotated[str | None, arg(aliases=["--pretrained"])] = None
+    """weights to begin with: torchvision, a file, or a URL whose file name carries its digest"""
+    freeze: Annotated[bool, arg(aliases=["--freeze"])] = False
+    """train the head alone"""
+
+    @model_validator(mode="after")
+    def known(self) -> Self:
+        if self.name not in ARCHITECTURES:
+            raise unknown("model", self.name, ARCHITECTURES)
+        if self.freeze and not self.pretrained:
+            raise BadInput("model.freeze trains the head alone, on frozen weights that must come from --pretrained")
+        return self
+
+
+class AugmentConfig(Section):
+    """How training images are varied; each sample has its own draws."""
+
+    prefix: ClassVar[str] = "augment."
+    crop: Annotated[int, Field(ge=0, le=512)] = 0
+    """pixels of padding before a random crop to the old size; 0 is off"""
+    crop_padding: Literal["constant", "reflect"] = "constant"
+    """black or mirrored padding"""
+    flip: bool = False
+    """mirror half of the images"""
+    cutout: Annotated[int, Field(ge=0, le=4096)] = 0
+    """side of a blackened square; 0 is off"""
+    resized_crop: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """smallest share of the area for a random resized crop (ImageNet: 0.08); 0 is off"""
+
+
+class OptimConfig(Section):
+    """How the weights move."""
+
+    prefix: ClassVar[str] = "optim."
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """optimiser"""
+    lr: Annotated[Positive, arg(aliases=["--lr"])] = 0.1
+    """peak learning rate"""
+    momentum: Share = 0.9
+    """of SGD"""
+    nesterov: bool = True
+    """of SGD"""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """of Adam and AdamW"""
+    weight_decay: NotNegative = 0.0
+    """pull towards zero"""
+    decay_norms: bool = True
+    """whether norms and biases decay too"""
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves."""
+
+    prefix: ClassVar[str] = "schedule."
+    name: Literal["constant", "step", "multistep", "cosine", "one_cycle", "plateau"] = "constant"
+    """shape"""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """steps before the shape begins"""
+    warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """where warm-up begins, as a share of the peak"""
+    warmup_shape: Literal["linear", "constant"] = "linear"
+    """rise evenly, or stay and then jump"""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    """multistep: when to decay, as shares of the run"""
+    every_epochs: Count = 10
+    """step: epochs between decays"""
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """step, multistep, plateau: factor of a decay"""
+    patience: Annotated[int, Field(ge=0)] = 3
+    """plateau: epochs without a lower validation loss before a decay"""
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """one_cycle: share of the run before the peak"""
+    final: Share = 0.0
+    """cosine: where it ends, as a share of the peak"""
+
+
+class RunConfig(Section):
+    """Everything that decides a run, besides the code and the machine.
+
+    >>> RunConfig(epochs=3, optim=OptimConfig(lr=0.05)).optim.lr
+    0.05
+    """
+
+    recipe: Suppress[str] = "custom"
+    """the recipe it began as"""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    epochs: Count | None = None
+    """length of the run in epochs"""
+    steps: Count | None = None
+    """length of the run in optimiser steps"""
+    batch_size: Count = 128
+    """images per optimiser step"""
+    accumulate: Count = 1
+    """parts a batch is split into, to save memory"""
+    label_smoothing: Share = 0.0
+    """share of the target spread over all classes"""
+    clip_norm: Positive | None = None
+    """largest norm of the gradient"""
+    ema: Share = 0.0
+    """decay of an average of the weights, which is then what is scored and kept; 0 is off"""
+    best_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
+    """validation score that chooses the best epoch"""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """epochs without a better one before training stops early; 0 is never"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """seed of initialisation, order and augmentation"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA, then MPS, then CPU"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware multiplies it"""
+    final_test: Literal["once", "never"] = "once"
+    """whether the best weights are scored on the test split at the end"""
+    keep_checkpoints: Count = 2
+    """how many checkpoints stay"""
+    extended_at: Suppress[tuple[int, ...]] = ()
+    """steps at which the run was over and then extended"""
+
+    @model_validator(mode="after")
+    def one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise BadInput("a run needs a length: give --epochs or --steps, and not both")
+        if self.accumulate > self.batch_size:
+            raise BadInput(f"accumulate is {self.accumulate}, but a batch of {self.batch_size} has fewer images")
+        if self.model.zero_init and self.model.name.startswith("plain"):
+            raise BadInput("model.zero_init needs shortcuts, which plain nets have not")
+        return self
+
+    def changed(self, changes: Mapping[str, Any]) -> RunConfig:
+        """A copy with some settings changed, given as a nested mapping; a new length replaces the old one."""
+        merged = self.model_dump()
+        if "epochs" in changes or "steps" in changes:
+            merged["epochs"] = merged["steps"] = None
+        for key, value in changes.items():
+            nested = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+            merged[key] = merged[key] | dict(value) if nested else value
+        return RunConfig.model_validate(merged)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a `.json` or `.toml` file, not yet validated."""
+    try:
+        if path.suffix == ".json":
+            settings = json.loads(path.read_text())
+        elif path.suffix == ".toml":
+            settings = tomllib.loads(path.read_text())
+        else:
+            raise BadInput(f"config file {printable(path)} must end in .json or .toml")
+    except OSError as error:
+        raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"config file {printable(path)} is not valid: {error}") from error
+    if not isinstance(settings, dict):
+        raise BadInput(f"config file {printable(path)} holds no table of settings")
+    return settings
+
+
+def _lower(message: str) -> str:
+    """pydantic's "Input should be greater than 0" inside a sentence of ours."""
+    return message.removeprefix("Input ").removeprefix("Value error, ")

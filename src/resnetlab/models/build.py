@@ -1,0 +1,88 @@
+"""From a name and a seed to a network whose every number is set: the same seed gives the same bits."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import nn
+
+from resnetlab.errors import BadInput
+from resnetlab.models.blocks import UNITS, Unit
+from resnetlab.models.resnet import ResNet
+from resnetlab.models.zoo import Architecture, resolve
+
+
+def build_model(
+    architecture: str | Architecture,
+    num_classes: int = 1000,
+    *,
+    in_channels: int = 3,
+    stem: str = "auto",
+    image_size: int | None = None,
+    shortcut: str | None = None,
+    zero_init: bool = False,
+    seed: int = 0,
+) -> ResNet:
+    """A network on the CPU, in fp32 and training mode; no global generator is used or touched.
+
+    `architecture` is a name of the zoo, to which `stem`, `image_size` (pixels) and `shortcut` apply as in `resolve`,
+    or an `Architecture`, which is taken as it is. `zero_init` lets every residual branch start at zero (Goyal et al.
+    2017, 5.1). Raises `BadInput` for what cannot be built.
+
+    >>> model = build_model("resnet20", num_classes=10)
+    >>> model.depth, sum(p.numel() for p in model.parameters())
+    (20, 269722)
+    """
+    if isinstance(architecture, str):
+        name, shape = architecture, resolve(architecture, stem=stem, image_size=image_size, shortcut=shortcut)
+    elif (stem, shortcut) != ("auto", None):
+        raise BadInput("stem and shortcut belong to a model's name; an Architecture brings its own")
+    else:
+        name, shape = "", architecture
+    for what, count in (("classes", num_classes), ("input channels", in_channels)):
+        if count < 1:
+            raise BadInput(f"{count} {what}; a network needs at least 1")
+    if zero_init and UNITS[shape.unit].last is None:
+        raise BadInput(f"{name or 'this net'} has no shortcuts that could carry the signal past zeros; drop zero_init")
+
+    with torch.device("meta"):  # shapes only: nothing is drawn
+        model = ResNet(shape, num_classes, in_channels)
+    model.to_empty(device="cpu")
+    initialize(model, torch.Generator().manual_seed(seed), zero_init=zero_init)
+    model.name = name
+    return model
+
+
+def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool = False) -> None:
+    """Set every parameter and buffer, drawing from `generator` alone.
+
+    Convolutions as in He et al. 2015b ("Delving deep", 2.2, by fan-out), norms as the identity, the head uniform
+    within 1 / sqrt(fan-in), as `nn.Linear` does it.
+
+    >>> layer = nn.BatchNorm2d(2, device="meta").to_empty(device="cpu")
+    >>> initialize(layer, torch.Generator())
+    >>> layer.running_var
+    tensor([1., 1.])
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+            module.reset_running_stats()
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    if zero_init:
+        for unit in model.modules():
+            if isinstance(unit, Unit) and unit.last is not None:
+                nn.init.zeros_(unit.get_submodule(unit.last).get_parameter("weight"))
+
+
+resnet18 = partial(build_model, "resnet18")
+resnet34 = partial(build_model, "resnet34")
+resnet50 = partial(build_model, "resnet50")

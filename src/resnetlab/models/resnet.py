@@ -1,0 +1,106 @@
+"""The residual network: a stem, a few stages of residual units, a linear head.
+
+Attribute names (conv1, bn1, layer1, downsample, fc) are torchvision's, so its checkpoints load unchanged.
+"""
+
+# torch types a module's call as Any
+# mypy: no-warn-return-any
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor, nn
+
+from resnetlab.models.blocks import SHORTCUTS, UNITS
+from resnetlab.models.stems import STEMS
+from resnetlab.models.zoo import Architecture
+
+
+class ResNet(nn.Module):
+    """Images (N, in_channels, H, W), float and normalised, to logits (N, num_classes).
+
+    Build it with `build_model`, which draws the weights from a seed; the bare constructor leaves them to torch's
+    global generator. He et al. 2015 (Table 1 and Section 4.2), 2016 for the pre-activation units.
+
+    >>> import torch
+    >>> from resnetlab.models import build_model
+    >>> model, images = build_model("resnet20", num_classes=10), torch.zeros(2, 3, 32, 32)
+    >>> model.features(images).shape, model(images).shape
+    (torch.Size([2, 64]), torch.Size([2, 10]))
+    """
+
+    def __init__(self, architecture: Architecture, num_classes: int = 1000, in_channels: int = 3) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.name = ""  # the name in the zoo, where it has one
+        self.backbone_is_frozen = False
+
+        unit, width = UNITS[architecture.unit], architecture.width
+        conv1, maxpool = STEMS[architecture.stem](in_channels, width)
+        self.conv1 = conv1
+        self.bn1, self.relu = norm_and_relu(width, wanted=not unit.pre_activation)
+        self.maxpool = maxpool
+
+        channels = width
+        for index, units in enumerate(architecture.units_per_stage):
+            stage = make_stage(architecture, channels, width * 2**index, units, stride=1 if index == 0 else 2)
+            self.add_module(f"layer{index + 1}", stage)
+            channels = width * 2**index * unit.expansion
+
+        # A chain of pre-activation units leaves its sum bare: the norm and ReLU of the stem stand here instead.
+        self.last_bn, self.last_relu = norm_and_relu(channels, wanted=unit.pre_activation)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+
+    @property
+    def stages(self) -> list[nn.Sequential]:
+        return [getattr(self, f"layer{index + 1}") for index in range(len(self.architecture.units_per_stage))]
+
+    @property
+    def depth(self) -> int:
+        """Weighted layers on the way through, the number in the name; shortcuts do not count (Table 1)."""
+        layers = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        return sum("downsample" not in name for name in layers)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to pooled embeddings (N, C), the input of the head."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in self.stages:
+            x = stage(x)
+        return self.avgpool(self.last_relu(self.last_bn(x))).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images))
+
+    def freeze_backbone(self) -> None:
+        """Leave only the head to train. The norms keep their running statistics, too, whatever `train()` says."""
+        self.backbone_is_frozen = True
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith("fc."))
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.backbone_is_frozen:
+            for name, child in self.named_children():
+                child.train(mode and name == "fc")
+        return self
+
+
+def norm_and_relu(channels: int, *, wanted: bool) -> tuple[nn.Module, nn.Module]:
+    """A batch norm and a ReLU, or two modules that do nothing and have no keys."""
+    return (nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) if wanted else (nn.Identity(), nn.Identity())
+
+
+def make_stage(
+    architecture: Architecture, in_channels: int, channels: int, units: int, *, stride: int
+) -> nn.Sequential:
+    """The first unit changes the resolution and the width; the others keep both."""
+    unit, options = UNITS[architecture.unit], architecture.unit_options
+    shortcut = SHORTCUTS[architecture.shortcut]
+    first = unit(in_channels, channels, stride, shortcut, **options)
+    rest = [unit(channels * unit.expansion, channels, 1, shortcut, **options) for _ in range(units - 1)]
+    return nn.Sequential(first, *rest)

@@ -1,0 +1,176 @@
+"""The folder of a run: what lies where, and how it stays whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from resnetlab.config import RunConfig
+from resnetlab.errors import BadInput, DiskTrouble, NoSoundCheckpoint, printable
+from resnetlab.evaluation.record import write_csv
+from resnetlab.sealed import write_json, write_text
+from resnetlab.training.loop import EpochReport
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_macro_f1",
+    "train_seconds",
+    "images_per_second",
+)
+
+
+class RunFolder:
+    """A run on disk. Files are replaced whole; a checkpoint is written last and so commits what came before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best.safetensors"
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "log.txt"
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make the folder; it must be new or empty."""
+        cls.require_free(path)
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiskTrouble(f"could not make {printable(path)}: {error.strerror or error}") from error
+        return cls(path)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """BadInput unless `path` is new or an empty folder."""
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{printable(path)} is a file; --out must be a new or empty folder")
+        if path.is_dir() and any(path.iterdir()):
+            goes_on = " (or --resume auto, to go on with the run in it)" if (path / "config.json").exists() else ""
+            raise BadInput(f"{printable(path)} is not empty; give --out a new or empty folder{goes_on}")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run in an existing folder."""
+        if not (path / "config.json").is_file():
+            what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
+            raise BadInput(f"{printable(path)} {what}; `resnetlab runs FOLDER` lists the runs there are")
+        return cls(path)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        try:
+            return RunConfig.model_validate(self.read_json("config.json"))
+        except BadInput as error:
+            raise BadInput(f"{printable(self.path / 'config.json')}: {error}") from error
+
+    def read_json(self, name: str) -> Any:
+        """The JSON in one of the run's files; BadInput if it is not there or not whole."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"could not read {printable(self.path / name)}: {printable(error)}") from error
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        write_json(self.path / name, value)
+
+    def seconds_since(self, name: str) -> float:
+        """How long ago one of the run's files was written; infinite if it was not."""
+        try:
+            return time.time() - (self.path / name).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The finished epochs, as in metrics.jsonl."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise BadInput(f"could not read {printable(file)}: {printable(error)}") from error
+
+    def record(self, report: EpochReport) -> None:
+        """Add an epoch; a record of the same epoch, from before a resume, is replaced."""
+        self.write_rows([*self.rows[: report.epoch - 1], row_of(report)])
+
+    def trim(self, epochs: int) -> None:
+        """Forget epochs recorded after the checkpoint that the run goes on from."""
+        if len(self.rows) > epochs:
+            self.write_rows(self.rows[:epochs])
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_csv(self.path / "metrics.csv", COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}.ckpt"
+
+    def all_checkpoints(self) -> list[Path]:
+        """Newest first."""
+        found = [p for p in self.checkpoints.glob("*.ckpt") if re.fullmatch(r"step-\d{8,}", p.stem)]
+        return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+
+    def newest_checkpoint(self) -> Path:
+        checkpoints = self.all_checkpoints()
+        if not checkpoints:
+            raise NoSoundCheckpoint(
+                f"{printable(self.path)} has no checkpoint to go on from; train anew in a new folder"
+            )
+        return checkpoints[0]
+
+    def retain(self, count: int) -> None:
+        """Keep the newest `count` checkpoints."""
+        for path in self.all_checkpoints()[count:]:
+            path.unlink(missing_ok=True)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the run is finished: its final scores are the last thing it writes."""
+        last = "test" if self.config.final_test == "once" else "val"
+        return self.final_metrics(last) is not None
+
+    def evaluation(self, split: str) -> Path:
+        return self.path / "evaluation" / split
+
+    def final_metrics(self, split: str) -> dict[str, Any] | None:
+        """What metrics.json says of a split, if it has been scored."""
+        if not (self.evaluation(split) / "metrics.json").exists():
+            return None
+        return dict(self.read_json(f"evaluation/{split}/metrics.json"))
+
+
+def row_of(report: EpochReport) -> dict[str, Any]:
+    """An epoch as a flat record: the columns of metrics.csv, and what only metrics.jsonl has."""
+    flat = asdict(report)
+    train, val = flat.pop("train"), flat.pop("val")
+    return flat | {
+        "train_loss": train["loss"],
+        "train_accuracy": train["accuracy"],
+        "val_loss": val["loss"],
+        "val_accuracy": val["accuracy"],
+        "val_macro_f1": val["macro_f1"],
+    }
+
+
+def next_folder(recipe: str, parent: Path = Path("runs")) -> Path:
+    """`runs/<recipe>-NNN` with the next free number."""
+    taken = [
+        int(match.group(1))
+        for entry in (parent.iterdir() if parent.is_dir() else ())
+        if (match := re.fullmatch(rf"{re.escape(recipe)}-(\d+)", entry.name))
+    ]
+    return parent / f"{recipe}-{max(taken, default=0) + 1:03d}"

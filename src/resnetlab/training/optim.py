@@ -1,0 +1,43 @@
+"""Optimisers by name, with or without weight decay on norms and biases."""
+
+from __future__ import annotations
+
+from torch import nn, optim
+
+from resnetlab.errors import unknown
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+def make_optimizer(
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    decay_norms: bool = True,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> optim.Optimizer:
+    """An optimiser over the parameters that are not frozen, its update fused into one pass over them.
+
+    With `decay_norms=False` only matrices and kernels decay: a norm's scale or a bias at zero regularises nothing.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if decay_norms:
+        groups = [{"params": trained, "weight_decay": weight_decay}]
+    else:
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    fused = all(p.device.type in ("cpu", "cuda", "mps") for p in trained)
+    match name:
+        case "sgd":
+            return optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
+        case "adam":
+            return optim.Adam(groups, lr=lr, betas=betas, fused=fused)
+        case "adamw":
+            return optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+    raise unknown("optimiser", name, OPTIMIZERS)

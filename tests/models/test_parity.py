@@ -1,0 +1,67 @@
+"""The reference is torchvision: same keys, same weights in, the same bits out, forward and backward."""
+
+import pytest
+import torch
+import torchvision
+from torch.nn.functional import cross_entropy
+
+from resnetlab.models.build import build_model
+from resnetlab.models.describe import count_macs
+from resnetlab.models.resnet import ResNet
+from resnetlab.models.zoo import ARCHITECTURES
+
+NAMES = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+)
+
+
+def reference(name):
+    with torch.device("meta"):
+        return torchvision.models.get_model(name)
+
+
+def ours(name):
+    with torch.device("meta"):
+        return ResNet(ARCHITECTURES[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_their_order_and_shapes_equal_torchvisions(name):
+    mine, theirs = ours(name).state_dict(), reference(name).state_dict()
+    assert [(key, value.shape, value.dtype) for key, value in mine.items()] == [
+        (key, value.shape, value.dtype) for key, value in theirs.items()
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_and_macs_equal_torchvisions_metadata(name):
+    published = torchvision.models.get_model_weights(name).DEFAULT.meta
+    model = ours(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == published["num_params"]
+    assert round(count_macs(model, 224) / 1e9, 3) == published["_ops"]  # its "GFLOPS" are multiply-adds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_weights_give_the_same_bits(name):
+    generator = torch.Generator().manual_seed(7)
+    mine = build_model(name, seed=1)
+    for key, value in mine.state_dict().items():
+        if "bn" in key or "downsample.1" in key:  # fresh norms are all alike: a swapped pair would not show
+            value.copy_(torch.empty(value.shape).uniform_(0.5, 1.0, generator=generator))
+    theirs = reference(name).to_empty(device="cpu")
+    theirs.load_state_dict(mine.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+
+    with torch.no_grad():
+        assert torch.equal(mine.eval()(images), theirs.eval()(images))
+
+    logits = [model.train()(images) for model in (mine, theirs)]
+    assert torch.equal(*logits)
+    for scores in logits:
+        cross_entropy(scores, torch.tensor([3, 8])).backward()
+    for (key, parameter), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, other.grad), key
+    for (key, buffer), other in zip(mine.named_buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(buffer, other), key
