@@ -1,17 +1,20 @@
-"""Words of a command line to typed arguments, with mistakes told in one sentence."""
+"""Words of a command line, and config files, to typed arguments, with mistakes told in one sentence."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import io
+import json
 import re
+import tomllib
 from collections.abc import Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
 
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
 
 Arguments = TypeVar("Arguments")
 
@@ -45,7 +48,9 @@ def sentence(box: str) -> str:
         near = re.findall(r"--[a-z][\w.-]*", rest.split("For full help")[0])
         hint = f"; did you mean {near[0]}?" if near else ";"
         return f"unknown option {match.group(1)!r}{hint} --help lists them all"
-    return what or box.strip()
+    if match := re.match(r"Missing from .*?: (\w+)", what):
+        return f"{match.group(1)} is missing; --help says what it is"
+    return what[:1].lower() + what[1:]
 
 
 def words(arguments: Sequence[str], *flags: str) -> list[int]:
@@ -68,3 +73,21 @@ def take_value(arguments: Sequence[str], *flags: str) -> tuple[str | None, list[
     if at + 1 == len(arguments):
         raise BadInput(f"{arguments[at]} needs a value")
     return arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a `.json` or `.toml` file, not yet validated."""
+    try:
+        if path.suffix == ".json":
+            settings = json.loads(path.read_text())
+        elif path.suffix == ".toml":
+            settings = tomllib.loads(path.read_text())
+        else:
+            raise BadInput(f"config file {printable(path)} must end in .json or .toml")
+    except OSError as error:
+        raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"config file {printable(path)} is not valid: {error}") from error
+    if not isinstance(settings, dict):
+        raise BadInput(f"config file {printable(path)} holds no table of settings")
+    return settings

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from resnetlab import __version__, recipes
-from resnetlab.arguments import parse, take_value, words
-from resnetlab.config import RunConfig, read_settings
+from resnetlab.arguments import parse, read_settings, take_value, words
+from resnetlab.config import RunConfig
 from resnetlab.errors import BadInput, LabError, Stopped, unknown
 
 USAGE = """\

@@ -6,10 +6,7 @@ Imports no torch, so that the command line can parse, refuse and print in an ins
 from __future__ import annotations
 
 import difflib
-import json
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -41,13 +38,13 @@ class Section(BaseModel):
     @classmethod
     def _sentence(cls, error: Any) -> str:
         if not error["loc"]:  # a rule between fields, or the section is no table at all
-            return str(error["msg"]).removeprefix("Value error, ")
+            return f"{cls.prefix.rstrip('.') or 'config'} {_plainly(error['msg']).split(' or instance')[0]}"
         path = cls.prefix + ".".join(map(str, error["loc"]))
         if error["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(error["loc"][0]), cls.model_fields, n=1)
             hint = f"did you mean {cls.prefix}{near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
             return f"unknown setting {printable(path)}; {hint}"
-        return f"{path} is {printable(repr(error['input']))}, but {_lower(error['msg'])}"
+        return f"{path} is {printable(repr(error['input']))}, but {_plainly(error['msg'])}"
 
 
 class DataConfig(Section):
@@ -233,24 +230,6 @@ class RunConfig(Section):
         return self.model_dump(mode="json")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a `.json` or `.toml` file, not yet validated."""
-    try:
-        if path.suffix == ".json":
-            settings = json.loads(path.read_text())
-        elif path.suffix == ".toml":
-            settings = tomllib.loads(path.read_text())
-        else:
-            raise BadInput(f"config file {printable(path)} must end in .json or .toml")
-    except OSError as error:
-        raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"config file {printable(path)} is not valid: {error}") from error
-    if not isinstance(settings, dict):
-        raise BadInput(f"config file {printable(path)} holds no table of settings")
-    return settings
-
-
-def _lower(message: str) -> str:
+def _plainly(message: str) -> str:
     """pydantic's "Input should be greater than 0" inside a sentence of ours."""
-    return message.removeprefix("Input ").removeprefix("Value error, ")
+    return message.removeprefix("Value error, ").replace("Input should", "must", 1)

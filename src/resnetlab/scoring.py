@@ -42,6 +42,8 @@ def evaluate(
         config = run.config.data
         if data is None and folder is None:
             folder = run.evaluation(split)
+    elif not path.exists():
+        raise BadInput(f"{printable(path)} does not exist; give a run's folder or a model file")
     elif data is None:
         raise BadInput("a model file brings no data; say what to score it on with --data")
     else:

@@ -31,7 +31,7 @@ def show_scores(scores: Mapping[str, Any], *, as_json: bool) -> None:
         table.add_row(
             f"{average} mean", *map(percent, (row["precision"], row["recall"], row["f1"])), f"{scores['images']:,}"
         )
-    console = Console(highlight=False)
+    console = output()
     console.print(table)
     console.print(score_line(scores), markup=False, soft_wrap=True)
 
@@ -41,11 +41,11 @@ def show_models(image_size: int | None, stem: str) -> None:
     from resnetlab.models.describe import table as zoo
 
     rows = zoo(image_size, stem=stem)
-    table = make_table("model", "px", "classes", "parameters", "multiply-adds", "from")
+    table = make_table("model", "px", "classes", "parameters", "MACs", "from")
     for row in rows:
         size = f"{row.image_size}"
         table.add_row(row.name, size, f"{row.num_classes:,}", millions(row.params), millions(row.macs), row.source)
-    Console(highlight=False).print(table)
+    output().print(table)
 
 
 def show_model(name: str, image_size: int | None, stem: str, num_classes: int | None) -> None:
@@ -57,12 +57,12 @@ def show_model(name: str, image_size: int | None, stem: str, num_classes: int | 
     size = image_size or papers_size
     classes = num_classes or papers_classes
     rows = describe(name, size, num_classes=classes, stem=stem)
-    table = make_table("stage", "output", "parameters", "multiply-adds")
+    table = make_table("stage", "output", "parameters", "MACs")
     for row in rows:
         table.add_row(row.stage, "×".join(map(str, row.shape)), f"{row.params:,}", millions(row.macs))
     table.add_section()
     table.add_row("in all", "", f"{sum(row.params for row in rows):,}", millions(sum(row.macs for row in rows)))
-    console = Console(highlight=False)
+    console = output()
     chosen = resolve(name, stem=stem, image_size=size)
     console.print(f"{name}, {chosen.stem} stem, images of {size}×{size} px, {classes:,} classes ({chosen.source})")
     console.print(table)
@@ -83,10 +83,10 @@ def show_runs(folder: Path) -> None:
             rows.append(run_row(run))
         except LabError as error:
             broken.append(str(error))
-    table = make_table("run", "recipe", "model", "data", "epochs", "val accuracy", "test accuracy", "minutes", "state")
+    table = make_table("run", "model", "data", "epochs", "val", "test", "minutes", "state")
     for _, *cells in sorted(rows, key=lambda row: -row[0]):
         table.add_row(*cells)
-    console = Console(highlight=False)
+    console = output()
     console.print(table)
     for reason in broken:
         console.print(f"left out: {reason}", markup=False, soft_wrap=True)
@@ -100,7 +100,6 @@ def run_row(run: RunFolder) -> tuple[Any, ...]:
     return (
         -1.0 if best is None else best,
         shown(run.path.name),
-        config.recipe,
         config.model.name,
         shown(Path(config.data.name).name),
         str(len(rows)),
@@ -112,12 +111,20 @@ def run_row(run: RunFolder) -> tuple[Any, ...]:
 
 
 def make_table(*columns: str) -> Table:
-    """A plain table: the first column is text, numbers are right aligned."""
+    """A plain table: words to the left, numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = {"recipe", "model", "data", "from", "state", "output"}
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 or column in words else "right", overflow="fold")
+    words = {"class", "run", "stage", "model", "data", "from", "state", "output"}
+    for column in columns:
+        table.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     return table
+
+
+def output() -> Console:
+    """Stdout; where that is no terminal, no column is cut to fit one."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
 
 
 def rates(row: Mapping[str, float | None]) -> list[str]:

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import replace
 
 from resnetlab.data.folder import Listing
-from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.preprocess import LARGEST_SIZE, Preprocessing
 from resnetlab.data.reading import sample_headers
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -25,7 +25,9 @@ def preprocessing(image_size: int, channels: int, fit: str) -> Preprocessing:
     >>> preprocessing(32, 3, "crop").resize_to, preprocessing(224, 3, "crop").resize_to
     (32, 256)
     """
-    resize_to = image_size if type(image_size) is not int or image_size <= 64 else round(image_size * 256 / 224)
+    resize_to = image_size
+    if type(image_size) is int and 64 < image_size <= LARGEST_SIZE:
+        resize_to = min(round(image_size * 256 / 224), LARGEST_SIZE)
     return Preprocessing(image_size, resize_to, channels, (0.0,) * channels, (1.0,) * channels, fit)
 
 

@@ -69,6 +69,7 @@ def decode(source: str | Path | IO[bytes], *, name: str | None, at_least: int, m
     try:
         # All bytes at once, unbuffered, is half the time of handing Pillow the path.
         image = Image.open(_opened(source), formats=FORMATS)
+        _bounded(image, max_pixels)  # before the draft, which changes what the picture says of its size
         if at_least and min(image.size) >= 2 * at_least and image.format == "JPEG":
             image.draft(None, (at_least, at_least))
     except BadInput as error:
@@ -114,17 +115,22 @@ def _whole_file(path: Path) -> bytes:
 def _finished(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     """The pixel cap, the decoding, the rotation and the mode, with every failure as a sentence."""
     try:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadInput(f"is {width}×{height} pixels large; at most {max_pixels:,} are read")
-        if not width or not height:
-            raise BadInput("has no pixels")
+        _bounded(image, max_pixels)
         image.load()
         return eight_bit(_upright(image))
     except BadInput as error:
         raise BadInput(f"{printable(name)} {error}") from error
     except Exception as error:  # parsers of hostile files fail in every way there is
         raise BadInput(f"{printable(name)} cannot be decoded: {_reason(error)}") from error
+
+
+def _bounded(image: Image.Image, max_pixels: int) -> None:
+    """Refuse a picture by the size in its header, before it takes that memory."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadInput(f"is {width}×{height} pixels large; at most {max_pixels:,} are read")
+    if not width or not height:
+        raise BadInput("has no pixels")
 
 
 def _upright(image: Image.Image) -> Image.Image:

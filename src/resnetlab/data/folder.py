@@ -133,9 +133,8 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
                 f"{printable(root)} has {', '.join(parts.values())}, but no folder named train to learn from"
             )
         return {}
-    inside, images = _entries(root / parts["train"], _Counter())
-    if len(parts) == 1 and (images or not inside) and len(folders) > 1:
-        return {}
+    if len(parts) < len(folders) and all(_entries(root / name, _Counter())[1] for name in parts.values()):
+        return {}  # images right in "train", and other folders beside it: it is a class like they are
     return parts
 
 
@@ -148,7 +147,7 @@ def _classes(root: Path, folder: Path, names: list[str], counter: _Counter) -> t
     labels: list[int] = []
     empty: list[str] = []
     for label, name in enumerate(names):
-        inside = sorted(_walk(folder / name, (), counter))
+        inside = sorted(_walk(folder / name, (_identity(root), _identity(folder)), counter))
         if not inside:
             empty.append(name)
         prefix = (folder / name).relative_to(root).as_posix()
@@ -166,14 +165,19 @@ def _classes(root: Path, folder: Path, names: list[str], counter: _Counter) -> t
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...], counter: _Counter) -> list[str]:
     """Image files below a folder, relative to it; a link to a folder above would be walked for ever, and is not."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
+    here = _identity(folder)
     if here in above:
         return []
     folders, files = _entries(folder, counter)
     for name in folders:
         files += [f"{name}/{file}" for file in _walk(folder / name, (*above, here), counter)]
     return files
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What a folder is, by whatever name."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _difference(shown: str, train: str, classes: tuple[str, ...], part: str, names: tuple[str, ...]) -> str:

@@ -128,7 +128,7 @@ class Preprocessing:
                 canvas.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
                 image = canvas
         # frombuffer: half the time of np.asarray for small pictures, of which there are 50,000.
-        return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, self.channels)
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, self.channels).copy()
 
     def seen(self, images: Tensor) -> Tensor:
         """The centre of stored pixels (N, H, W, C) that the network sees: (N, image_size, image_size, C)."""

@@ -79,6 +79,8 @@ def stratified(
 
     if not 0.0 < fraction < 1.0:
         raise BadInput(f"{purpose} of {fraction:g} of the images cannot be drawn; it must lie between 0 and 1")
+    if not 0 <= seed < 2**32:
+        raise BadInput(f"split seed {seed} is out of range; it must lie in 0..{2**32 - 1}")
     array = np.asarray(labels, dtype=np.int64)
     present, counts = np.unique(array, return_counts=True)
     if not len(present):

@@ -1,0 +1,121 @@
+"""Splits are stratified, disjoint, complete, and the same everywhere."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnetlab.data.splits import Draw, Split, names_digest, stratified
+from resnetlab.errors import BadInput
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    counts=st.lists(st.integers(4, 60), min_size=2, max_size=8),
+    fraction=st.floats(0.05, 0.5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_split_is_stratified_disjoint_complete_and_reproducible(counts, fraction, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    np.random.default_rng(0).shuffle(labels)
+    np.random.seed(1)  # noqa: NPY002 - the global generator must neither matter nor be touched
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    kept, held = stratified(labels, fraction, seed)
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(np.sort(np.concatenate([kept, held])), np.arange(len(labels)))
+    assert (np.diff(kept) > 0).all()
+    assert (np.diff(held) > 0).all()
+    share = len(held) / len(labels)
+    for label, count in enumerate(counts):
+        assert abs((labels[held] == label).sum() - share * count) <= 1
+        assert (labels[kept] == label).any()
+    again = stratified(torch.from_numpy(labels), fraction, seed)
+    assert np.array_equal(kept, again[0])
+    assert np.array_equal(held, again[1])
+
+
+def test_these_are_the_images_held_out_on_every_machine():
+    _, held = stratified(np.arange(50_000) % 10, 0.1, 0)
+    assert len(held) == 5000
+    assert hashlib.sha256(held.astype("<i8").tobytes()).hexdigest()[:16] == "94c35ab86631eac4"
+    assert not np.array_equal(held, stratified(np.arange(50_000) % 10, 0.1, 1)[1])
+
+
+@pytest.mark.parametrize("per_class", [2, 3, 4, 5])
+def test_tiny_sets_keep_one_image_of_each_class_on_each_side(per_class):
+    labels = np.repeat([0, 1, 2], per_class)
+    kept, held = stratified(labels, 0.1, 0)
+    assert sorted(labels[held]) == [0, 1, 2]
+    assert set(labels[kept]) == {0, 1, 2}
+
+
+def test_degenerate_draws_are_explained():
+    with pytest.raises(BadInput, match="class 'newt' has 1 image left to draw the test split from; at least 2"):
+        stratified([0, 0, 1], 0.2, 0, classes=["frog", "newt"], purpose="the test split")
+    with pytest.raises(BadInput, match="class 1 has 1 image"):
+        stratified([0, 0, 1], 0.2, 0)
+    with pytest.raises(BadInput, match="there are no images"):
+        stratified([], 0.2, 0)
+    with pytest.raises(BadInput, match=r"class 'newt' would keep no image .* smaller fraction"):
+        stratified([0] * 1000 + [1] * 2, 0.95, 0, classes=["frog", "newt"])
+    for seed in (-1, 2**32):
+        with pytest.raises(BadInput, match="split seed"):
+            stratified([0, 0, 1, 1], 0.5, seed)
+    for fraction in (0.0, 1.0, -1, float("nan")):
+        with pytest.raises(BadInput, match="between 0 and 1"):
+            stratified([0, 0, 1, 1], fraction, 0)
+
+
+def split(count: int) -> Split:
+    images = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1)
+    return Split(images, torch.arange(count) % 2, tuple(f"{i}.png" for i in range(count)))
+
+
+def test_digest_is_of_names_and_labels_in_any_order():
+    whole = split(11)
+    lines = sorted(f"{i}.png\t{i % 2}\n" for i in range(11))
+    assert whole.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert whole.subset(np.random.default_rng(0).permutation(11)).digest == whole.digest
+    assert whole.subset(range(10)).digest != whole.digest
+    assert names_digest(["a"], [0]) != names_digest(["a"], [1])
+    names_digest(["not \udcff UTF-8"], [0])  # what Python makes of such a file name
+
+
+def test_subset_keeps_images_labels_and_names_together():
+    part = split(6).subset(torch.tensor([4, 1]))
+    assert len(part) == 2
+    assert part.names == ("4.png", "1.png")
+    assert part.labels.tolist() == [0, 1]
+    assert part.images.flatten().tolist() == [4, 1]
+    assert len(part.subset([])) == 0
+
+
+def test_parts_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="2 images, 1 labels and 1 names"):
+        Split(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), ("a",))
+
+
+class Labelled:
+    def __init__(self, labels):
+        self.labels = np.asarray(labels)
+
+    def subset(self, indices):
+        return Labelled(self.labels[indices])
+
+
+def test_missing_splits_are_drawn_test_first():
+    whole = Labelled(np.repeat(np.arange(4), 100))
+    (train, val, test), notes = Draw(0.1, 0.2, 0)("abcd", whole, None, None)
+    assert [len(part.labels) for part in (train, val, test)] == [288, 32, 80]
+    assert [note[:4] for note in notes] == ["test", "val:"]
+    given_test = Labelled([0])
+    (train, val, test), notes = Draw(0.1, 0.2, 0)("abcd", whole, None, given_test)
+    assert test is given_test
+    assert [len(part.labels) for part in (train, val)] == [360, 40]
+    with pytest.raises(BadInput, match=r"class 'b' has 2 images; at least 3 are needed, .*\(test, val\)"):
+        Draw(0.1, 0.2, 0)("ab", Labelled([0, 0, 0, 1, 1]), None, None)
+    (train, val, test), _ = Draw(0.1, 0.2, 0)("ab", Labelled([0, 0, 0, 1, 1, 1]), None, None)
+    assert [sorted(part.labels) for part in (train, val, test)] == [[0, 1]] * 3
