@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,3 @@ def cifar10_jpeg() -> Path:
     if not folder:
         pytest.skip("RESNETLAB_CIFAR10_JPEG names no folder of CIFAR-10 images")
     return Path(folder)
-
-
-TINY: Sequence[str] = ("--model", "resnet20", "--epochs", "2", "--batch-size", "128", "--precision", "fp32")
-"""A run of seconds on digits."""

@@ -35,9 +35,9 @@ def parse(kind: type[Arguments], words: Sequence[str], program: str, default: Ar
 
 def sentence(box: str) -> str:
     """The box that tyro draws around a mistake, as one sentence."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    parts = " ".join(lines).split("──")
-    what, rest = parts[0].strip(), " ".join(parts[1:])
+    lines = [re.sub("[│╭╮╰╯]", " ", line).replace("─", "-").strip() for line in box.strip().splitlines()]
+    blocks = re.split(r"(?:^|\n)-{3,}(?:\n|$)", "\n".join(lines[1:]).removeprefix("---"))
+    what, *rest = [" ".join(block.split()) for block in blocks if block.strip("- \n")] or [box.strip()]
     if match := re.match(r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", what):
         given, flag, choices = match.groups()
         names = [choice.strip(" '") for choice in choices.split(",") if choice.strip()]
@@ -45,9 +45,12 @@ def sentence(box: str) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"{flag} is {given!r}{hint} Choose from {', '.join(names)}"
     if match := re.match(r"Unrecognized options: ([^,]*)", what):
-        near = re.findall(r"--[a-z][\w.-]*", rest.split("For full help")[0])
+        near = re.findall(r"--[a-z][\w.-]*", " ".join(rest).split("For full help")[0])
         hint = f"; did you mean {near[0]}?" if near else ";"
         return f"unknown option {match.group(1)!r}{hint} --help lists them all"
+    if match := re.match(r"Error parsing ([^:/]*)[^:]*: (could not convert|invalid literal).*: ('.*')", what):
+        kind = "a number" if match.group(2) == "could not convert" else "a whole number"
+        return f"{match.group(1)} is {match.group(3)}, but must be {kind}"
     if match := re.match(r"Missing from .*?: (\w+)", what):
         return f"{match.group(1)} is missing; --help says what it is"
     return what[:1].lower() + what[1:]

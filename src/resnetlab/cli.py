@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ class TrainArguments:
 class ResumeArguments:
     """Go on with a run from its newest checkpoint; a finished run gets what its evaluation lacks."""
 
-    run: Positional[Path]
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """the run's folder"""
     epochs: int | None = None
     """a new total length; a finished run is extended to it"""
@@ -69,7 +70,7 @@ class ResumeArguments:
 class EvaluateArguments:
     """Score a run's best weights, or a model file, on a split."""
 
-    source: Positional[Path]
+    source: Annotated[Positional[Path], arg(metavar="RUN|MODEL")]
     """a run's folder, or a model file"""
     data: str | None = None
     """other data to score on: a name or a folder"""
@@ -234,4 +235,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def entry_point() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
     sys.exit(main(sys.argv[1:]))

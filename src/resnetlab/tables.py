@@ -54,8 +54,8 @@ def show_model(name: str, image_size: int | None, stem: str, num_classes: int | 
     from resnetlab.models.zoo import resolve
 
     papers_size, papers_classes = PAPER_SETTING[resolve(name).stem]
-    size = image_size or papers_size
-    classes = num_classes or papers_classes
+    size = papers_size if image_size is None else image_size
+    classes = papers_classes if num_classes is None else num_classes
     rows = describe(name, size, num_classes=classes, stem=stem)
     table = make_table("stage", "output", "parameters", "MACs")
     for row in rows:

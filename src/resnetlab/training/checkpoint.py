@@ -33,6 +33,7 @@ def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> 
         {
             "format": FORMAT,
             "format_version": VERSION,
+            "architecture": state.model.architecture.to_json(),
             "counters": counters,
             "scores": scores,
             "scaler": state.scaler.state_dict(),
@@ -53,6 +54,8 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
         raise BadInput(
             f"{printable(path)} has checkpoint format {facts['format_version']}; this version reads {VERSION}"
         )
+    if facts["architecture"] != state.model.architecture.to_json():  # a plain net has the keys of a residual one
+        raise BadInput(f"{printable(path)} holds another network than this run trains: {facts['architecture']}")
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:
         require_same(state.average.model, part(tensors, "average."), path)

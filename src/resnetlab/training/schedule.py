@@ -62,7 +62,7 @@ def one_cycle(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
     """A cosine from 1/25 of the peak up over `rise` of the run, then one down to almost nothing (Smith 2017)."""
     top = schedule.rise * schedule.steps - 1
     if step <= top:
-        return between(1 / 25, 1.0, step / top)
+        return between(1 / 25, 1.0, step / top if top else 1.0)  # a rise within one step begins at the peak
     return between(1.0, 1 / 25e4, (step - top) / (schedule.steps - 1 - top))
 
 

@@ -1,0 +1,28 @@
+# Each target sets itself up in .venv, and uses it again when it is there.
+#   make demo · make test · make lint · make test-slow
+
+PYTHON ?= python3
+VENV ?= .venv
+READY := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d ' ' -f 1)
+
+.PHONY: demo test test-slow lint
+
+demo: $(READY)
+	$(VENV)/bin/resnetlab train quickstart
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(READY)
+	$(VENV)/bin/ruff check src tests benchmarks
+	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/mypy
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "resnetlab needs Python 3.11 or later; say which: make PYTHON=python3.11")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,200 @@
+"""Augmentation of a whole batch equals slicing one image at a time; torch and torchvision are the oracles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from resnetlab.data.augment import crop, cutout, flip, resized_crop, whole
+
+JUST_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
+SHAPES = [(8, 8, 3), (7, 7, 1), (9, 5, 3), (1, 1, 1), (32, 31, 3)]
+
+
+def noise(count: int, height: int, width: int, channels: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, height, width, channels), generator=generator, dtype=torch.uint8)
+
+
+def uniform(count: int, columns: int, seed: int = 1) -> Tensor:
+    """Draws, with the extremes of the interval among them."""
+    draws = torch.rand(count, columns, generator=torch.Generator().manual_seed(seed))
+    draws[0] = 0.0
+    draws[-1] = JUST_BELOW_1
+    return draws
+
+
+AUGMENTATIONS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
+    "crop": (2, partial(crop, padding=2)),
+    "crop, reflected": (2, partial(crop, padding=2, mode="reflect")),
+    "flip": (1, flip),
+    "cutout": (2, partial(cutout, size=3)),
+    "resized_crop": (4, partial(resized_crop, size=8, min_area=0.25)),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding", "mode"),
+    [
+        (shape, padding, mode)
+        for shape in SHAPES
+        for padding in (1, 2, 4)
+        for mode in ("constant", "reflect")
+        if mode == "constant" or padding < min(shape[:2])  # a mirror cannot be wider than the image
+    ],
+)
+def test_crop_equals_padding_and_slicing_each_image(shape: tuple[int, int, int], padding: int, mode: str) -> None:
+    images, draws = noise(12, *shape), uniform(12, 2)
+    cut = crop(images, draws, padding, mode)
+    assert cut.dtype == torch.uint8
+    for image, draw, ours in zip(images.numpy(), draws.tolist(), cut.numpy(), strict=True):
+        padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=mode)  # type: ignore[call-overload]
+        top, left = (math.floor(u * (2 * padding + 1)) for u in draw)
+        assert np.array_equal(ours, padded[top : top + shape[0], left : left + shape[1]])
+
+
+def test_every_offset_of_a_crop_is_reached_and_none_beyond() -> None:
+    image = noise(1, 4, 4, 1)
+    offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5)) / 5 + 0.1  # the middle of each fifth
+    cut = crop(image.expand(25, 4, 4, 1), offsets, padding=2)
+    assert len({c.numpy().tobytes() for c in cut}) == 25
+    assert torch.equal(cut[12], image[0])  # the middle one moves nothing
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_flip_mirrors_exactly_the_images_whose_draw_is_below_a_half(shape: tuple[int, int, int]) -> None:
+    images, draws = noise(16, *shape), uniform(16, 1)
+    draws[1:3, 0] = torch.tensor([0.5, float(np.nextafter(np.float32(0.5), np.float32(0)))])
+    flipped = flip(images, draws)
+    assert flipped.dtype == torch.uint8
+    for image, draw, ours in zip(images, draws[:, 0].tolist(), flipped, strict=True):
+        assert torch.equal(ours, torch.flip(image, [1]) if draw < 0.5 else image)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 100])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cutout_blackens_exactly_a_square_cut_off_at_the_border(shape: tuple[int, int, int], size: int) -> None:
+    height, width, _ = shape
+    images, draws = noise(12, *shape).clamp(min=1), uniform(12, 2)  # no pixel is black already
+    cut = cutout(images, draws, size)
+    assert cut.dtype == torch.uint8
+    for image, (v, u), ours in zip(images.numpy(), draws.tolist(), cut.numpy(), strict=True):
+        top, left = math.floor(v * height) - size // 2, math.floor(u * width) - size // 2
+        expected = image.copy()
+        expected[max(0, top) : max(0, top + size), max(0, left) : max(0, left + size)] = 0
+        assert np.array_equal(ours, expected)
+        assert 1 <= (ours == 0).all(2).sum() <= size * size
+
+
+def test_cutout_leaves_its_input_as_it_was() -> None:
+    images = noise(4, 8, 8, 3)
+    before = images.clone()
+    cutout(images, uniform(4, 2), 5)
+    assert torch.equal(images, before)
+
+
+def square_draws(side: int, top: int, left: int, min_area: float) -> Tensor:
+    """The draws for which `resized_crop` cuts this very square out of 16×16 pixels."""
+    area = (side * side / 256 - min_area) / (1 - min_area)
+    return torch.tensor([[area, 0.5, left / (16 - side), top / (16 - side)]])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("side", "top", "left", "size"), [(8, 3, 5, 16), (9, 0, 7, 31), (12, 4, 4, 12), (15, 1, 0, 32)]
+)
+def test_resized_crop_equals_torchvision_inside_the_crop(
+    side: int, top: int, left: int, size: int, channels: int
+) -> None:
+    """At its border torchvision repeats the last row; here the picture goes on, so the rim is left out."""
+    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+    image = noise(1, 16, 16, channels)
+    ours = resized_crop(image, square_draws(side, top, left, 0.1), size, 0.1)
+    theirs = functional.resized_crop(
+        image.permute(0, 3, 1, 2).contiguous(), top, left, side, side, [size, size], antialias=False
+    ).permute(0, 2, 3, 1)
+    assert ours.shape == (1, size, size, channels)
+    assert ours.dtype == torch.uint8
+    rim = math.ceil(size / side / 2)
+    inner = (ours.int() - theirs.int())[:, rim : size - rim, rim : size - rim]
+    assert inner.numel() > 0
+    assert inner.abs().max() <= 2
+
+
+@pytest.mark.parametrize("size", [16, 17, 40])
+def test_resized_crop_of_the_whole_image_equals_torchvision_to_the_border(size: int) -> None:
+    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+    image = noise(2, 16, 16, 3)
+    ours = resized_crop(image, torch.tensor([[0.3, 0.5, 0.9, 0.1]] * 2), size, min_area=1.0)
+    theirs = functional.resized_crop(
+        image.permute(0, 3, 1, 2).contiguous(), 0, 0, 16, 16, [size, size], antialias=False
+    ).permute(0, 2, 3, 1)
+    assert (ours.int() - theirs.int()).abs().max() <= 2
+
+
+def test_resized_crop_of_a_ramp_lies_where_area_and_aspect_say() -> None:
+    """On a ramp, bilinear sampling returns the coordinate itself; the crop can be read off the pixels."""
+    height, width, size = 120, 200, 100
+    x = torch.arange(width, dtype=torch.uint8).expand(height, width)
+    y = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
+    ramp = torch.stack([x, y, torch.zeros_like(x)], dim=2)
+    draws = uniform(64, 4)[1:-1]
+    cut = resized_crop(ramp.expand(62, -1, -1, -1), draws, size, min_area=0.2).double()
+    for (area, aspect, across, down), ours in zip(draws.double().tolist(), cut, strict=True):
+        pixels = (0.2 + 0.8 * area) * height * width
+        ratio = (3 / 4) ** (1 - 2 * aspect)
+        crop_width, crop_height = min(width, math.sqrt(pixels * ratio)), min(height, math.sqrt(pixels / ratio))
+        centres = (torch.arange(size) + 0.5) / size
+        expected_x = across * (width - crop_width) + centres * crop_width - 0.5
+        expected_y = down * (height - crop_height) + centres * crop_height - 0.5
+        assert (ours[0, :, 0] - expected_x.clamp(0, width - 1)).abs().max() < 0.51
+        assert (ours[:, 0, 1] - expected_y.clamp(0, height - 1)).abs().max() < 0.51
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_image_does_not_depend_on_the_rest_of_its_batch(name: str) -> None:
+    columns, apply = AUGMENTATIONS[name]
+    images, draws = noise(11, 8, 8, 3), uniform(11, columns)
+    together = apply(images, draws)
+    for i in range(11):
+        assert torch.equal(apply(images[i : i + 1], draws[i : i + 1])[0], together[i])
+    shuffled = torch.randperm(11, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(apply(images[shuffled], draws[shuffled]), together[shuffled])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_each_image_has_its_own_draws(name: str) -> None:
+    columns, apply = AUGMENTATIONS[name]
+    same = noise(1, 8, 8, 1).expand(32, 8, 8, 1)
+    results = {image.numpy().tobytes() for image in apply(same, uniform(32, columns))}
+    assert len(results) >= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_bytes_go_in_and_bytes_of_the_same_shape_come_out(name: str, channels: int) -> None:
+    columns, apply = AUGMENTATIONS[name]
+    images = noise(3, 8, 8, channels)
+    result = apply(images, uniform(3, columns))
+    assert result.dtype == torch.uint8
+    assert result.shape == images.shape
+
+
+@given(st.floats(0, 1, exclude_max=True, width=32), st.integers(1, 2**24))
+def test_whole_never_reaches_the_number_of_choices(draw: float, choices: int) -> None:
+    number = int(whole(torch.tensor([draw, JUST_BELOW_1, 0.0]), choices)[0])
+    assert 0 <= number < choices
+    assert int(whole(torch.tensor([JUST_BELOW_1]), choices)) < choices
+
+
+def test_whole_is_uniform() -> None:
+    counts = torch.bincount(whole(torch.arange(0, 1, 1 / 9000), 9), minlength=9)
+    assert counts.tolist() == pytest.approx([1000] * 9, abs=1)

@@ -1,0 +1,105 @@
+"""Batches can be taken up anywhere, cover what they should, and say which samples they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+import torch
+
+from resnetlab.data.augment import Step, crop, flip
+from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.splits import Split
+from resnetlab.runtime import Runtime
+
+CPU = Runtime(torch.device("cpu"))
+SEE = Preprocessing(image_size=6, resize_to=6, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+STEPS = (Step("crop", 2, partial(crop, padding=2)), Step("flip", 1, flip))
+
+
+def random_split(count: int) -> Split:
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count, 6, 6, 3), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(count) % 3, tuple(f"{i}.png" for i in range(count)))
+
+
+def training(count: int, batch_size: int, steps: Sequence[Step] = STEPS, seed: int = 0) -> TrainBatches:
+    return TrainBatches(random_split(count), SEE, steps, batch_size, seed, CPU)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("start", range(6))
+def test_the_rest_of_an_epoch_equals_the_tail_of_the_whole_one(start: int) -> None:
+    batches = training(23, 4)
+    whole = list(batches.epoch(3))
+    rest = list(batches.epoch(3, start))
+    assert len(whole) == len(batches) == 5
+    assert len(rest) == 5 - start
+    assert all(map(same, rest, whole[start:]))
+    part = list(batches.epoch(3, start, min(5, start + 2)))
+    assert all(map(same, part, whole[start : start + 2]))
+
+
+def test_training_drops_the_ragged_tail_and_not_always_the_same_images() -> None:
+    batches = training(23, 4)
+    dropped = []
+    for epoch in range(4):
+        seen = torch.cat([batch.indices for batch in batches.epoch(epoch)]).tolist()
+        assert len(seen) == len(set(seen)) == 20
+        dropped.append(frozenset(range(23)) - frozenset(seen))
+    assert len(set(dropped)) > 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_set_smaller_than_a_batch_is_one_batch(count: int) -> None:
+    batches = training(count, 8)
+    (batch,) = batches.epoch(0)
+    assert len(batches) == 1
+    assert batch.indices.sort().values.tolist() == list(range(count))
+
+
+def test_epochs_differ_in_order_and_in_augmentation() -> None:
+    one, other = (next(training(12, 12).epoch(epoch)) for epoch in (0, 1))
+    assert not torch.equal(one.indices, other.indices)
+    assert not torch.equal(one.images[one.indices.argsort()], other.images[other.indices.argsort()])
+
+
+def test_an_image_is_augmented_alike_whatever_the_batch_size() -> None:
+    """Draws belong to samples, not to places in a batch."""
+    large, small = (torch.cat([batch.images for batch in training(12, size).epoch(5)]) for size in (12, 3))
+    assert torch.equal(large, small)
+
+
+def test_another_augmentation_shifts_nobody_elses_draws() -> None:
+    with_both, with_one = (next(training(9, 9, steps).epoch(2)) for steps in (STEPS, STEPS[:1]))
+    assert torch.equal(with_both.indices, with_one.indices)
+    cut, both = SEE.denormalize(with_one.images), SEE.denormalize(with_both.images)
+    for before, after in zip(cut, both, strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(1))
+
+
+@pytest.mark.parametrize("size", range(1, 18))
+def test_evaluation_sees_each_image_once_and_in_order(size: int) -> None:
+    batches = EvalBatches(random_split(17), SEE, size, CPU)
+    parts = list(batches)
+    assert len(parts) == len(batches)
+    assert all(len(part.images) == size for part in parts[:-1])
+    assert torch.cat([part.indices for part in parts]).tolist() == list(range(17))
+    assert torch.equal(torch.cat([part.images for part in parts]), SEE.normalize(batches.split.images))
+    assert torch.equal(torch.cat([part.labels for part in parts]), batches.split.labels)
+    assert all(map(same, batches, parts))  # and again the second time
+
+
+def test_indices_name_the_samples() -> None:
+    split = random_split(23)
+    evaluation = EvalBatches(split, SEE, 5, CPU)
+    for images, labels, indices in [*training(23, 5, ()).epoch(1), *evaluation]:
+        assert torch.equal(images, SEE.normalize(split.images[indices]))
+        assert torch.equal(labels, split.labels[indices])
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.dtype == torch.float32
