@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.metrics import Score
+from resnetlab.models.zoo import Architecture
 from resnetlab.sealed import read_sealed, write_sealed
 from resnetlab.training.loop import TrainState
 
@@ -54,7 +55,7 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
         raise BadInput(
             f"{printable(path)} has checkpoint format {facts['format_version']}; this version reads {VERSION}"
         )
-    if facts["architecture"] != state.model.architecture.to_json():  # a plain net has the keys of a residual one
+    if Architecture.from_json(facts["architecture"]) != state.model.architecture:  # a plain net has the keys of a residual one
         raise BadInput(f"{printable(path)} holds another network than this run trains: {facts['architecture']}")
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:
@@ -85,6 +86,7 @@ def optimizer_tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str,
 def restore_optimizer(model: nn.Module, optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`; each tensor gets its parameter's device and memory layout back."""
     parameters = dict(model.named_parameters())
+    optimizer.state.clear()
     for path, value in tensors.items():
         key, name = path.split("/", 1)
         parameter = parameters[name]

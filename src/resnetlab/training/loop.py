@@ -138,13 +138,10 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
     loss, correct, images = state.sums.tolist()  # the one place of an epoch that waits for the device
     seconds = state.seconds
     lr = plan.schedule(state.step - 1, state.scores)
-    if not math.isfinite(loss):
-        raise NonFinite(
-            f"the training loss became {loss / images} in epoch {state.epoch + 1} (step {state.step}, learning rate "
-            f"{lr:.3g}); try a smaller --lr, a warm-up, or --clip-norm 1"
-        )
+    require_finite("training", loss / images, state, lr)
     train = evaluate(state.average.model, batches.train_sample, runtime)
     val = evaluate(state.average.model, batches.val, runtime)
+    require_finite("validation", val.loss, state, lr)  # the epoch's last step may be the one that blew up
     state.scores += (val,)
     state.sums.zero_()
     state.batch, state.seconds = 0, 0.0
@@ -159,3 +156,12 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
         train_seconds=seconds,
         images_per_second=images / seconds,
     )
+
+
+def require_finite(which: str, loss: float, state: TrainState, lr: float) -> None:
+    """NonFinite, with what to try, if a loss is not a number."""
+    if not math.isfinite(loss):
+        raise NonFinite(
+            f"the {which} loss became {loss} in epoch {state.epoch + 1} (step {state.step}, learning rate {lr:.3g}); "
+            "try a smaller --lr, a warm-up, or --clip-norm 1"
+        )

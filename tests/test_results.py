@@ -1,0 +1,26 @@
+"""The README's figures are those of the stored runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_says_what_the_stored_runs_say() -> None:
+    script = ROOT / "tools" / "results.py"
+    done = subprocess.run([sys.executable, script, "readme", "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_every_module_of_the_package_and_none_that_is_not_there() -> None:
+    tree = (ROOT / "README.md").read_text().split("```")
+    listed = {word for line in tree[-2].splitlines() for word in line.split() if word.endswith((".py", "/"))}
+    source = ROOT / "src" / "resnetlab"
+    there = {p.name + ("/" if p.is_dir() else "") for p in source.iterdir() if p.suffix == ".py" or p.is_dir()}
+    there -= {"__pycache__/", "__main__.py"}
+    assert there <= listed
+    for name in listed:
+        assert (source / name).exists() or (ROOT / name).exists(), name

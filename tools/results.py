@@ -1,0 +1,89 @@
+"""Measured runs kept in the repository: `add RUN` copies a run's small files, `readme` writes their figures into it.
+
+    python tools/results.py add runs/notebook-resnet34-001
+    python tools/results.py readme            (--check: fail if the README says anything else)
+
+Figures in the README are never typed: they stand between two markers, and a test runs `readme --check`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS, README = ROOT / "results", ROOT / "README.md"
+BEGIN, END = "<!-- results: written by tools/results.py -->\n", "<!-- end of results -->\n"
+KEPT = (
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "curves.png",
+    "evaluation/val/metrics.json",
+    "evaluation/test/metrics.json",
+    "evaluation/test/confusion_matrix.png",
+    "evaluation/test/samples.png",
+    "evaluation/test/mistakes.png",
+)
+
+
+def add(run: Path) -> None:
+    """Copy what is worth keeping of a finished run to `results/<recipe>`, replacing an older one."""
+    config = json.loads((run / "config.json").read_text())
+    target = RESULTS / config["recipe"]
+    shutil.rmtree(target, ignore_errors=True)
+    for name in KEPT:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / name, target / name)
+    config["data"]["name"] = Path(config["data"]["name"]).name  # where it lay is nobody's business
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    environment = json.loads((target / "environment.json").read_text())
+    environment["command"] = [Path(word).name for word in environment["command"]]
+    (target / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+
+
+def row(folder: Path) -> str:
+    """One run as a line of the README's table."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    test = json.loads((folder / "evaluation/test/metrics.json").read_text())
+    header, *lines = (folder / "metrics.csv").read_text().split()
+    seconds = [float(line.split(",")[header.split(",").index("train_seconds")]) for line in lines]
+    cells = (
+        f"`train {config['recipe']}`",
+        config["model"]["name"],
+        {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}.get(config["data"]["name"], config["data"]["name"]),
+        str(len(lines)),
+        f"{test['accuracy']:.2%} of {test['images']:,}",
+        f"{sum(seconds) / 60:.1f} min",
+        f"{environment['device_name']}, {environment['precision']}, seed {config['seed']}",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def table() -> str:
+    head = "| command | network | data | epochs | test accuracy | training time | on |\n|---|---|---|---|---|---|---|\n"
+    return head + "".join(map(row, sorted(path.parent for path in RESULTS.glob("*/config.json"))))
+
+
+def readme(*, check: bool) -> None:
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    written = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    if check and written != text:
+        sys.exit("the README's figures are not those of results/; run: python tools/results.py readme")
+    README.write_text(written)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["add", run]:
+            add(Path(run))
+        case ["readme", *flags]:
+            readme(check="--check" in flags)
+        case _:
+            sys.exit(__doc__)
