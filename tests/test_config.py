@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, get_args
 
@@ -59,7 +60,7 @@ def test_the_choices_of_a_config_are_those_of_the_code() -> None:
         ({"seed": -1}, "seed is -1, but must be greater than or equal to 0"),
         ({"epochs": "many"}, "epochs is 'many', but must be a valid integer"),
         ({"epochs": 1, "steps": 1}, "give --epochs or --steps, and not both"),
-        ({"accumulate": 500}, "a batch of 64 has fewer images"),
+        ({"accumulate": 500}, "a batch of 64 has too few images for it"),
         ({"model": {"name": "resnet19"}}, "unknown model 'resnet19'; did you mean 'resnet18'?"),
         ({"model": {"freeze": True}}, "must come from --pretrained"),
         ({"model": {"name": "plain18", "zero_init": True}}, "needs shortcuts"),
@@ -91,10 +92,9 @@ def test_a_config_cannot_be_changed_in_place() -> None:
     ),
     st.sampled_from([*RunConfig.model_fields, "nonsense"]),
 )
-def test_any_value_is_accepted_or_refused_in_a_sentence(value: Any, field: str) -> None:
-    try:
+def test_any_value_is_accepted_and_reloads_equal_or_is_refused(value: Any, field: str) -> None:
+    config = None
+    with contextlib.suppress(BadInput):
         config = recipes.quickstart().changed({field: value})
-    except BadInput as error:
-        assert "\n" not in str(error)
-    else:
+    if config is not None:
         assert RunConfig.model_validate(config.to_json()) == config

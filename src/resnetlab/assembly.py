@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from resnetlab.config import AugmentConfig, DataConfig, RunConfig
-from resnetlab.data import augment
+from resnetlab.data import DATASETS, augment
 from resnetlab.data.datasets import ImageData, open_dataset
 from resnetlab.data.draws import Draws, derived_seed
 from resnetlab.data.loaders import EvalBatches, TrainBatches
@@ -141,4 +141,6 @@ def make_state(config: RunConfig, network: ResNet, runtime: Runtime) -> TrainSta
 def resolved(config: RunConfig) -> RunConfig:
     """The config with its data folder made absolute, so that a run can be resumed from anywhere."""
     folder = Path(config.data.name)
-    return config.changed({"data": {"name": str(folder.resolve())}}) if folder.is_dir() else config
+    if config.data.name in DATASETS or not folder.is_dir():
+        return config
+    return config.changed({"data": {"name": str(folder.resolve())}})

@@ -179,8 +179,8 @@ class RunConfig(Section):
     """length of the run in epochs"""
     steps: Count | None = None
     """length of the run in optimiser steps"""
-    batch_size: Count = 128
-    """images per optimiser step"""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """images per optimiser step; at least 2, for a norm cannot train on one"""
     accumulate: Count = 1
     """parts a batch is split into, to save memory"""
     label_smoothing: Share = 0.0
@@ -210,8 +210,8 @@ class RunConfig(Section):
     def one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise BadInput("a run needs a length: give --epochs or --steps, and not both")
-        if self.accumulate > self.batch_size:
-            raise BadInput(f"accumulate is {self.accumulate}, but a batch of {self.batch_size} has fewer images")
+        if self.accumulate > self.batch_size // 2:
+            raise BadInput(f"accumulate is {self.accumulate}: a batch of {self.batch_size} has too few images for it")
         if self.model.zero_init and self.model.name.startswith("plain"):
             raise BadInput("model.zero_init needs shortcuts, which plain nets have not")
         return self

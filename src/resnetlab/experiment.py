@@ -140,7 +140,10 @@ def carry_out(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRe
                     f"stopped by {stop.reason} at step {experiment.state.step} of {experiment.plan.steps}; "
                     f"go on with: resnetlab resume {run.path}"
                 )
-    finish(experiment, run, voice)
+    try:
+        finish(experiment, run, voice)
+    except KeyboardInterrupt:
+        raise Stopped(f"interrupted while scoring; go on with: resnetlab resume {run.path}") from None
     return run
 
 

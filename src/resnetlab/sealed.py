@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file whole or not at all."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "surrogateescape"))  # a file name on Linux need not be UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:

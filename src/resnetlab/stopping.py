@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from resnetlab.errors import BadInput
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -15,6 +17,8 @@ class StopRequest:
     """Whether someone wants the run to stop, and who."""
 
     def __init__(self, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and not max_minutes >= 0:
+            raise BadInput(f"the time limit is {max_minutes} minutes, but must not be negative")
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.signal: str | None = None
 

@@ -22,7 +22,7 @@ from resnetlab.training.checkpoint import load_checkpoint, optimizer_tensors, sa
 from resnetlab.training.loop import TrainState
 from resnetlab.training.optim import make_optimizer
 
-TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
+TINY = Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A")
 FP32 = Runtime(torch.device("cpu"))
 SEE = Preprocessing(image_size=8, resize_to=8, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_refused(place: float, tmp_path: Path) -> None:
     [
         replace(TINY, units_per_stage=(1, 2)),  # more tensors
         replace(TINY, width=8),  # other shapes
-        Architecture("plain", (1, 1), width=4, stem="cifar"),  # the same shapes as with shortcut A, another function
+        replace(TINY, unit="plain"),  # the same tensors, another function
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused(other: Architecture, tmp_path: Path) -> None:

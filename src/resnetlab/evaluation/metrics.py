@@ -74,30 +74,40 @@ def metrics(probabilities: Probabilities, labels: Labels, classes: Sequence[str]
 
 
 def top_k_accuracy(probabilities: Probabilities, labels: Labels, k: int) -> float:
-    """How often the true class is among the `k` likeliest; 1 where there are no more than `k` classes."""
-    from sklearn.metrics import top_k_accuracy_score
+    """How often the true class is among the `k` likeliest; 1 where there are no more than `k` classes.
 
-    num_classes = probabilities.shape[1]
-    if k >= num_classes:
-        return 1.0
-    return float(top_k_accuracy_score(labels, probabilities, k=k, labels=range(num_classes)))
+    Among equals the first class counts as likelier, as in a prediction, so this is never below the accuracy;
+    scikit-learn's `top_k_accuracy_score` prefers the last.
+    """
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float((likeliest == labels[:, None]).any(1).mean())
 
 
 def confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
     """Counts (K, K): row = true class, column = predicted class."""
-    from sklearn.metrics import confusion_matrix
-
-    return np.asarray(confusion_matrix(labels, probabilities.argmax(1), labels=range(probabilities.shape[1])))
+    num_classes = probabilities.shape[1]
+    counts = np.bincount(labels * num_classes + probabilities.argmax(1), minlength=num_classes**2)
+    return np.asarray(counts.reshape(num_classes, num_classes))
 
 
 def _averaged(predicted: Labels, labels: Labels, num_classes: int, average: str) -> dict[str, float]:
-    """Precision, recall and F1 over the classes for which each is defined."""
+    """Precision, recall and F1 over the classes for which each is defined; NaN where there is nothing to weigh.
+
+    The last is why the mean is not left to scikit-learn: it gives up the weights where they sum to zero.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
-    values = precision_recall_fscore_support(
-        labels, predicted, labels=range(num_classes), average=average, zero_division=np.nan
+    *columns, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(num_classes), average=None, zero_division=np.nan
     )
-    return dict(zip(("precision", "recall", "f1"), map(float, values[:3]), strict=True))
+    weights = support if average == "weighted" else np.ones(num_classes)
+    return {name: _mean(values, weights) for name, values in zip(("precision", "recall", "f1"), columns, strict=True)}
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    known = ~np.isnan(values)
+    total = weights[known].sum()
+    return float((values[known] * weights[known]).sum() / total) if total else math.nan
 
 
 def _number(value: float) -> float | None:

@@ -55,7 +55,8 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
         raise BadInput(
             f"{printable(path)} has checkpoint format {facts['format_version']}; this version reads {VERSION}"
         )
-    if Architecture.from_json(facts["architecture"]) != state.model.architecture:  # a plain net has the keys of a residual one
+    # The architecture too, not the tensors alone: a plain net has the keys of a residual one.
+    if Architecture.from_json(facts["architecture"]) != state.model.architecture:
         raise BadInput(f"{printable(path)} holds another network than this run trains: {facts['architecture']}")
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:

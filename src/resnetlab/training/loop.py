@@ -112,7 +112,8 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
     for group in state.optimizer.param_groups:
         group["lr"] = lr
 
-    for images, labels in zip(batch.images.chunk(plan.accumulate), batch.labels.chunk(plan.accumulate), strict=True):
+    parts = max(1, min(plan.accumulate, len(batch.labels) // 2))  # a norm cannot train on a single image
+    for images, labels in zip(batch.images.tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
         with runtime.autocast():
             logits = state.model(images)
         loss = plan.loss_fn(logits.float(), labels)
@@ -142,6 +143,31 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
     train = evaluate(state.average.model, batches.train_sample, runtime)
     val = evaluate(state.average.model, batches.val, runtime)
     require_finite("validation", val.loss, state, lr)  # the epoch's last step may be the one that blew up
+    state.scores += (val,)
+    state.sums.zero_()
+    state.batch, state.seconds = 0, 0.0
+    return EpochReport(
+        epoch=state.epoch,
+        step=state.step,
+        lr=lr,
+        running_loss=loss / images,
+        running_accuracy=correct / images,
+        train=train,
+        val=val,
+        train_seconds=seconds,
+        images_per_second=images / seconds,
+    )
+
+
+def require_finite(which: str, loss: float, state: TrainState, lr: float) -> None:
+    """NonFinite, with what to try, if a loss is not a number."""
+    train = evaluate(state.average.model, batches.train_sample, runtime)
+    val = evaluate(state.average.model, batches.val, runtime)
+    if not math.isfinite(loss + val.loss):
+        raise NonFinite(
+            f"the loss is no longer a finite number after epoch {state.epoch + 1} (step {state.step}, learning rate "
+            f"{lr:.3g}): training {loss / images}, validation {val.loss}; try a smaller --lr, a warm-up, or --clip-norm 1"
+        )
     state.scores += (val,)
     state.sums.zero_()
     state.batch, state.seconds = 0, 0.0
