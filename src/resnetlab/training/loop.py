@@ -161,31 +161,6 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
 
 def require_finite(which: str, loss: float, state: TrainState, lr: float) -> None:
     """NonFinite, with what to try, if a loss is not a number."""
-    train = evaluate(state.average.model, batches.train_sample, runtime)
-    val = evaluate(state.average.model, batches.val, runtime)
-    if not math.isfinite(loss + val.loss):
-        raise NonFinite(
-            f"the loss is no longer a finite number after epoch {state.epoch + 1} (step {state.step}, learning rate "
-            f"{lr:.3g}): training {loss / images}, validation {val.loss}; try a smaller --lr, a warm-up, or --clip-norm 1"
-        )
-    state.scores += (val,)
-    state.sums.zero_()
-    state.batch, state.seconds = 0, 0.0
-    return EpochReport(
-        epoch=state.epoch,
-        step=state.step,
-        lr=lr,
-        running_loss=loss / images,
-        running_accuracy=correct / images,
-        train=train,
-        val=val,
-        train_seconds=seconds,
-        images_per_second=images / seconds,
-    )
-
-
-def require_finite(which: str, loss: float, state: TrainState, lr: float) -> None:
-    """NonFinite, with what to try, if a loss is not a number."""
     if not math.isfinite(loss):
         raise NonFinite(
             f"the {which} loss became {loss} in epoch {state.epoch + 1} (step {state.step}, learning rate {lr:.3g}); "
