@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab import experiment, load, recipes
+from resnetlab import experiment, load, recipes, resuming
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
-from resnetlab.errors import BadInput, NonFinite, Stopped
+from resnetlab.errors import BadInput, NonFinite, NoSoundCheckpoint, Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.run_folder import COLUMNS, RunFolder
 from resnetlab.sealed import read_sealed
@@ -37,7 +37,7 @@ def train(config: RunConfig, folder: Path) -> RunFolder:
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     """Everything in the newest checkpoint: network, average, optimiser."""
-    return read_sealed(run.newest_checkpoint())[0]
+    return read_sealed(run.all_checkpoints()[0])[0]
 
 
 def assert_same_bits(one: RunFolder, other: RunFolder) -> None:
@@ -109,7 +109,7 @@ def test_stop_and_resume_equals_straight_through(
     with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; go on with: resnetlab resume"):
         train(config, tmp_path / "stopped")
     stop_after(1000)
-    resumed = experiment.resume(tmp_path / "stopped", voice=Voice(quiet=True))
+    resumed = resuming.resume(tmp_path / "stopped", voice=Voice(quiet=True))
     assert_same_bits(straight, resumed)
     for key in ("epoch", "step", "val_loss", "running_loss", "train_accuracy"):
         assert [row[key] for row in resumed.rows] == [row[key] for row in straight.rows]
@@ -134,7 +134,7 @@ def test_a_signal_stops_with_a_checkpoint_and_the_second_one_is_not_caught(
     with pytest.raises(Stopped, match="stopped by SIGTERM at step 3"):
         train(tiny(), tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) == before
-    assert RunFolder(tmp_path / "run").newest_checkpoint().name == "step-00000003.ckpt"
+    assert RunFolder(tmp_path / "run").all_checkpoints()[0].name == "step-00000003.ckpt"
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,43 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, mo
         patched.setattr(experiment, "keep_epoch", die)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(), tmp_path / "killed")
-    assert_same_bits(straight, experiment.resume(tmp_path / "killed", voice=Voice(quiet=True)))
+    assert_same_bits(straight, resuming.resume(tmp_path / "killed", voice=Voice(quiet=True)))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, stop_after: Any) -> None:
+    straight = train(tiny(), tmp_path / "straight")
+    stop_after(8)
+    with pytest.raises(Stopped):
+        train(tiny(), tmp_path / "run")
+    stop_after(1000)
+    run = RunFolder(tmp_path / "run")
+    newest, _ = run.all_checkpoints()
+    damage(newest)
+    resumed = resuming.resume(run.path, voice=Voice(quiet=True))
+    assert f"{newest.name} is damaged" in (run.path / "log.txt").read_text()
+    assert_same_bits(straight, resumed)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    for path in run.all_checkpoints():
+        damage(path)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log}
+    with pytest.raises(NoSoundCheckpoint, match=r"none of the checkpoints .* is whole"):
+        resuming.resume(run.path, voice=Voice(quiet=True))
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log} == before
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_checkpoints_within_an_epoch(tmp_path: Path) -> None:
+    run = train(tiny(checkpoint={"every_steps": 2, "keep": 99}), tmp_path / "run")
+    assert sorted(int(path.stem[5:]) for path in run.all_checkpoints()) == [2, 4, 5, 6, 8, 10]
 
 
 @pytest.mark.pictures
@@ -207,7 +243,7 @@ def test_resuming_a_finished_run_completes_its_evaluation_and_trains_no_further(
     run = train(tiny(), tmp_path / "run")
     before, scores = weights(run), run.final_metrics("test")
     (run.evaluation("test") / "metrics.json").unlink()
-    again = experiment.resume(run.path, voice=Voice(quiet=True))
+    again = resuming.resume(run.path, voice=Voice(quiet=True))
     assert again.final_metrics("test") == scores
     assert all(torch.equal(value, weights(again)[name]) for name, value in before.items())
 
@@ -215,7 +251,7 @@ def test_resuming_a_finished_run_completes_its_evaluation_and_trains_no_further(
 def test_a_finished_run_is_extended_and_its_past_stays_what_it_was(tmp_path: Path) -> None:
     run = train(tiny(), tmp_path / "run")
     past = run.rows
-    longer = experiment.resume(run.path, changes={"epochs": 4}, voice=Voice(quiet=True))
+    longer = resuming.resume(run.path, changes={"epochs": 4}, voice=Voice(quiet=True))
     assert longer.rows[:2] == past
     assert [row["epoch"] for row in longer.rows] == [1, 2, 3, 4]
     assert longer.rows[2]["lr"] < 0.005  # a cosine from a tenth of the peak
@@ -224,7 +260,7 @@ def test_a_finished_run_is_extended_and_its_past_stays_what_it_was(tmp_path: Pat
     assert final is not None
     assert final["weights_digest"] == load(longer.path).model.weights_digest
     with pytest.raises(BadInput, match="has done 20 steps already"):
-        experiment.resume(run.path, changes={"epochs": 3}, voice=Voice(quiet=True))
+        resuming.resume(run.path, changes={"epochs": 3}, voice=Voice(quiet=True))
 
 
 def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, stop_after: Any) -> None:
@@ -233,8 +269,8 @@ def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, sto
         train(tiny(), tmp_path / "run")
     stop_after(1000)
     with pytest.raises(BadInput, match="add --allow-change epochs"):
-        experiment.resume(tmp_path / "run", changes={"epochs": 3}, voice=Voice(quiet=True))
-    run = experiment.resume(tmp_path / "run", changes={"epochs": 3}, allowed=["epochs"], voice=Voice(quiet=True))
+        resuming.resume(tmp_path / "run", changes={"epochs": 3}, voice=Voice(quiet=True))
+    run = resuming.resume(tmp_path / "run", changes={"epochs": 3}, allowed=["epochs"], voice=Voice(quiet=True))
     assert len(run.rows) == 3
 
 
@@ -242,7 +278,7 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
     run = train(tiny(epochs=20, patience=1, optim={"lr": 1e-9}, schedule={"name": "constant"}), tmp_path / "run")
     assert 2 <= len(run.rows) < 20
     with pytest.raises(BadInput, match="stopped early"):
-        experiment.resume(run.path, changes={"epochs": 30}, voice=Voice(quiet=True))
+        resuming.resume(run.path, changes={"epochs": 30}, voice=Voice(quiet=True))
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint_holds_it(tmp_path: Path) -> None:
@@ -291,7 +327,7 @@ def test_a_run_notices_that_its_images_have_changed(shapes: Path, tmp_path: Path
     (shapes / "bars" / "0.png").rename(extra)
     try:
         with pytest.raises(BadInput, match="split has changed since this run began"):
-            experiment.resume(tmp_path / "run", voice=Voice(quiet=True))
+            resuming.resume(tmp_path / "run", voice=Voice(quiet=True))
     finally:
         extra.rename(shapes / "bars" / "0.png")
 

@@ -10,7 +10,7 @@ import pytest
 
 LAYERS = """
 errors sealed runtime models data evaluation model_file training inference config recipes
-run_folder assembly facts scoring console stopping experiment tables arguments cli __init__ __main__
+run_folder assembly facts scoring console stopping experiment resuming tables arguments cli __init__ __main__
 """.split()  # noqa: SIM905
 BLIND = {("data", "models"), ("inference", "training")}  # neighbours that must not know each other
 SOURCE = Path(__file__).parents[1] / "src" / "resnetlab"

@@ -118,12 +118,12 @@ def train(arguments: Sequence[str]) -> None:
     if given.print_config:
         print(given.config.model_dump_json(indent=2))
         return
-    from resnetlab import experiment
+    from resnetlab import experiment, resuming
 
     if given.resume and given.out is None:
         raise BadInput("--resume auto goes on with the run in --out; give --out FOLDER too")
     if given.resume and given.out and (given.out / "config.json").exists():
-        experiment.resume(given.out, expected=given.config, max_minutes=given.max_minutes)
+        resuming.resume(given.out, expected=given.config, max_minutes=given.max_minutes)
     else:
         experiment.train(given.config, given.out, max_minutes=given.max_minutes)
 
@@ -156,9 +156,9 @@ def resume(arguments: Sequence[str]) -> None:
     lengths = {key: value for key in ("epochs", "steps") if (value := getattr(given, key)) is not None}
     if len(lengths) == 2:
         raise BadInput("give --epochs or --steps, not both")
-    from resnetlab import experiment
+    from resnetlab import resuming
 
-    experiment.resume(given.run, changes=lengths, allowed=given.allow_change, max_minutes=given.max_minutes)
+    resuming.resume(given.run, changes=lengths, allowed=given.allow_change, max_minutes=given.max_minutes)
 
 
 def evaluate(arguments: Sequence[str]) -> None:

@@ -161,6 +161,18 @@ class ScheduleConfig(Section):
     """cosine: where it ends, as a share of the peak"""
 
 
+class CheckpointConfig(Section):
+    """When the training state is written; always at the end of an epoch, too."""
+
+    prefix: ClassVar[str] = "checkpoint."
+    keep: Count = 2
+    """how many stay, the newest ones"""
+    every_steps: Count | None = None
+    """also after so many optimiser steps"""
+    every_minutes: Positive | None = None
+    """also after so many minutes"""
+
+
 class RunConfig(Section):
     """Everything that decides a run, besides the code and the machine.
 
@@ -175,6 +187,7 @@ class RunConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     epochs: Count | None = None
     """length of the run in epochs"""
     steps: Count | None = None
@@ -201,8 +214,6 @@ class RunConfig(Section):
     """auto: bf16 where the hardware multiplies it"""
     final_test: Literal["once", "never"] = "once"
     """whether the best weights are scored on the test split at the end"""
-    keep_checkpoints: Count = 2
-    """how many checkpoints stay"""
     extended_at: Suppress[tuple[int, ...]] = ()
     """steps at which the run was over and then extended"""
 

@@ -18,6 +18,10 @@ class BadInput(LabError):
     exit_code = 2
 
 
+class Damaged(BadInput):
+    """A file that is not what was written: a flipped byte, a missing end, another program's file under its name."""
+
+
 class NoSoundCheckpoint(LabError):
     """A run has checkpoints, but none of them is whole."""
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from resnetlab.assembly import make_batches, make_network, make_plan, make_state, open_data, resolved
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
 from resnetlab.data.datasets import ImageData
-from resnetlab.errors import BadInput, Stopped
+from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.facts import environment, epoch_line, introduction, provenance, score_line, split_facts
 from resnetlab.model_file import read_model, save_model
@@ -21,7 +18,7 @@ from resnetlab.run_folder import RunFolder, next_folder
 from resnetlab.runtime import Runtime, start
 from resnetlab.scoring import SplitName, score_split
 from resnetlab.stopping import StopRequest
-from resnetlab.training.checkpoint import load_checkpoint, save_checkpoint
+from resnetlab.training.checkpoint import save_checkpoint
 from resnetlab.training.loop import Batches, EpochReport, Plan, StepDone, TrainState, fit
 from resnetlab.training.selection import best_epoch
 
@@ -69,55 +66,6 @@ def train(
     return carry_out(experiment, run, voice, stop)
 
 
-def resume(
-    folder: Path | str,
-    *,
-    changes: Mapping[str, Any] | None = None,
-    allowed: Collection[str] = (),
-    expected: RunConfig | None = None,
-    voice: Voice | None = None,
-    max_minutes: float | None = None,
-) -> RunFolder:
-    """Go on with a run from its newest checkpoint; `changes` may give a finished run a new length.
-
-    Another length for an unfinished run is another recipe, and must be `allowed` by name ("epochs"). With `expected`,
-    BadInput unless the run has that config.
-    """
-    voice, stop = voice or Voice(), StopRequest(max_minutes)
-    run = RunFolder.open(Path(folder))
-    if expected is not None:
-        require_same_config(run.config, resolved(expected))
-    experiment = Experiment.of(run.config)
-    require_same_splits(run, experiment.data)
-    if run.all_checkpoints():
-        load_checkpoint(run.newest_checkpoint(), experiment.state)
-    if changes:
-        experiment = with_length(experiment, changes, allowed)
-    run.trim(experiment.state.epoch)
-    run.write("config.json", experiment.config.to_json())
-    return carry_out(experiment, run, voice, stop)
-
-
-def with_length(experiment: Experiment, changes: Mapping[str, Any], allowed: Collection[str]) -> Experiment:
-    """The experiment with another length: an extension if it was finished, else a changed recipe."""
-    state, plan, config = experiment.state, experiment.plan, experiment.config.changed(changes)
-    steps = make_plan(config, len(experiment.batches.train)).steps
-    if steps == plan.steps:
-        return experiment
-    if steps <= state.step:
-        raise BadInput(f"the run has done {state.step} steps already; a length of {steps} is no further")
-    if plan.is_over(state):
-        if state.step < plan.steps:
-            raise BadInput("the run stopped early, because it no longer got better; it cannot be extended")
-        config = config.model_copy(update={"extended_at": (*config.extended_at, state.step)})
-    elif "epochs" not in allowed:
-        raise BadInput(
-            f"the run is not finished (step {state.step} of {plan.steps}), and another length changes its schedule; "
-            "finish it first, or add --allow-change epochs"
-        )
-    return dataclasses.replace(experiment, config=config, plan=make_plan(config, len(experiment.batches.train)))
-
-
 def carry_out(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRequest) -> RunFolder:
     """From wherever the experiment is to the end: train, then score."""
     voice.keep(run.log)
@@ -134,10 +82,12 @@ def carry_out(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRe
                 is_best = keep_epoch(experiment, run, event)
                 epochs = -(-experiment.plan.steps // len(experiment.batches.train))
                 voice.say(epoch_line(event, epochs, is_best=is_best))
-            if stop.reason:
+            reason = stop.reason
+            if reason or is_due(experiment, run):
                 save(experiment, run)
+            if reason:
                 raise Stopped(
-                    f"stopped by {stop.reason} at step {experiment.state.step} of {experiment.plan.steps}; "
+                    f"stopped by {reason} at step {experiment.state.step} of {experiment.plan.steps}; "
                     f"go on with: resnetlab resume {run.path}"
                 )
     try:
@@ -164,11 +114,20 @@ def keep_epoch(experiment: Experiment, run: RunFolder, report: EpochReport) -> b
     return is_best
 
 
+def is_due(experiment: Experiment, run: RunFolder) -> bool:
+    """Whether it is time for a checkpoint within an epoch."""
+    state, when = experiment.state, experiment.config.checkpoint
+    if not state.batch:
+        return False  # an epoch has just been kept
+    by_steps = when.every_steps is not None and state.step % when.every_steps == 0
+    return by_steps or (when.every_minutes is not None and run.seconds_since("checkpoints") > 60 * when.every_minutes)
+
+
 def save(experiment: Experiment, run: RunFolder) -> None:
     """Write a checkpoint, and let go of the oldest."""
     facts = {"config": experiment.config.to_json(), "environment": experiment.runtime.facts()}
     save_checkpoint(run.checkpoint_path(experiment.state.step), experiment.state, facts)
-    run.retain(experiment.config.keep_checkpoints)
+    run.retain(experiment.config.checkpoint.keep)
 
 
 def finish(experiment: Experiment, run: RunFolder, voice: Voice) -> None:
@@ -192,37 +151,3 @@ def draw_curves(config: RunConfig, run: RunFolder) -> None:
     title = f"{config.model.name} on {Path(config.data.name).name}"
     best = best_epoch(scores, config.best_by) + 1
     plots.save(plots.curves(rows, run.final_metrics("test"), title, best_epoch=best), run.path / "curves.png")
-
-
-def require_same_config(had: RunConfig, wanted: RunConfig) -> None:
-    """BadInput, naming the differences, unless both are the same."""
-    changed = differences(had.to_json(), wanted.to_json())
-    if changed:
-        told = "; ".join(f"{name} was {before!r}, now {now!r}" for name, before, now in changed)
-        raise BadInput(f"the run in this folder has another config ({told}); use the same one, or a new folder")
-
-
-def differences(had: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The settings in which two configs differ: (path, before, after).
-
-    >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
-    [('b.c', 2, 3)]
-    """
-    found = []
-    for name, before in had.items():
-        after = wanted[name]
-        if isinstance(before, Mapping):
-            found += differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append((f"{prefix}{name}", before, after))
-    return found
-
-
-def require_same_splits(run: RunFolder, data: ImageData) -> None:
-    """BadInput if the images are not those that the run began with."""
-    for name, facts in run.read_json("split.json")["splits"].items():
-        if facts["digest"] != getattr(data, name).digest:
-            raise BadInput(
-                f"the {name} split has changed since this run began: it had {facts['images']} images, now it has "
-                f"{len(getattr(data, name))}, or others; bring the images back, or train anew in a new folder"
-            )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetlab.config import RunConfig
-from resnetlab.errors import BadInput, DiskTrouble, NoSoundCheckpoint, printable
+from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.evaluation.record import write_csv
 from resnetlab.sealed import write_json, write_text
 from resnetlab.training.loop import EpochReport
@@ -123,14 +123,6 @@ class RunFolder:
         """Newest first."""
         found = [p for p in self.checkpoints.glob("*.ckpt") if re.fullmatch(r"step-\d{8,}", p.stem)]
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
-
-    def newest_checkpoint(self) -> Path:
-        checkpoints = self.all_checkpoints()
-        if not checkpoints:
-            raise NoSoundCheckpoint(
-                f"{printable(self.path)} has no checkpoint to go on from; train anew in a new folder"
-            )
-        return checkpoints[0]
 
     def retain(self, count: int) -> None:
         """Keep the newest `count` checkpoints."""

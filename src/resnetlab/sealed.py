@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from resnetlab.errors import BadInput, DiskTrouble, printable
+from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     place = content.find(digest.encode())
     content[place : place + 64] = UNSEALED.encode()
     if hashlib.sha256(content).hexdigest() != digest:
-        raise BadInput(f"{printable(path)} is damaged: its content does not match its digest; use another copy")
+        raise Damaged(f"{printable(path)} is damaged: its content does not match its digest; use another copy")
     return load(bytes(content)), facts
 
 
@@ -123,5 +123,5 @@ def _facts(content: bytearray, path: Path) -> dict[str, Any]:
     return dict(facts)
 
 
-def _foreign(path: Path) -> BadInput:
-    return BadInput(f"{printable(path)} is not a file that resnetlab wrote, or it is damaged at its beginning")
+def _foreign(path: Path) -> Damaged:
+    return Damaged(f"{printable(path)} is not a file that resnetlab wrote, or it is damaged at its beginning")

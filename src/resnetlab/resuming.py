@@ -1,0 +1,120 @@
+"""Going on with a run: from its newest sound checkpoint, with the same images, and no silent change of recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnetlab.assembly import make_plan, resolved
+from resnetlab.config import RunConfig
+from resnetlab.console import Voice
+from resnetlab.data.datasets import ImageData
+from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
+from resnetlab.experiment import Experiment, carry_out
+from resnetlab.run_folder import RunFolder
+from resnetlab.stopping import StopRequest
+from resnetlab.training.checkpoint import load_checkpoint
+from resnetlab.training.loop import TrainState
+
+
+def resume(
+    folder: Path | str,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    allowed: Collection[str] = (),
+    expected: RunConfig | None = None,
+    voice: Voice | None = None,
+    max_minutes: float | None = None,
+) -> RunFolder:
+    """Go on with a run from its newest checkpoint; `changes` may give a finished run a new length.
+
+    Another length for an unfinished run is another recipe, and must be `allowed` by name ("epochs"). With `expected`,
+    BadInput unless the run has that config.
+    """
+    voice, stop = voice or Voice(), StopRequest(max_minutes)
+    run = RunFolder.open(Path(folder))
+    if expected is not None:
+        require_same_config(run.config, resolved(expected))
+    voice.keep(run.log)
+    experiment = Experiment.of(run.config)
+    require_same_splits(run, experiment.data)
+    load_newest(run, experiment.state, voice)
+    if changes:
+        experiment = with_length(experiment, changes, allowed)
+    run.trim(experiment.state.epoch)
+    run.write("config.json", experiment.config.to_json())
+    return carry_out(experiment, run, voice, stop)
+
+
+def load_newest(run: RunFolder, state: TrainState, voice: Voice) -> None:
+    """Fill `state` from the newest checkpoint that is whole; a run that has none yet begins anew.
+
+    Raises NoSoundCheckpoint if there are some and all are damaged: starting over would hide what was lost.
+    """
+    damaged = []
+    for path in run.all_checkpoints():
+        try:
+            load_checkpoint(path, state)
+        except Damaged as error:
+            voice.say(f"note     {error}; trying the one before")
+            damaged.append(path.name)
+        else:
+            return
+    if damaged:
+        raise NoSoundCheckpoint(f"none of the checkpoints in {run.path} is whole ({', '.join(damaged)})")
+
+
+def with_length(experiment: Experiment, changes: Mapping[str, Any], allowed: Collection[str]) -> Experiment:
+    """The experiment with another length: an extension if it was finished, else a changed recipe."""
+    state, plan, config = experiment.state, experiment.plan, experiment.config.changed(changes)
+    steps = make_plan(config, len(experiment.batches.train)).steps
+    if steps == plan.steps:
+        return experiment
+    if steps <= state.step:
+        raise BadInput(f"the run has done {state.step} steps already; a length of {steps} is no further")
+    if plan.is_over(state):
+        if state.step < plan.steps:
+            raise BadInput("the run stopped early, because it no longer got better; it cannot be extended")
+        config = config.model_copy(update={"extended_at": (*config.extended_at, state.step)})
+    elif "epochs" not in allowed:
+        raise BadInput(
+            f"the run is not finished (step {state.step} of {plan.steps}), and another length changes its schedule; "
+            "finish it first, or add --allow-change epochs"
+        )
+    return dataclasses.replace(experiment, config=config, plan=make_plan(config, len(experiment.batches.train)))
+
+
+def require_same_config(had: RunConfig, wanted: RunConfig) -> None:
+    """BadInput, naming the differences, unless both are the same."""
+    changed = differences(had.to_json(), wanted.to_json())
+    if changed:
+        told = "; ".join(f"{name} was {before!r}, now {now!r}" for name, before, now in changed)
+        raise BadInput(f"the run in this folder has another config ({told}); use the same one, or a new folder")
+
+
+def differences(had: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The settings in which two configs differ: (path, before, after).
+
+    >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
+    [('b.c', 2, 3)]
+    """
+    found = []
+    for name, before in had.items():
+        after = wanted[name]
+        if isinstance(before, Mapping):
+            found += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append((f"{prefix}{name}", before, after))
+    return found
+
+
+def require_same_splits(run: RunFolder, data: ImageData) -> None:
+    """BadInput if the images are not those that the run began with."""
+    for name, facts in run.read_json("split.json")["splits"].items():
+        if facts["digest"] != getattr(data, name).digest:
+            raise BadInput(
+                f"the {name} split has changed since this run began: it had {facts['images']} images, now it has "
+                f"{len(getattr(data, name))}, or others; bring the images back, or train anew in a new folder"
+            )
