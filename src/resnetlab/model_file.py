@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput, printable
-from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.sealed import read_sealed, write_sealed
@@ -70,26 +70,33 @@ def read_model(path: Path) -> Model:
             f"reads {VERSION}"
         )
     try:
-        classes = tuple(facts["classes"])
-        if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
-            raise BadInput(f"{printable(path)} has class names that are not distinct words")
+        classes, in_channels = facts["classes"], facts["in_channels"]
+        architecture = Architecture.from_json(facts["architecture"])
         preprocessing = Preprocessing.from_json(facts["preprocessing"])
-        network = build_model(
-            Architecture.from_json(facts["architecture"]), len(classes), in_channels=int(facts["in_channels"])
-        )
-        network.name = str(facts["model"])
-        provenance, digest = dict(facts["provenance"]), str(facts["weights_digest"])
+        name, provenance, digest = str(facts["model"]), dict(facts["provenance"]), str(facts["weights_digest"])
+    except BadInput as error:
+        raise BadInput(f"{printable(path)}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{printable(path)} is incomplete: {printable(error)}") from error
-    if preprocessing.channels != network.in_channels:
+    words = isinstance(classes, list) and all(isinstance(word, str) for word in classes)
+    if not words or not classes or len(set(classes)) != len(classes):
+        raise BadInput(f"{printable(path)} has class names that are not distinct words")
+    if in_channels != preprocessing.channels:
         raise BadInput(f"{printable(path)} contradicts itself: the network and the preprocessing differ in channels")
+
+    with torch.device("meta"):  # shapes only: no description makes us allocate more than the file holds
+        network = ResNet(architecture, len(classes), in_channels)
+    if shapes(network.state_dict()) != shapes(weights):
+        raise BadInput(f"{printable(path)} has weights that do not fit its architecture")
     if digest != weights_digest(weights):
         raise BadInput(f"{printable(path)} holds other weights than it says")
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise BadInput(f"{printable(path)} has weights that do not fit its architecture") from error
-    return Model(network.eval(), classes, preprocessing, provenance, digest)
+    network.load_state_dict(weights, assign=True)
+    network.name = name
+    return Model(network.eval(), tuple(classes), preprocessing, provenance, digest)
+
+
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (value.dtype, value.shape) for name, value in weights.items()}
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

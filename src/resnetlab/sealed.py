@@ -65,7 +65,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # A name that is not UTF-8 holds lone surrogates; with backslashes they are what JSON itself would write.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
@@ -86,6 +88,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 
 def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and facts of a sealed file; BadInput if it is missing, foreign, or differs in a single bit."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
@@ -98,15 +101,10 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content[place : place + 64] = UNSEALED.encode()
     if hashlib.sha256(content).hexdigest() != digest:
         raise Damaged(f"{printable(path)} is damaged: its content does not match its digest; use another copy")
-    return load(bytes(content)), facts
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """The JSON part alone, unverified: for listings, never for use."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        content = start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER))
-    return _facts(bytearray(content), path)
+    try:
+        return load(bytes(content)), facts
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # a digest can be right and the rest not
+        raise _foreign(path) from error
 
 
 def _facts(content: bytearray, path: Path) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def _facts(content: bytearray, path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(path) from error
     digest = facts.get("digest") if isinstance(facts, dict) else None
-    if not isinstance(digest, str) or len(digest) != 64 or content.find(digest.encode(errors="replace")) < 0:
+    if not isinstance(digest, str) or len(digest) != 64 or not digest.isascii() or digest.encode() not in content:
         raise _foreign(path)
     return dict(facts)
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -188,6 +188,7 @@ def test_bytes_go_in_and_bytes_of_the_same_shape_come_out(name: str, channels: i
     assert result.shape == images.shape
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1, exclude_max=True, width=32), st.integers(1, 2**24))
 def test_whole_never_reaches_the_number_of_choices(draw: float, choices: int) -> None:
     number = int(whole(torch.tensor([draw, JUST_BELOW_1, 0.0]), choices)[0])

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnetlab.data.draws import Draws, derived_seed
@@ -15,6 +15,7 @@ from resnetlab.data.draws import Draws, derived_seed
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, epoch=st.integers(0, 10_000), samples=st.integers(1, 50))
 def test_draws_are_a_pure_function_of_seed_purpose_and_epoch(seed: int, epoch: int, samples: int) -> None:
     one, other = Draws(seed, epoch, samples), Draws(seed, epoch, samples)
@@ -43,6 +44,7 @@ def test_another_seed_purpose_or_epoch_gives_other_draws() -> None:
     assert len(set(tables)) == len(tables)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 2), epoch=st.integers(0, 1000))
 def test_the_next_seed_is_not_the_next_epoch(seed: int, epoch: int) -> None:
     one, other = Draws(seed + 1, epoch, 30), Draws(seed, epoch + 1, 30)
@@ -51,6 +53,7 @@ def test_the_next_seed_is_not_the_next_epoch(seed: int, epoch: int) -> None:
     assert derived_seed(seed + 1, "init", epoch) != derived_seed(seed, "init", epoch + 1)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, samples=st.integers(1, 300))
 def test_an_order_is_a_permutation(seed: int, samples: int) -> None:
     order = Draws(seed, 0, samples).order()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -102,12 +102,14 @@ def require_alike(found: Any, expected: Any) -> None:
         assert found == expected
 
 
+@settings(deadline=None)
 @given(answers())
 def test_metrics_equal_a_brute_force_count(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
     require_alike(metrics(probabilities, labels, names(probabilities)), brute_force(probabilities, labels))
 
 
+@settings(deadline=None)
 @given(answers())
 def test_means_equal_scikit_learns_where_there_is_something_to_weigh(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
@@ -120,6 +122,7 @@ def test_means_equal_scikit_learns_where_there_is_something_to_weigh(case: tuple
             assert ours is None or ours == pytest.approx(value, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(answers())
 def test_the_score_of_an_epoch_says_what_the_metrics_say(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
@@ -128,6 +131,7 @@ def test_the_score_of_an_epoch_says_what_the_metrics_say(case: tuple[Probabiliti
     assert (short.loss, short.accuracy, short.macro_f1) == (said["loss"], said["accuracy"], said["macro"]["f1"])
 
 
+@settings(deadline=None)
 @given(answers())
 def test_metrics_are_json_without_nan(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
@@ -135,6 +139,7 @@ def test_metrics_are_json_without_nan(case: tuple[Probabilities, Labels]) -> Non
     assert json.loads(json.dumps(said, allow_nan=False)) == said
 
 
+@settings(deadline=None)
 @given(answers())
 def test_the_confusion_matrix_counts_true_by_row_and_predicted_by_column(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
@@ -144,6 +149,7 @@ def test_the_confusion_matrix_counts_true_by_row_and_predicted_by_column(case: t
     assert np.array_equal(confusion(probabilities, labels), expected)
 
 
+@settings(deadline=None)
 @given(answers(), st.integers(1, 9))
 def test_top_k_prefers_the_first_among_equals_as_the_prediction_does(
     case: tuple[Probabilities, Labels], k: int

@@ -160,6 +160,17 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(parts: int) -> None:
     torch.testing.assert_close(moved[1], moved[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("accumulate", "parts"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (8, [2] * 4), (99, [2] * 4)])
+def test_no_part_of_a_batch_is_a_single_image(accumulate: int, parts: list[int]) -> None:
+    """A norm cannot train on one image at one pixel, and there is nothing to average over."""
+    state, seen = make_state(), []
+    state.model.conv1.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    train_step(
+        state, next(make_batches().train.epoch(0)), dataclasses.replace(make_plan(1), accumulate=accumulate), FP32
+    )
+    assert seen == parts
+
+
 def test_clipping_bounds_the_gradient_and_keeps_its_direction() -> None:
     batch = next(make_batches().train.epoch(0))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD
 from torch.optim import lr_scheduler as oracle
@@ -86,6 +86,7 @@ def one_cycle_rates(steps: int, rise: float) -> list[float]:
     return found
 
 
+@settings(deadline=None)
 @given(
     losses=st.lists(st.floats(0.1, 2.0) | st.sampled_from([1.0, 1.0 - 1e-4, 1.0 - 1e-5]), max_size=40),
     patience=st.integers(0, 4),
@@ -159,6 +160,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     )
 
 
+@settings(deadline=None)
 @given(schedules(), st.lists(st.floats(0, 5), max_size=20), st.integers(0, 100))
 def test_every_rate_lies_between_zero_and_the_peak_and_is_a_pure_function(
     schedule: Schedule, losses: list[float], more: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnetlab.evaluation.metrics import Score
@@ -28,11 +28,13 @@ def brute_force(scores: list[Score], criterion: str) -> int:
     return best
 
 
+@settings(deadline=None)
 @given(HISTORIES, st.sampled_from(CRITERIA))
 def test_the_best_epoch_is_the_earliest_that_none_beats(scores: list[Score], criterion: str) -> None:
     assert best_epoch(scores, criterion) == brute_force(scores, criterion)
 
 
+@settings(deadline=None)
 @given(HISTORIES, st.sampled_from(CRITERIA), st.integers(0, 6))
 def test_training_has_stalled_when_patience_many_epochs_brought_nothing_better(
     scores: list[Score], criterion: str, patience: int

@@ -75,6 +75,6 @@ class EvalBatches:
 
 def pick(split: Split, indices: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
     """The uint8 images (N, H, W, C) and labels of some samples, on the device."""
-    where = indices.to(split.images.device)
+    where = indices.to(split.images.device, non_blocking=True)
     images = split.images[where].to(runtime.device, non_blocking=True)
     return images, split.labels[where].to(runtime.device, non_blocking=True)

@@ -92,8 +92,12 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64]) -> Non
 
 def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
     """A table as CSV, whole or not at all; what is undefined is left empty."""
+    lines = (csv_line(["" if value is None else value for value in row]) for row in (header, *rows))
+    write_text(path, "".join(lines))
+
+
+def csv_line(row: Sequence[object]) -> str:
+    """One line. It is first ended by CR LF, because Python 3.11 puts a cell with a CR into quotes only then."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    write_text(path, text.getvalue())
+    csv.writer(text, lineterminator="\r\n").writerow(row)
+    return text.getvalue().removesuffix("\r\n") + "\n"

@@ -1,0 +1,168 @@
+"""A model file and a picture, in whatever form, give named probabilities: those of the network itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.errors import BadInput
+from resnetlab.inference.predict import BATCH, Classifier, Picture, Prediction, load
+from resnetlab.model_file import read_model, save_model
+from resnetlab.models.build import build_model
+from resnetlab.models.zoo import Architecture
+
+TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
+CLASSES = ("cat", "dog", "newt", 'a, "b"')
+
+
+def save(path: Path, channels: int = 3) -> Path:
+    """A network that is not trained, but balanced: it answers now this, now that."""
+    model = build_model(TINY, len(CLASSES), in_channels=channels, seed=1).eval()
+    with torch.no_grad():
+        model.fc.weight.mul_(30)
+        model.fc.bias.sub_(model(torch.randn(64, channels, 8, 8, generator=torch.Generator().manual_seed(1))).mean(0))
+    see = Preprocessing(image_size=8, resize_to=10, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    save_model(path, model, CLASSES, see, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "best.safetensors")
+
+
+@pytest.fixture(scope="module")
+def classifier(model_file: Path) -> Classifier:
+    return load(model_file, device="cpu")
+
+
+def noise(seed: int, height: int = 10, width: int = 10) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(folder: Path, pixels: np.ndarray, name: str = "a.png") -> Path:
+    Image.fromarray(pixels).save(folder / name)
+    return folder / name
+
+
+def require_close(one: Prediction, other: Prediction) -> None:
+    assert one.predicted == other.predicted
+    assert one.probabilities.keys() == other.probabilities.keys()
+    assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("size", [(10, 10), (23, 40), (9, 31), (1, 1)])
+def test_every_form_of_the_same_picture_gives_the_same_answer(
+    classifier: Classifier, size: tuple[int, int], tmp_path: Path
+) -> None:
+    pixels = noise(1, *size)
+    path = png(tmp_path, pixels)
+    expected = classifier(pixels)
+    for picture in (path, str(path), Image.fromarray(pixels), Image.open(path), pixels.copy()):
+        assert classifier(picture) == expected
+    assert classifier([pixels]) == [expected]
+
+
+def test_probabilities_are_those_of_the_network(classifier: Classifier, model_file: Path) -> None:
+    """By hand: the centre of the stored pixels, scaled, through the network, softmax."""
+    pixels = noise(2)
+    network = read_model(model_file).network
+    seen = torch.from_numpy(pixels[1:9, 1:9]).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        expected = network((seen / 255 - 0.5) / 0.25).double().softmax(1)[0].tolist()
+    told = classifier(pixels)
+    assert [told.probabilities[name] for name in CLASSES] == pytest.approx(expected, rel=1e-5)
+    assert told.predicted == CLASSES[int(np.argmax(expected))]
+    assert told.probability == max(told.probabilities.values()) == told.probabilities[told.predicted]
+
+
+def test_probabilities_are_named_sum_to_one_and_come_likeliest_first(classifier: Classifier) -> None:
+    answers = classifier([noise(seed) for seed in range(20)])
+    assert len({answer.predicted for answer in answers}) > 1
+    for answer in answers:
+        assert set(answer.probabilities) == set(CLASSES)
+        assert sum(answer.probabilities.values()) == pytest.approx(1, rel=1e-12)
+        values = list(answer.probabilities.values())
+        assert values == sorted(values, reverse=True)
+        assert next(iter(answer.probabilities)) == answer.predicted
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, BATCH, BATCH + 1])
+def test_many_at_once_equal_one_by_one_in_the_same_order(classifier: Classifier, count: int) -> None:
+    pictures: list[Picture] = [noise(seed, 10 + seed % 3, 10) for seed in range(count)]
+    together = classifier(pictures)
+    assert len(together) == count
+    for picture, answer in zip(pictures, together, strict=True):
+        require_close(answer, classifier(picture))
+
+
+def test_among_equals_the_first_class_is_predicted(model_file: Path) -> None:
+    model = read_model(model_file)
+    torch.nn.init.zeros_(model.network.fc.weight)
+    torch.nn.init.zeros_(model.network.fc.bias)
+    answer = Classifier(model)(noise(1))
+    assert (answer.predicted, answer.probability) == ("cat", 0.25)
+    assert list(answer.probabilities) == list(CLASSES)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_coloured_pictures_suit_either_network(channels: int, tmp_path: Path) -> None:
+    classifier = load(save(tmp_path / "model", channels), device="cpu")
+    grey = noise(3)[..., 0]
+    same = [grey, grey[..., None], np.repeat(grey[..., None], 3, axis=2), Image.fromarray(grey)]
+    first, *others = classifier(same)
+    for answer in others:
+        require_close(answer, first)
+
+
+def test_a_run_folder_stands_for_its_best_weights(model_file: Path, classifier: Classifier) -> None:
+    assert model_file.name == "best.safetensors"
+    for folder in (model_file.parent, str(model_file.parent)):
+        assert load(folder, device="cpu")(noise(4)) == classifier(noise(4))
+
+
+def test_a_folder_without_weights_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"is a folder without best\.safetensors; give a model file or a run folder"):
+        load(tmp_path)
+
+
+def test_what_is_no_model_is_refused(model_file: Path, tmp_path: Path) -> None:
+    content = bytearray(model_file.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "damaged").write_bytes(content)
+    (tmp_path / "foreign").write_bytes(b"PK\x03\x04" + bytes(500))
+    for name, told in (("damaged", "is damaged"), ("foreign", "is not a file that"), ("missing", "could not read")):
+        with pytest.raises(BadInput, match=f"{name}.*{told}|{told}.*{name}"):
+            load(tmp_path / name, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut off", "a folder"])
+def test_what_is_no_picture_is_refused_by_name(classifier: Classifier, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind != "missing":
+        whole = png(tmp_path, noise(5, 100, 100), "whole.png").read_bytes()
+        path.write_bytes({"empty": b"", "text": b"not a picture", "cut off": whole[: len(whole) // 2]}[kind])
+    for pictures in (path, str(path), [noise(1), path]):
+        with pytest.raises(BadInput, match=r"bad\.png"):
+            classifier(pictures)
+
+
+@pytest.mark.parametrize("shape", [(), (10,), (10, 10, 2), (10, 10, 4), (2, 10, 10, 3), (0, 10, 3)])
+def test_an_array_of_another_shape_is_refused(classifier: Classifier, shape: tuple[int, ...]) -> None:
+    with pytest.raises(BadInput, match="the array"):
+        classifier(np.zeros(shape, dtype=np.uint8))
+
+
+def test_asking_leaves_the_network_as_it_was(classifier: Classifier) -> None:
+    before = classifier(noise(6))
+    classifier([noise(seed) for seed in range(5)])
+    assert classifier(noise(6)) == before
+    assert not classifier.network.training
+    assert all(parameter.grad is None for parameter in classifier.network.parameters())
