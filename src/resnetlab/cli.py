@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -238,4 +239,7 @@ def entry_point() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
+    log = logging.getLogger("resnetlab")  # downloads announce themselves there
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
     sys.exit(main(sys.argv[1:]))

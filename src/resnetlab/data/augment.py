@@ -27,14 +27,29 @@ class Step:
 
 
 def crop(images: Tensor, draws: Tensor, padding: int, mode: str = "constant") -> Tensor:
-    """Pad by `padding` pixels (black, or mirrored with mode "reflect"), then cut out the old size (Section 4.2)."""
+    """Pad by `padding` pixels (black, or mirrored with mode "reflect"), then cut out the old size (Section 4.2).
+
+    Nothing is padded: the pixels are fetched from where they would have come from, which works for uint8 everywhere.
+    """
     height, width = images.shape[1:3]
-    padded = F.pad(images.permute(0, 3, 1, 2), (padding,) * 4, mode=mode).permute(0, 2, 3, 1)
-    top, left = whole(draws, 2 * padding + 1).unbind(1)
+    top, left = (whole(draws, 2 * padding + 1) - padding).unbind(1)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
-    sample = torch.arange(len(images), device=images.device)
-    return padded[sample[:, None, None], rows[:, :, None], columns[:, None, :]]
+    sample = torch.arange(len(images), device=images.device)[:, None, None]
+    if mode == "reflect":
+        return images[sample, mirrored(rows, height)[:, :, None], mirrored(columns, width)[:, None, :]]
+    cut = images[sample, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    outside_y, outside_x = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
+    return cut.masked_fill((outside_y[:, :, None] | outside_x[:, None, :])[..., None], 0)
+
+
+def mirrored(places: Tensor, size: int) -> Tensor:
+    """Places up to `size - 1` outside of 0 … size - 1, reflected at the outermost pixels.
+
+    >>> mirrored(torch.tensor([-2, -1, 0, 3, 4, 5]), 4).tolist()
+    [2, 1, 0, 3, 2, 1]
+    """
+    return (size - 1) - ((size - 1) - places.abs()).abs()
 
 
 def flip(images: Tensor, draws: Tensor) -> Tensor:

@@ -16,16 +16,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnetlab.models.convolutions import conv1x1, conv3x3
+
 Norm = Callable[[int], nn.Module]
 Shortcut = Callable[[int, int, int, Norm], nn.Module]  # (in_channels, out_channels, stride, norm) -> module
-
-
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)
-
-
-def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
 
 class ZeroPad(nn.Module):

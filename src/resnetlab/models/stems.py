@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from resnetlab.models.blocks import conv3x3
+from resnetlab.models.convolutions import conv3x3
 
 Stem = Callable[[int, int], tuple[nn.Module, nn.Module]]  # (in_channels, out_channels) -> (conv1, maxpool)
 

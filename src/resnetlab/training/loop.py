@@ -120,7 +120,7 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
         state.scaler.scale(loss * (len(labels) / len(batch.labels))).backward()
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
-            state.sums += torch.stack((loss * len(labels), correct, correct.new_full((), len(labels))))
+            state.sums += torch.stack((loss * len(labels), correct.float(), loss.new_full((), len(labels))))
 
     if plan.clip_norm < math.inf:
         state.scaler.unscale_(state.optimizer)
