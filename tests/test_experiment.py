@@ -144,7 +144,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "keep_epoch", die)
+        patched.setattr("resnetlab.keeping.Keeper.keep_epoch", die)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(), tmp_path / "killed")
     assert_same_bits(straight, resuming.resume(tmp_path / "killed", voice=Voice(quiet=True)))
@@ -191,6 +191,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path: Path) -> None:
     run = train(tiny(epochs=3), tmp_path / "run")
     names = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     assert names == {
+        ".lock",
         "config.json",
         "environment.json",
         "split.json",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-errors sealed runtime models data evaluation model_file training inference config recipes
-run_folder assembly facts scoring console stopping experiment resuming tables arguments cli __init__ __main__
+errors sealed stopping runtime models data evaluation model_file training inference config recipes
+run_folder assembly facts scoring console keeping experiment resuming tables arguments parsing cli __init__ __main__
 """.split()  # noqa: SIM905
 BLIND = {("data", "models"), ("inference", "training")}  # neighbours that must not know each other
 SOURCE = Path(__file__).parents[1] / "src" / "resnetlab"

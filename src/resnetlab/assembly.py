@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from resnetlab.errors import BadInput
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.weights import load_pretrained
-from resnetlab.runtime import Runtime
+from resnetlab.runtime import Runtime, start
 from resnetlab.training.average import WeightAverage
 from resnetlab.training.loop import Batches, Plan, TrainState
 from resnetlab.training.optim import make_optimizer
@@ -31,6 +32,30 @@ from resnetlab.training.schedule import Extended, Schedule
 
 EVAL_BATCH = 256  # always the same, so that a score is the same to the last digit wherever it is computed
 SAMPLE = 5000  # training images scored beside validation, at most
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of a run, made from its config."""
+
+    config: RunConfig
+    runtime: Runtime
+    data: ImageData
+    network: ResNet
+    batches: Batches
+    plan: Plan
+    state: TrainState
+    notes: list[str]  # what a person should know about data and weights
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Experiment:
+        runtime = start(config.device, config.precision)
+        data = open_data(config.data)
+        network, notes = make_network(config, data)
+        batches = make_batches(config, data, runtime)
+        plan = make_plan(config, len(batches.train))
+        state = make_state(config, network, runtime)
+        return cls(config, runtime, data, network, batches, plan, state, [*data.notes, *notes])
 
 
 def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) -> ImageData:
@@ -121,8 +146,8 @@ def make_schedule(config: RunConfig, lengths: Sequence[int], steps_per_epoch: in
     schedule: Schedule | Extended = Schedule(
         config.schedule.name, config.optim.lr, lengths[0], steps_per_epoch, **settings
     )
-    for start, steps in itertools.pairwise(lengths):
-        schedule = Extended(schedule, start, steps)
+    for before, after in itertools.pairwise(lengths):
+        schedule = Extended(schedule, before, after)
     return schedule
 
 

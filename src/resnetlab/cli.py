@@ -7,16 +7,15 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from tyro.conf import Positional, arg
+from typing import Any
 
 from resnetlab import __version__, recipes
-from resnetlab.arguments import parse, read_settings, take_value, words
+from resnetlab.arguments import EvaluateArguments, ModelsArguments, ResumeArguments, RunsArguments, TrainArguments
 from resnetlab.config import RunConfig
 from resnetlab.errors import BadInput, LabError, Stopped, unknown
+from resnetlab.parsing import parse, read_settings, take_value, words
+from resnetlab.stopping import leave_on_sigterm
 
 USAGE = """\
 usage: resnetlab COMMAND …
@@ -34,79 +33,6 @@ Build, understand, train, judge and use residual networks.
 exit codes: 0 done · 1 a bug of ours · 2 bad input · 3 no sound checkpoint · 4 the disk · 5 a non-finite number ·
             6 stopped, can be resumed
 """
-
-
-@dataclass(frozen=True)
-class TrainArguments:
-    """Train, score and plot a run. RECIPE is a starting point; every setting of it can be changed by a flag."""
-
-    config: Annotated[RunConfig, arg(name="")]
-    out: Path | None = None
-    """the run's folder, new or empty; default: runs/RECIPE-NNN"""
-    max_minutes: float | None = None
-    """stop after this time, as a signal would: with a checkpoint, exit code 6"""
-    resume: Literal["auto"] | None = None
-    """auto: go on with the run in --out if there is one"""
-    print_config: bool = False
-    """print what would be run, as JSON, and stop"""
-
-
-@dataclass(frozen=True)
-class ResumeArguments:
-    """Go on with a run from its newest checkpoint; a finished run gets what its evaluation lacks."""
-
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """the run's folder"""
-    epochs: int | None = None
-    """a new total length; a finished run is extended to it"""
-    steps: int | None = None
-    """likewise, in optimiser steps"""
-    allow_change: tuple[str, ...] = ()
-    """settings that may change in an unfinished run: epochs"""
-    max_minutes: float | None = None
-    """stop after this time, as a signal would"""
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Score a run's best weights, or a model file, on a split."""
-
-    source: Annotated[Positional[Path], arg(metavar="RUN|MODEL")]
-    """a run's folder, or a model file"""
-    data: str | None = None
-    """other data to score on: a name or a folder"""
-    split: Literal["val", "test"] = "val"
-    """which split; every look at the test split makes it a little less of one"""
-    json: bool = False
-    """print metrics.json instead of a table"""
-    out: Path | None = None
-    """where tables and pictures go; default: evaluation/SPLIT in the run"""
-    all_probabilities: bool = False
-    """write the probability of every class to predictions.csv"""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """where to compute"""
-
-
-@dataclass(frozen=True)
-class RunsArguments:
-    """The runs in a folder, best first."""
-
-    folder: Positional[Path] = Path("runs")
-    """where to look"""
-
-
-@dataclass(frozen=True)
-class ModelsArguments:
-    """The networks there are, or one of them stage by stage."""
-
-    name: Positional[str | None] = None
-    """one network, to be shown stage by stage"""
-    image_size: int | None = None
-    """side of the image in pixels; default: 224, and 32 for the CIFAR nets"""
-    stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """auto: cifar up to 64 px, if an image size is given"""
-    classes: int | None = None
-    """classes of the head; default: 1000, and 10 for the CIFAR nets"""
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -159,7 +85,13 @@ def resume(arguments: Sequence[str]) -> None:
         raise BadInput("give --epochs or --steps, not both")
     from resnetlab import resuming
 
-    resuming.resume(given.run, changes=lengths, allowed=given.allow_change, max_minutes=given.max_minutes)
+    resuming.resume(
+        given.run,
+        changes=lengths,
+        allowed=given.allow_change,
+        strict=given.strict_resume,
+        max_minutes=given.max_minutes,
+    )
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -239,6 +171,7 @@ def entry_point() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
+    leave_on_sigterm()
     log = logging.getLogger("resnetlab")  # downloads announce themselves there
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)

@@ -26,8 +26,12 @@ class Voice:
         if not self.console.is_terminal:
             sys.stdout.flush()  # someone may be following a pipe or a file
         if self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            try:
+                with self.log.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError as error:  # a full disk is told of by whoever needs it; the log goes without
+                self.console.print(f"warning  {printable(self.log)} could not be written: {error.strerror}")
+                self.log = None
 
     def keep(self, log: Path) -> None:
         self.log = log

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetlab.assembly import make_plan, resolved
+from resnetlab.assembly import Experiment, make_plan, resolved
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
-from resnetlab.experiment import Experiment, carry_out
+from resnetlab.experiment import carry_out
 from resnetlab.run_folder import RunFolder
 from resnetlab.stopping import StopRequest
 from resnetlab.training.checkpoint import load_checkpoint
@@ -25,45 +25,63 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     allowed: Collection[str] = (),
     expected: RunConfig | None = None,
+    strict: bool = False,
     voice: Voice | None = None,
     max_minutes: float | None = None,
 ) -> RunFolder:
     """Go on with a run from its newest checkpoint; `changes` may give a finished run a new length.
 
     Another length for an unfinished run is another recipe, and must be `allowed` by name ("epochs"). With `expected`,
-    BadInput unless the run has that config.
+    BadInput unless the run has that config. What keeps a resumed run from equalling an uninterrupted one to the bit
+    (another torch, thread count, precision …) is said, or with `strict` refused.
     """
     voice, stop = voice or Voice(), StopRequest(max_minutes)
     run = RunFolder.open(Path(folder))
     if expected is not None:
         require_same_config(run.config, resolved(expected))
-    voice.keep(run.log)
-    experiment = Experiment.of(run.config)
-    require_same_splits(run, experiment.data)
-    load_newest(run, experiment.state, voice)
-    if changes:
-        experiment = with_length(experiment, changes, allowed)
-    run.trim(experiment.state.epoch)
-    run.write("config.json", experiment.config.to_json())
-    return carry_out(experiment, run, voice, stop)
+    with run.claimed():
+        voice.keep(run.log)
+        experiment = Experiment.of(run.config)
+        require_same_splits(run, experiment.data)
+        before = load_newest(run, experiment.state, voice)
+        for difference in environment_differences(before, experiment.runtime.facts()):
+            if strict:
+                raise BadInput(f"the run would no longer be exact: {difference}; leave --strict-resume away to go on")
+            voice.say(f"note     not exact to the bit from here on: {difference}")
+        if changes:
+            experiment = with_length(experiment, changes, allowed)
+        run.trim(experiment.state.epoch)
+        run.write("config.json", experiment.config.to_json())
+        carry_out(experiment, run, voice, stop)
+    return run
 
 
-def load_newest(run: RunFolder, state: TrainState, voice: Voice) -> None:
-    """Fill `state` from the newest checkpoint that is whole; a run that has none yet begins anew.
+def load_newest(run: RunFolder, state: TrainState, voice: Voice) -> Mapping[str, Any]:
+    """Fill `state` from the newest checkpoint that is whole, and return the environment it was written in.
+
+    A run that has no checkpoint yet begins anew.
 
     Raises NoSoundCheckpoint if there are some and all are damaged: starting over would hide what was lost.
     """
     damaged = []
     for path in run.all_checkpoints():
         try:
-            load_checkpoint(path, state)
+            return dict(load_checkpoint(path, state)["environment"])
         except Damaged as error:
             voice.say(f"note     {error}; trying the one before")
             damaged.append(path.name)
-        else:
-            return
     if damaged:
         raise NoSoundCheckpoint(f"none of the checkpoints in {run.path} is whole ({', '.join(damaged)})")
+    return {}
+
+
+def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What decides the bits of a run and is not as it was, in words.
+
+    >>> environment_differences({"threads": 2, "torch": "2.15"}, {"threads": 4, "torch": "2.15"})
+    ['threads was 2, now 4']
+    """
+    return [f"{name} was {before[name]}, now {now[name]}" for name in before if before[name] != now.get(name)]
 
 
 def with_length(experiment: Experiment, changes: Mapping[str, Any], allowed: Collection[str]) -> Experiment:

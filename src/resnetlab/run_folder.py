@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
+import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +71,30 @@ class RunFolder:
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             raise BadInput(f"{printable(path)} {what}; `resnetlab runs FOLDER` lists the runs there are")
         return cls(path)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other trainers out of the folder while inside, and sweep what a dead one left half written.
+
+        Raises BadInput if another one is in there. The lock ends with the process, however it ends.
+        """
+        try:
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise DiskTrouble(f"could not write into {printable(self.path)}: {error.strerror or error}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                holder = printable(lock.read().strip())
+                raise BadInput(f"{printable(self.path)} is in use by another run ({holder})") from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}\n")
+            lock.flush()
+            for stale in self.path.rglob(".*.tmp"):
+                stale.unlink(missing_ok=True)
+            yield
 
     @cached_property
     def config(self) -> RunConfig:

@@ -17,6 +17,7 @@ from resnetlab.evaluation.record import Evaluation, write_evaluation
 from resnetlab.model_file import Model, read_model
 from resnetlab.run_folder import RunFolder
 from resnetlab.runtime import Runtime, start
+from resnetlab.stopping import StopRequest, Watched
 
 SplitName = Literal["val", "test"]
 
@@ -62,15 +63,17 @@ def score_split(
     folder: Path | None = None,
     *,
     all_probabilities: bool = False,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """The metrics of a model on a split, JSON-able; with a `folder`, its tables and pictures are written there too.
 
-    Raises BadInput if the data has other classes than the model.
+    Raises BadInput if the data has other classes than the model, and StopAsked when `stop` has been requested.
     """
     require_same_classes(model.classes, data.classes)
     runtime = Runtime(device)  # fp32, whatever the training computed in
     split = getattr(data, split_name)
-    scores, _ = probabilities(runtime.place(model.network), evaluation_batches(split, data, runtime), runtime)
+    batches = Watched(evaluation_batches(split, data, runtime), stop or StopRequest())
+    scores, _ = probabilities(runtime.place(model.network), batches, runtime)
     facts = {
         "split": split_name,
         "data": data.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,10 +27,11 @@ MAX_HEADER = 64 * 2**20  # bytes; a damaged length must not make us allocate the
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, size: int) -> Iterator[BinaryIO]:
     """Write a file whole or not at all: temporary neighbour, flush to disk, rename over `path`, flush the folder.
 
-    Raises DiskTrouble (what could not be written, and why) and leaves an older file of that name as it was.
+    Raises DiskTrouble (what could not be written, why, the bytes needed and free) and leaves an older file of that name
+    as it was.
     """
     temporary: str | None = None
     try:
@@ -42,11 +44,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         Path(temporary).replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise DiskTrouble(f"could not write {printable(path)}: {error.strerror or error}") from error
+        raise DiskTrouble(f"could not write {printable(path)}: {error.strerror or error}{room(path, size)}") from error
     finally:
         if temporary is not None:
             with suppress(OSError):  # already renamed, or the folder is gone
                 Path(temporary).unlink()
+
+
+def room(path: Path, size: int) -> str:
+    """The bytes that a file needs and those that are free where it goes, for a sentence."""
+    with suppress(OSError):  # the folder is gone
+        return f" ({size:,} bytes needed, {shutil.disk_usage(path.parent).free:,} free)"
+    return ""
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,8 +69,9 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file whole or not at all."""
-    with replacing(path) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))  # a file name on Linux need not be UTF-8
+    content = text.encode("utf-8", "surrogateescape")  # a file name on Linux need not be UTF-8
+    with replacing(path, len(content)) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,7 +91,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     place = content.find(UNSEALED.encode())
     digest = hashlib.sha256(content).hexdigest()
     content[place : place + 64] = digest.encode()
-    with replacing(path) as file:
+    with replacing(path, len(content)) as file:
         file.write(content)
     return digest
 

@@ -1,16 +1,23 @@
-"""Being asked to stop: signals and a time limit become a question that is answered between two steps."""
+"""Being asked to stop: signals and a time limit become a question that is answered where the state is whole."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+from typing import Generic, TypeVar
 
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+Item = TypeVar("Item")
+
+
+class StopAsked(Exception):
+    """Raised between two batches of an evaluation; whoever listens saves, and says how to go on."""
 
 
 class StopRequest:
@@ -46,3 +53,27 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Watched(Generic[Item]):
+    """The same items, as often as they are asked for; StopAsked between two of them if a stop has been requested."""
+
+    items: Iterable[Item]
+    stop: StopRequest
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self.items:
+            if self.stop.reason:
+                raise StopAsked
+            yield item
+
+
+def leave_on_sigterm() -> None:
+    """Before a run listens, and outside of runs, let SIGTERM and SIGUSR1 end the program as cleanly as Ctrl-C."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name} before anything was begun")
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, leave)

@@ -5,8 +5,8 @@ Only matplotlib's `Figure` is used, never pyplot: no display is needed and no fi
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,8 @@ import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from resnetlab.errors import DiskTrouble, printable
+from resnetlab.errors import printable
+from resnetlab.sealed import replacing
 
 DPI = 130
 HEADER = 0.85  # inches above the axes
@@ -120,15 +121,10 @@ def save(figure: Figure, path: str | Path) -> None:
 
     Letters that no installed font has become boxes, without a warning. Raises `DiskTrouble`.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with house_style(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-            figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
-        figure.set_layout_engine("none")  # laid out again it would move by a hair
-        partial.replace(path)
-    except OSError as error:
-        raise DiskTrouble(f"the picture {printable(path)} could not be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    picture = io.BytesIO()
+    with house_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
+        figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")  # laid out again it would move by a hair
+    with replacing(Path(path), len(picture.getvalue())) as file:
+        file.write(picture.getvalue())

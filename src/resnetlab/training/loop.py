@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn, optim
 from torch.amp import GradScaler
 
-from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
+from resnetlab.data.loaders import Batch, TrainBatches
 from resnetlab.errors import NonFinite
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.metrics import Score
@@ -62,8 +62,8 @@ class Batches:
     """What the network sees: training batches, a fixed sample of the same images unaugmented, and validation."""
 
     train: TrainBatches
-    train_sample: EvalBatches
-    val: EvalBatches
+    train_sample: Iterable[Batch]
+    val: Iterable[Batch]
 
 
 @dataclass(frozen=True)
