@@ -19,7 +19,6 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
 from resnetlab.sealed import read_sealed, write_sealed
-from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import save_checkpoint
 from resnetlab.training.loop import TrainState
 from resnetlab.training.optim import make_optimizer
@@ -231,13 +230,7 @@ def test_other_weights_under_the_same_digest_are_refused(path: Path) -> None:
 
 def test_a_checkpoint_is_no_model(path: Path) -> None:
     model = network()
-    state = TrainState(
-        model=model,
-        average=WeightAverage(model, 0.0),
-        optimizer=make_optimizer(model, "sgd", lr=0.1),
-        scaler=Runtime(torch.device("cpu")).grad_scaler(),
-        sums=torch.zeros(3),
-    )
+    state = TrainState.begin(model, make_optimizer(model, "sgd", lr=0.1), Runtime(torch.device("cpu")))
     save_checkpoint(path, state, {})
     assert "is not a model file but a resnetlab-checkpoint" in refused(path)
 

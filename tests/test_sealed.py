@@ -269,7 +269,7 @@ def test_an_interrupted_write_leaves_the_older_file(tmp_path: Path) -> None:
     path.write_bytes(b"older")
 
     def interrupted() -> None:
-        with sealed.replacing(path) as file:
+        with sealed.replacing(path, 5) as file:
             file.write(b"new")
             raise KeyboardInterrupt
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from resnetlab.config import AugmentConfig, DataConfig, RunConfig
@@ -25,12 +24,12 @@ from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.weights import load_pretrained
 from resnetlab.runtime import Runtime, start
-from resnetlab.training.average import WeightAverage
 from resnetlab.training.loop import Batches, Plan, TrainState
 from resnetlab.training.optim import make_optimizer
 from resnetlab.training.schedule import Extended, Schedule
 
 EVAL_BATCH = 256  # always the same, so that a score is the same to the last digit wherever it is computed
+SKIPS = 10  # steps left out for a loss or gradient that is not finite, where that is allowed at all
 SAMPLE = 5000  # training images scored beside validation, at most
 
 
@@ -154,13 +153,9 @@ def make_schedule(config: RunConfig, lengths: Sequence[int], steps_per_epoch: in
 def make_state(config: RunConfig, network: ResNet, runtime: Runtime) -> TrainState:
     """The state before the first step."""
     model = runtime.place(network)
-    return TrainState(
-        model=model,
-        average=WeightAverage(model, config.ema),
-        optimizer=make_optimizer(model, **config.optim.model_dump()),
-        scaler=runtime.grad_scaler(),
-        sums=torch.zeros(3, device=runtime.device),
-    )
+    optimizer = make_optimizer(model, **config.optim.model_dump())
+    skips = SKIPS if config.on_nonfinite == "skip" else 0
+    return TrainState.begin(model, optimizer, runtime, ema=config.ema, skips=skips)
 
 
 def resolved(config: RunConfig) -> RunConfig:

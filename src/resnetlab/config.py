@@ -206,6 +206,8 @@ class RunConfig(Section):
     """validation score that chooses the best epoch"""
     patience: Annotated[int, Field(ge=0)] = 0
     """epochs without a better one before training stops early; 0 is never"""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """a step whose loss or gradient is NaN or infinite: end the run, or leave the step out (10 of them at most)"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """seed of initialisation, order and augmentation"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -9,7 +9,7 @@ from pathlib import Path
 from resnetlab.assembly import Experiment, resolved
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
-from resnetlab.errors import Stopped
+from resnetlab.errors import NonFinite, Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.facts import environment, epoch_line, introduction, score_line, split_facts
 from resnetlab.keeping import Keeper
@@ -81,6 +81,8 @@ def learn(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopReques
             keeper.commit(last=True)
             told = f"stopped by {stop.reason} at step {state.step} of {experiment.plan.steps}"
             raise Stopped(f"{told}; {go_on(run)}") from None
+        except NonFinite as error:
+            raise NonFinite(f"{error}; {keeper.kept()}") from error
     keeper.settle()
 
 

@@ -14,7 +14,7 @@ from resnetlab.model_file import save_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.run_folder import RunFolder
 from resnetlab.training.checkpoint import save_checkpoint
-from resnetlab.training.loop import EpochReport
+from resnetlab.training.loop import EpochReport, require_finite
 from resnetlab.training.selection import best_epoch
 
 ATTEMPTS = 3  # in a row; a disk that is full now may have been cleared by the next checkpoint
@@ -65,6 +65,7 @@ class Keeper:
     def write(self) -> None:
         """Best model, metrics, checkpoint; the checkpoint is the commit."""
         experiment, run = self.experiment, self.run
+        require_finite(experiment.state, experiment.batches, experiment.plan)
         if self.owed_model is not None:
             network, facts = self.owed_model
             save_model(run.best, network, experiment.data.classes, experiment.data.preprocessing, facts)

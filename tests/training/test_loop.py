@@ -23,7 +23,6 @@ from resnetlab.evaluation.metrics import Score
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
-from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import load_checkpoint, optimizer_tensors, save_checkpoint
 from resnetlab.training.loop import Batches, EpochReport, Plan, StepDone, TrainState, fit, train_step
 from resnetlab.training.optim import make_optimizer
@@ -57,13 +56,8 @@ def make_state(
     model = runtime.place(build_model(TINY, 3, seed=seed))
     if frozen:
         model.freeze_backbone()
-    return TrainState(
-        model=model,
-        average=WeightAverage(model, ema),
-        optimizer=make_optimizer(model, optimizer, lr=0.0, weight_decay=0.01, decay_norms=False),
-        scaler=runtime.grad_scaler(),
-        sums=torch.zeros(3),
-    )
+    rule = make_optimizer(model, optimizer, lr=0.0, weight_decay=0.01, decay_norms=False)
+    return TrainState.begin(model, rule, runtime, ema=ema)
 
 
 def constant(lr: float) -> Callable[..., float]:
@@ -250,7 +244,7 @@ def test_a_non_finite_loss_is_raised_before_the_epoch_is_reported() -> None:
     state = make_state()
     events = fit(state, make_batches(), make_plan(6, lr=1e30), FP32)
     assert [type(next(events)) for _ in range(3)] == [StepDone] * 3
-    with pytest.raises(NonFinite, match=r"training loss became nan in epoch 1 \(step 3, learning rate 1e\+30\)"):
+    with pytest.raises(NonFinite, match=r"NaN or infinite in epoch 1 \(step 2, learning rate 1e\+30"):
         next(events)
     assert state.scores == ()
 

@@ -41,13 +41,21 @@ class TrainBatches:
     def __len__(self) -> int:
         return max(1, len(self.split) // self.batch_size)
 
+    def indices(self, order: Tensor, number: int) -> Tensor:
+        return order[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """The images of one batch, by name."""
+        order = Draws(self.seed, epoch, len(self.split)).order()
+        return [self.split.names[index] for index in self.indices(order, number).tolist()]
+
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches number `start` up to `stop` (default: all) of one epoch."""
         draws = Draws(self.seed, epoch, len(self.split))
         tables = [draws.uniform(step.purpose, step.columns) for step in self.augmentations]
         order = draws.order()
         for number in range(start, len(self) if stop is None else stop):
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            indices = self.indices(order, number)
             images, labels = pick(self.split, indices, self.runtime)
             for step, table in zip(self.augmentations, tables, strict=True):
                 images = step.apply(images, table[indices].to(images.device, non_blocking=True))

@@ -25,7 +25,7 @@ def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> 
     if state.average.decay:
         tensors |= {f"average.{name}": value for name, value in state.average.model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(state.model, state.optimizer).items()}
-    tensors["sums"] = state.sums
+    tensors |= {"sums": state.sums, "left_out": state.guard.counts}
     counters = {"step": state.step, "batch": state.batch, "seconds": state.seconds}
     scores = [asdict(score) for score in state.scores]
     write_sealed(
@@ -68,6 +68,7 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     restore_optimizer(state.model, state.optimizer, part(tensors, "optimizer."))
     state.scaler.load_state_dict(facts["scaler"])
     state.sums.copy_(tensors["sums"])
+    state.guard.counts.copy_(tensors["left_out"])
     state.step, state.batch = facts["counters"]["step"], facts["counters"]["batch"]
     state.seconds = facts["counters"]["seconds"]
     state.scores = tuple(Score(**score) for score in facts["scores"])

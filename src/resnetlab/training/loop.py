@@ -12,13 +12,16 @@ from torch import Tensor, nn, optim
 from torch.amp import GradScaler
 
 from resnetlab.data.loaders import Batch, TrainBatches
-from resnetlab.errors import NonFinite
+from resnetlab.errors import NonFinite, printable
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.metrics import Score
 from resnetlab.models.resnet import ResNet
 from resnetlab.runtime import Runtime
 from resnetlab.training.average import WeightAverage
+from resnetlab.training.guard import Guard
 from resnetlab.training.selection import has_stalled
+
+LOOK_EVERY = 50  # steps between two looks at the guard; each waits for the device
 
 
 @dataclass
@@ -29,11 +32,26 @@ class TrainState:
     average: WeightAverage[ResNet]
     optimizer: optim.Optimizer
     scaler: GradScaler
+    guard: Guard
     sums: Tensor  # loss, correct answers and images of the unfinished epoch, on the device
     step: int = 0
     batch: int = 0  # batches of the unfinished epoch that are done
     seconds: float = 0.0  # spent on them
     scores: tuple[Score, ...] = ()  # validation scores of the finished epochs
+
+    @classmethod
+    def begin(
+        cls, model: ResNet, optimizer: optim.Optimizer, runtime: Runtime, *, ema: float = 0.0, skips: int = 0
+    ) -> TrainState:
+        """The state before the first step of a network that is on the device already."""
+        return cls(
+            model=model,
+            average=WeightAverage(model, ema),
+            optimizer=optimizer,
+            scaler=runtime.grad_scaler(),
+            guard=Guard(model, optimizer, skips, runtime.device),
+            sums=torch.zeros(3, device=runtime.device),
+        )
 
     @property
     def epoch(self) -> int:
@@ -93,7 +111,7 @@ class EpochReport:
 def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> Iterator[StepDone | EpochReport]:
     """Train from wherever `state` is to the end of the plan; the caller records, saves, plots, and may stop listening.
 
-    Raises NonFinite, before the report of an epoch whose loss is not a number.
+    Raises NonFinite when more steps were left out than the guard allows, or when validation finds no finite loss.
     """
     while not plan.is_over(state):
         state.model.train()
@@ -102,6 +120,8 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
         for batch in batches.train.epoch(state.epoch, state.batch, stop):
             train_step(state, batch, plan, runtime)
             state.seconds = time.perf_counter() - began
+            if state.step % LOOK_EVERY == 0:
+                require_finite(state, batches, plan)
             yield StepDone(state.epoch, state.batch, stop)
         yield finish_epoch(state, batches, plan, runtime)
 
@@ -112,6 +132,7 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
     for group in state.optimizer.param_groups:
         group["lr"] = lr
 
+    before, sums = state.guard.remember(), torch.zeros_like(state.sums)
     parts = max(1, min(plan.accumulate, len(batch.labels) // 2))  # a norm cannot train on a single image
     for images, labels in zip(batch.images.tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
         with runtime.autocast():
@@ -120,15 +141,19 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
         state.scaler.scale(loss * (len(labels) / len(batch.labels))).backward()
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
-            state.sums += torch.stack((loss * len(labels), correct.float(), loss.new_full((), len(labels))))
+            sums += torch.stack((loss * len(labels), correct.float(), loss.new_full((), len(labels))))
 
+    state.scaler.unscale_(state.optimizer)
+    norm = state.guard.gradient_norm()
+    # A scaler expects infinite gradients, and leaves those steps out by itself.
+    bad = state.guard.judge(state.step, before, sums[0], torch.zeros_like(norm) if state.scaler.is_enabled() else norm)
     if plan.clip_norm < math.inf:
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), plan.clip_norm)
+        nn.utils.clip_grads_with_norm_(state.model.parameters(), plan.clip_norm, norm)
     state.scaler.step(state.optimizer)  # a disabled scaler passes everything through
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
 
+    state.sums += torch.where(bad, 0, sums)
     state.average.update()
     state.step += 1
     state.batch += 1
@@ -136,13 +161,14 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
 
 def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> EpochReport:
     """Score the epoch's weights, count the epoch as done, and begin the next one's sums."""
-    loss, correct, images = state.sums.tolist()  # the one place of an epoch that waits for the device
+    require_finite(state, batches, plan)
+    loss, correct, images = state.sums.tolist()
     seconds = state.seconds
     lr = plan.schedule(state.step - 1, state.scores)
-    require_finite("training", loss / images, state, lr)
     train = evaluate(state.average.model, batches.train_sample, runtime)
     val = evaluate(state.average.model, batches.val, runtime)
-    require_finite("validation", val.loss, state, lr)  # the epoch's last step may be the one that blew up
+    if not math.isfinite(val.loss):  # the epoch's last step may be the one that blew up
+        raise NonFinite(f"the validation loss became {val.loss} in epoch {state.epoch + 1} ({told(state.step, lr)})")
     state.scores += (val,)
     state.sums.zero_()
     state.batch, state.seconds = 0, 0.0
@@ -159,10 +185,19 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
     )
 
 
-def require_finite(which: str, loss: float, state: TrainState, lr: float) -> None:
-    """NonFinite, with what to try, if a loss is not a number."""
-    if not math.isfinite(loss):
-        raise NonFinite(
-            f"the {which} loss became {loss} in epoch {state.epoch + 1} (step {state.step}, learning rate {lr:.3g}); "
-            "try a smaller --lr, a warm-up, or --clip-norm 1"
-        )
+def require_finite(state: TrainState, batches: Batches, plan: Plan) -> None:
+    """NonFinite, with the step and its images, if more steps had to be left out than are allowed."""
+    culprit = state.guard.culprit()
+    if culprit is None:
+        return
+    began = state.step - state.batch  # the step at which this epoch began
+    names = batches.train.names(state.epoch, culprit - began)
+    shown = f"{', '.join(map(printable, names[:3]))}{f' and {len(names) - 3} more' * (len(names) > 3)}"
+    when = told(culprit + 1, plan.schedule(culprit, state.scores))
+    raise NonFinite(
+        f"the loss or its gradient became NaN or infinite in epoch {state.epoch + 1} ({when}); its images: {shown}"
+    )
+
+
+def told(step: int, lr: float) -> str:
+    return f"step {step}, learning rate {lr:.3g}: try a smaller --lr, a warm-up, or --clip-norm 1"

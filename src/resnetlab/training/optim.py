@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn, optim
 
 from resnetlab.errors import unknown
@@ -35,7 +36,11 @@ def make_optimizer(
     fused = all(p.device.type in ("cpu", "cuda", "mps") for p in trained)
     match name:
         case "sgd":
-            return optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
+            sgd = optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
+            for parameter in trained if momentum else ():
+                # Otherwise taken from uninitialised memory, if the first step of all has to be left out.
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            return sgd
         case "adam":
             return optim.Adam(groups, lr=lr, betas=betas, fused=fused)
         case "adamw":
