@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--freeze"], "must come from --pretrained"),
         (["train", "--pretrained", "nowhere.pth"], "nowhere.pth"),
         (["train", "--augment.crop", "9", "--augment.crop-padding", "reflect"], "smaller than the image, 8 px"),
-        (["resume"], "RUN is missing"),
+        (["resume"], "say first which run to go on with"),
         (["resume", "nowhere"], "nowhere does not exist"),
         (["resume", "."], "is not a run folder"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
@@ -177,9 +177,38 @@ def test_the_time_limit_stops_with_code_6_and_the_named_command_goes_on(command:
     assert "go on with: resnetlab resume run" in err
     assert command("train", *TINY, "--out", "run", "--resume", "auto")[0] == 0
     assert RunFolder.open(tmp_path / "run").is_scored
-    assert "seed was 0, now 1" in command.refuse("train", *TINY, "--out", "run", "--resume", "auto", "--seed", 1)
+    assert "seed was 0, now 1; leave that as it was" in command.refuse(
+        "train", *TINY, "--out", "run", "--resume", "auto", "--seed", 1
+    )
     assert command("resume", "run", "--epochs", 2)[0] == 0
     assert len(RunFolder.open(tmp_path / "run").rows) == 2
+
+
+def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: Any, tmp_path: Path) -> None:
+    assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
+    refused = command.refuse("resume", "run", "--lr", 0.01, "--seed", 3)
+    assert "optim.lr was 0.05, now 0.01; seed was 0, now 3" in refused
+    assert refused.endswith("resume with --allow-change optim.lr seed")
+    code, out, err = command(
+        "resume", "run", "--lr", 0.01, "--checkpoint.keep", 1, "--allow-change", "optim.lr", "--max-minutes", 0
+    )
+    assert code == 6, err
+    assert "note     optim.lr was 0.05, now 0.01" in out
+    assert "note     checkpoint.keep was 2, now 1" in out
+    assert RunFolder.open(tmp_path / "run").config.optim.lr == 0.01
+
+
+def test_what_makes_a_resume_inexact_is_said_or_refused(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
+    assert command("resume", "run", "--strict-resume", "--max-minutes", 0)[0] == 6
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    refused = command.refuse("resume", "run", "--strict-resume")
+    assert "would no longer be exact: threads was 1, now 7" in refused
+    code, out, _ = command("resume", "run", "--max-minutes", 0)
+    assert code == 6
+    assert "threads was 1, now 7: not exact to the bit from here on" in out
 
 
 def print_config(command: Any, *words: object) -> dict[str, Any]:

@@ -28,16 +28,11 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Go on with a run from its newest checkpoint; a finished run gets what its evaluation lacks."""
+    """Go on with a run from its newest checkpoint; a finished run is scored if need be, or made longer by --epochs."""
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """the run's folder"""
-    epochs: int | None = None
-    """a new total length; a finished run is extended to it"""
-    steps: int | None = None
-    """likewise, in optimiser steps"""
+    config: Annotated[RunConfig, arg(name="")]
     allow_change: tuple[str, ...] = ()
-    """settings that may change in an unfinished run: epochs"""
+    """settings that may change, by their path (optim.lr); epochs: the length of an unfinished run"""
     strict_resume: bool = False
     """refuse where the result could differ from an uninterrupted run's: another torch, thread count, precision …"""
     max_minutes: float | None = None

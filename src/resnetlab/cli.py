@@ -46,11 +46,12 @@ def train(arguments: Sequence[str]) -> None:
         print(given.config.model_dump_json(indent=2))
         return
     from resnetlab import experiment, resuming
+    from resnetlab.assembly import resolved
 
     if given.resume and given.out is None:
         raise BadInput("--resume auto goes on with the run in --out; give --out FOLDER too")
     if given.resume and given.out and (given.out / "config.json").exists():
-        resuming.resume(given.out, expected=given.config, max_minutes=given.max_minutes)
+        resuming.resume(given.out, changes=resolved(given.config).to_json(), max_minutes=given.max_minutes)
     else:
         experiment.train(given.config, given.out, max_minutes=given.max_minutes)
 
@@ -71,23 +72,32 @@ def starting_point(recipe: str | None, settings: dict[str, Any], flags: list[str
         name = data or dict(settings.get("data") or {}).get("name", "digits")
         recipe = RECIPE_FOR.get(name, "folder")
     config = recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
-    lengths = [flag for flag in ("--epochs", "--steps") if words(flags, flag)]
+    return ready_for_length(config, flags)
+
+
+def ready_for_length(config: RunConfig, flags: Sequence[str]) -> RunConfig:
+    """The config with its length given the way a flag gives it, in epochs or in steps."""
+    lengths = [flag.strip("-") for flag in ("--epochs", "--steps") if words(flags, flag)]
     if len(lengths) == 2:
         raise BadInput("give --epochs or --steps, not both")
-    placeholder = {"--epochs": {"epochs": 1}, "--steps": {"steps": 1}}
-    return config.changed(placeholder[lengths[0]]) if lengths else config
+    return config.changed({lengths[0]: 1}) if lengths else config
 
 
 def resume(arguments: Sequence[str]) -> None:
-    given = parse(ResumeArguments, arguments, "resnetlab resume RUN")
-    lengths = {key: value for key in ("epochs", "steps") if (value := getattr(given, key)) is not None}
-    if len(lengths) == 2:
-        raise BadInput("give --epochs or --steps, not both")
+    program = "resnetlab resume RUN"
+    if words(arguments, "--help", "-h"):
+        parse(ResumeArguments, ["--help"], program, ResumeArguments(recipes.quickstart()))
+    if not arguments or arguments[0].startswith("-"):
+        raise BadInput(f"say first which run to go on with: {program}")
     from resnetlab import resuming
+    from resnetlab.run_folder import RunFolder
 
+    run, flags = Path(arguments[0]), arguments[1:]
+    config = ready_for_length(RunFolder.open(run).config, flags)
+    given = parse(ResumeArguments, flags, program, ResumeArguments(config))
     resuming.resume(
-        given.run,
-        changes=lengths,
+        run,
+        changes=given.config.to_json(),
         allowed=given.allow_change,
         strict=given.strict_resume,
         max_minutes=given.max_minutes,

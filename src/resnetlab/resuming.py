@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetlab.assembly import Experiment, make_plan, resolved
+from resnetlab.assembly import Experiment, make_plan
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
 from resnetlab.data.datasets import ImageData
@@ -18,42 +18,59 @@ from resnetlab.stopping import StopRequest
 from resnetlab.training.checkpoint import load_checkpoint
 from resnetlab.training.loop import TrainState
 
+LENGTH = {"epochs", "steps", "extended_at"}
+HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test"}
+HARMLESS |= {"data.root", "data.download"}  # where the same images are found
+
 
 def resume(
     folder: Path | str,
     *,
     changes: Mapping[str, Any] | None = None,
     allowed: Collection[str] = (),
-    expected: RunConfig | None = None,
     strict: bool = False,
     voice: Voice | None = None,
     max_minutes: float | None = None,
 ) -> RunFolder:
-    """Go on with a run from its newest checkpoint; `changes` may give a finished run a new length.
+    """Go on with a run from its newest checkpoint, to the same bits as if it had never stopped.
 
-    Another length for an unfinished run is another recipe, and must be `allowed` by name ("epochs"). With `expected`,
-    BadInput unless the run has that config. What keeps a resumed run from equalling an uninterrupted one to the bit
-    (another torch, thread count, precision …) is said, or with `strict` refused.
+    `changes` are settings as for `RunConfig.changed`. A finished run may get a new length; any other change that
+    matters makes another run of it, and must be `allowed` by its path ("optim.lr"; "epochs" for the length of an
+    unfinished run). What keeps the bits from being the same (another torch, thread count, precision …) is said, or with
+    `strict` refused.
     """
     voice, stop = voice or Voice(), StopRequest(max_minutes)
     run = RunFolder.open(Path(folder))
-    if expected is not None:
-        require_same_config(run.config, resolved(expected))
     with run.claimed():
         voice.keep(run.log)
-        experiment = Experiment.of(run.config)
+        had = run.config
+        wanted = had.changed({name: value for name, value in (changes or {}).items() if name != "extended_at"})
+        changed = accepted_changes(had, wanted, allowed)
+        length = {name: getattr(had, name) for name in LENGTH}
+        experiment = Experiment.of(wanted.changed(length))
         require_same_splits(run, experiment.data)
         before = load_newest(run, experiment.state, voice)
-        for difference in environment_differences(before, experiment.runtime.facts()):
-            if strict:
-                raise BadInput(f"the run would no longer be exact: {difference}; leave --strict-resume away to go on")
-            voice.say(f"note     not exact to the bit from here on: {difference}")
-        if changes:
-            experiment = with_length(experiment, changes, allowed)
+        changed += inexact(before, experiment.runtime.facts(), strict=strict)
+        experiment = with_length(experiment, wanted, allowed)
+        for line in changed:
+            voice.say(f"note     {line}")
         run.trim(experiment.state.epoch)
         run.write("config.json", experiment.config.to_json())
         carry_out(experiment, run, voice, stop)
     return run
+
+
+def accepted_changes(had: RunConfig, wanted: RunConfig, allowed: Collection[str]) -> list[str]:
+    """The changed settings in words, the length apart; BadInput if one of them is not allowed."""
+    changed = [d for d in differences(had.to_json(), wanted.to_json()) if d[0] not in LENGTH]
+    refused = [name for name, *_ in changed if name not in HARMLESS | set(allowed)]
+    told = [f"{name} was {before!r}, now {now!r}" for name, before, now in changed]
+    if refused:
+        raise BadInput(
+            f"the run would become another one: {'; '.join(told)}; leave that as it was, train in a new folder, or "
+            f"resume with --allow-change {' '.join(refused)}"
+        )
+    return told
 
 
 def load_newest(run: RunFolder, state: TrainState, voice: Voice) -> Mapping[str, Any]:
@@ -75,18 +92,22 @@ def load_newest(run: RunFolder, state: TrainState, voice: Voice) -> Mapping[str,
     return {}
 
 
-def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What decides the bits of a run and is not as it was, in words.
+def inexact(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) -> list[str]:
+    """What decides the bits of a run and is not as it was, in words; with `strict` BadInput, if there is anything.
 
-    >>> environment_differences({"threads": 2, "torch": "2.15"}, {"threads": 4, "torch": "2.15"})
-    ['threads was 2, now 4']
+    >>> inexact({"threads": 2, "torch": "2.15"}, {"threads": 4, "torch": "2.15"}, strict=False)
+    ['threads was 2, now 4: not exact to the bit from here on']
     """
-    return [f"{name} was {before[name]}, now {now[name]}" for name in before if before[name] != now.get(name)]
+    found = [f"{name} was {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
+    if found and strict:
+        raise BadInput(f"the run would no longer be exact: {'; '.join(found)}; without --strict-resume it goes on")
+    return [f"{difference}: not exact to the bit from here on" for difference in found]
 
 
-def with_length(experiment: Experiment, changes: Mapping[str, Any], allowed: Collection[str]) -> Experiment:
-    """The experiment with another length: an extension if it was finished, else a changed recipe."""
-    state, plan, config = experiment.state, experiment.plan, experiment.config.changed(changes)
+def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[str]) -> Experiment:
+    """The experiment with the wanted length: an extension if it was finished, else a changed recipe."""
+    state, plan = experiment.state, experiment.plan
+    config = experiment.config.changed({"epochs": wanted.epochs, "steps": wanted.steps})
     steps = make_plan(config, len(experiment.batches.train)).steps
     if steps == plan.steps:
         return experiment
@@ -102,14 +123,6 @@ def with_length(experiment: Experiment, changes: Mapping[str, Any], allowed: Col
             "finish it first, or add --allow-change epochs"
         )
     return dataclasses.replace(experiment, config=config, plan=make_plan(config, len(experiment.batches.train)))
-
-
-def require_same_config(had: RunConfig, wanted: RunConfig) -> None:
-    """BadInput, naming the differences, unless both are the same."""
-    changed = differences(had.to_json(), wanted.to_json())
-    if changed:
-        told = "; ".join(f"{name} was {before!r}, now {now!r}" for name, before, now in changed)
-        raise BadInput(f"the run in this folder has another config ({told}); use the same one, or a new folder")
 
 
 def differences(had: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
