@@ -48,7 +48,7 @@ class Experiment:
 
     @classmethod
     def of(cls, config: RunConfig) -> Experiment:
-        runtime = start(config.device, config.precision)
+        runtime = start(config.device, config.precision, deterministic=config.deterministic)
         data = open_data(config.data)
         network, notes = make_network(config, data)
         batches = make_batches(config, data, runtime)

@@ -5,46 +5,20 @@ Imports no torch, so that the command line can parse, refuse and print in an ins
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, model_validator
 from tyro.conf import Suppress, arg
 
-from resnetlab.errors import BadInput, printable, unknown
+from resnetlab.errors import BadInput, unknown
 from resnetlab.models.zoo import ARCHITECTURES
+from resnetlab.section import Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of a config whose mistakes are told in one sentence with the path to the field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    prefix: ClassVar[str] = ""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def in_a_sentence(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise BadInput("; ".join(map(cls._sentence, error.errors(include_url=False)))) from error
-
-    @classmethod
-    def _sentence(cls, error: Any) -> str:
-        if not error["loc"]:  # a rule between fields, or the section is no table at all
-            return f"{cls.prefix.rstrip('.') or 'config'} {_plainly(error['msg']).split(' or instance')[0]}"
-        path = cls.prefix + ".".join(map(str, error["loc"]))
-        if error["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(error["loc"][0]), cls.model_fields, n=1)
-            hint = f"did you mean {cls.prefix}{near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
-            return f"unknown setting {printable(path)}; {hint}"
-        return f"{path} is {printable(repr(error['input']))}, but {_plainly(error['msg'])}"
 
 
 class DataConfig(Section):
@@ -214,6 +188,8 @@ class RunConfig(Section):
     """auto: CUDA, then MPS, then CPU"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware multiplies it"""
+    deterministic: bool = False
+    """on CUDA, only operations that give the same bits every time; on the CPU all do"""
     final_test: Literal["once", "never"] = "once"
     """whether the best weights are scored on the test split at the end"""
     extended_at: Suppress[tuple[int, ...]] = ()
@@ -241,8 +217,3 @@ class RunConfig(Section):
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
-
-
-def _plainly(message: str) -> str:
-    """pydantic's "Input should be greater than 0" inside a sentence of ours."""
-    return message.removeprefix("Value error, ").replace("Input should", "must", 1)

@@ -73,12 +73,16 @@ class Runtime:
         }
 
 
-def start(device: str = "auto", precision: str = "auto") -> Runtime:
+def start(device: str = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:
     """Choose the device (CUDA, then MPS, then CPU) and the precision (by capability, never by a timing).
 
-    Raises BadInput for a device that is not there or a precision it cannot compute in.
+    `deterministic` lets torch refuse operations that give other bits each time, for the whole process. Raises BadInput
+    for a device that is not there or a precision it cannot compute in.
     """
     keep_freed_memory()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's documentation asks for
+        torch.use_deterministic_algorithms(True)
     chosen = choose_device(device)
     return Runtime(chosen, choose_precision(precision, chosen))
 

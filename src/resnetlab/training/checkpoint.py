@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.metrics import Score
 from resnetlab.models.zoo import Architecture
 from resnetlab.sealed import read_sealed, write_sealed
@@ -46,33 +47,69 @@ def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> 
 def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     """Fill `state` from a checkpoint and return its other facts.
 
-    Raises BadInput for a damaged or foreign file, or one of another network; `state` is untouched then.
+    Raises Damaged for a file that is not whole or does not hold what it should, and BadInput for one of another kind or
+    network; `state` is untouched then.
     """
     tensors, facts = read_sealed(path)
     if facts.get("format") != FORMAT:
-        raise BadInput(f"{printable(path)} is not a checkpoint but a {facts.get('format')}")
-    if facts["format_version"] != VERSION:
+        raise BadInput(f"{printable(path)} is not a checkpoint but a {_shown(facts.get('format'))}")
+    if facts.get("format_version") != VERSION:
+        given = _shown(facts.get("format_version"))
+        raise BadInput(f"{printable(path)} has checkpoint format {given}; this version reads {VERSION}")
+    try:
+        # The architecture too, not the tensors alone: a plain net has the keys of a residual one.
+        other = Architecture.from_json(facts["architecture"]) != state.model.architecture
+    except (KeyError, TypeError, BadInput) as error:
+        raise _incomplete(path, error) from error
+    if other:
         raise BadInput(
-            f"{printable(path)} has checkpoint format {facts['format_version']}; this version reads {VERSION}"
+            f"{printable(path)} holds another network than this run trains: {_shown(facts['architecture'])}"
         )
-    # The architecture too, not the tensors alone: a plain net has the keys of a residual one.
-    if Architecture.from_json(facts["architecture"]) != state.model.architecture:
-        raise BadInput(f"{printable(path)} holds another network than this run trains: {facts['architecture']}")
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:
         require_same(state.average.model, part(tensors, "average."), path)
+    try:  # a digest can be right and the rest not: whatever is missing or nonsense must show before anything changes
+        step, batch, seconds = counters(facts["counters"])
+        scores = tuple(Score(**{name: number(value) for name, value in score.items()}) for score in facts["scores"])
+        memory = optimizer_memory(state.model, state.optimizer, part(tensors, "optimizer."))
+        sums, left_out = like(state.sums, tensors["sums"]), like(state.guard.counts, tensors["left_out"])
+        scaler = {name: number(value) for name, value in facts["scaler"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _incomplete(path, error) from error
 
     state.model.load_state_dict(part(tensors, "model."))
     if state.average.decay:
         state.average.model.load_state_dict(part(tensors, "average."))
-    restore_optimizer(state.model, state.optimizer, part(tensors, "optimizer."))
-    state.scaler.load_state_dict(facts["scaler"])
-    state.sums.copy_(tensors["sums"])
-    state.guard.counts.copy_(tensors["left_out"])
-    state.step, state.batch = facts["counters"]["step"], facts["counters"]["batch"]
-    state.seconds = facts["counters"]["seconds"]
-    state.scores = tuple(Score(**score) for score in facts["scores"])
+    state.optimizer.state.clear()
+    state.optimizer.state.update(memory)
+    if scaler.keys() == state.scaler.state_dict().keys():  # else it was written in another precision: begin afresh
+        state.scaler.load_state_dict(scaler)
+    state.sums.copy_(sums)
+    state.guard.counts.copy_(left_out)
+    state.step, state.batch, state.seconds, state.scores = step, batch, seconds, scores
     return facts
+
+
+def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
+    """Step, batch and seconds; ValueError for what cannot have been counted."""
+    step, batch, seconds = given["step"], given["batch"], number(given["seconds"])
+    if type(step) is not int or type(batch) is not int or not 0 <= batch <= step < 2**53 or not 0 <= seconds < math.inf:
+        raise ValueError(f"its counters are {dict(given)}")
+    return step, batch, seconds
+
+
+def number(value: object) -> Any:
+    """The value; TypeError if it is no number. A score may be NaN: undefined."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} stands where a number is needed")
+    return value
+
+
+def like(here: Tensor, there: Tensor) -> Tensor:
+    """`there`; ValueError unless it has the shape and type of `here`."""
+    if (here.shape, here.dtype) != (there.shape, there.dtype):
+        raise ValueError(f"{_kind(there)} stands where {_kind(here)} is needed")
+    return there
 
 
 def optimizer_tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
@@ -85,17 +122,34 @@ def optimizer_tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str,
     }
 
 
-def restore_optimizer(model: nn.Module, optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`; each tensor gets its parameter's device and memory layout back."""
-    parameters = dict(model.named_parameters())
-    optimizer.state.clear()
+def optimizer_memory(
+    model: nn.Module, optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[Tensor, dict[str, Tensor]]:
+    """The inverse of `optimizer_tensors`; each tensor gets its parameter's device and memory layout back.
+
+    ValueError unless every trained parameter has what the optimiser keeps, or, before the first step, none has.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    kinds = memory_of(optimizer)
+    wanted = {f"{key}/{name}" for key in kinds for name in trained}
+    if tensors and tensors.keys() != wanted:
+        raise ValueError(f"the optimiser's memory differs: {', '.join(sorted(tensors.keys() ^ wanted)[:3])}")
+    memory: dict[Tensor, dict[str, Tensor]] = {parameter: {} for parameter in trained.values() if tensors}
     for path, value in tensors.items():
         key, name = path.split("/", 1)
-        parameter = parameters[name]
-        like = value.to(parameter.device)  # Adam's step count, too: a fused optimiser wants it beside the parameter
-        if value.shape == parameter.shape:
-            like = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-        optimizer.state[parameter][key] = like
+        parameter = trained[name]
+        if key == "step":  # Adam's count, too: a fused optimiser wants it beside the parameter
+            memory[parameter][key] = like(value.new_zeros((), dtype=torch.float32), value).to(parameter.device)
+        else:
+            memory[parameter][key] = torch.empty_like(parameter, requires_grad=False).copy_(like(parameter, value))
+    return memory
+
+
+def memory_of(optimizer: optim.Optimizer) -> tuple[str, ...]:
+    """What the optimiser keeps for each parameter."""
+    if isinstance(optimizer, optim.SGD):
+        return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    return ("exp_avg", "exp_avg_sq", "step")
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -103,11 +157,24 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def require_same(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """BadInput unless `tensors` fit the network name by name and shape by shape."""
-    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    there = {name: tuple(value.shape) for name, value in tensors.items()}
+    """BadInput unless `tensors` fit the network name by name, shape by shape and type by type."""
+    here = {name: _kind(value) for name, value in model.state_dict().items()}
+    there = {name: _kind(value) for name, value in tensors.items()}
     differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
-        shown = ", ".join(f"{n} (here {here.get(n)}, there {there.get(n)})" for n in differing[:3])
+        shown = ", ".join(f"{printable(n)} (here {here.get(n)}, there {there.get(n)})" for n in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise BadInput(f"{printable(path)} holds another network; tensors that differ: {shown}{more}")
+
+
+def _kind(value: Tensor) -> str:
+    """The shape, and the type where it is not the usual one."""
+    return f"{tuple(value.shape)}" + ("" if value.dtype == torch.float32 else f" {value.dtype}")
+
+
+def _incomplete(path: Path, error: Exception) -> Damaged:
+    return Damaged(f"{printable(path)} has a right digest, but not what a checkpoint holds: {_shown(error)}")
+
+
+def _shown(value: object) -> str:
+    return printable(value)[:200]
