@@ -34,7 +34,7 @@ def folder() -> RunConfig:
 
 
 def finetune() -> RunConfig:
-    """ResNet-34 with torchvision's ImageNet weights, every layer trained on a folder of images."""
+    """ResNet-34 with torchvision's ImageNet weights, every layer trained on a folder of images. Not measured yet."""
     return RunConfig(
         recipe="finetune",
         data=DataConfig(image_size=224, normalize="imagenet"),
@@ -49,7 +49,10 @@ def finetune() -> RunConfig:
 
 
 def notebook_resnet34() -> RunConfig:
-    """ResNet-34 as the classic tutorial trains it: 7x7 stem on 32 px, Adam, no augmentation, no schedule."""
+    """ResNet-34 as the classic tutorial trains it: 7x7 stem on 32 px, Adam, no augmentation, no schedule.
+
+    Measured (seed 0, CIFAR-10 as JPEG, 45k/5k): 74.24 % of 5,000 test images.
+    """
     return RunConfig(
         recipe="notebook-resnet34",
         data=DataConfig(name="cifar10"),
@@ -60,7 +63,10 @@ def notebook_resnet34() -> RunConfig:
 
 
 def notebook_resnet18() -> RunConfig:
-    """ResNet-18 as the classic tutorial trains it: crop and flip, Adam, lower when validation stalls."""
+    """ResNet-18 as the classic tutorial trains it: crop and flip, Adam, lower when validation stalls.
+
+    Not measured yet.
+    """
     return RunConfig(
         recipe="notebook-resnet18",
         data=DataConfig(name="cifar10"),
@@ -85,7 +91,7 @@ def cifar10_resnet18() -> RunConfig:
 
 
 def cifar10_resnet34() -> RunConfig:
-    """ResNet-34 with the 3x3 stem, otherwise as `cifar10-resnet18`."""
+    """ResNet-34 with the 3x3 stem, otherwise as `cifar10-resnet18`. Not measured yet."""
     return cifar10_resnet18().changed({"recipe": "cifar10-resnet34", "model": {"name": "resnet34"}})
 
 
@@ -106,7 +112,7 @@ def paper(depth: int) -> Callable[[], RunConfig]:
             steps=64_000,
         )
 
-    recipe.__doc__ = f"ResNet-{depth} of the paper's Section 4.2: 64,000 steps of 128, crop and flip."
+    recipe.__doc__ = f"ResNet-{depth} of the paper's Section 4.2: 64,000 steps of 128, crop and flip. Not measured yet."
     return recipe
 
 
