@@ -187,13 +187,13 @@ def test_the_time_limit_stops_with_code_6_and_the_named_command_goes_on(command:
 def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: Any, tmp_path: Path) -> None:
     assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
     refused = command.refuse("resume", "run", "--lr", 0.01, "--seed", 3)
-    assert "optim.lr was 0.05, now 0.01; seed was 0, now 3" in refused
+    assert "optim.lr was 0.03, now 0.01; seed was 0, now 3" in refused
     assert refused.endswith("resume with --allow-change optim.lr seed")
     code, out, err = command(
         "resume", "run", "--lr", 0.01, "--checkpoint.keep", 1, "--allow-change", "optim.lr", "--max-minutes", 0
     )
     assert code == 6, err
-    assert "note     optim.lr was 0.05, now 0.01" in out
+    assert "note     optim.lr was 0.03, now 0.01" in out
     assert "note     checkpoint.keep was 2, now 1" in out
     assert RunFolder.open(tmp_path / "run").config.optim.lr == 0.01
 

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from resnetlab import recipes
+
 ROOT = Path(__file__).parents[1]
 RESULTS, README = ROOT / "results", ROOT / "README.md"
 BEGIN, END = "<!-- results: written by tools/results.py -->\n", "<!-- end of results -->\n"
@@ -52,8 +54,9 @@ def row(folder: Path) -> str:
     test = json.loads((folder / "evaluation/test/metrics.json").read_text())
     header, *lines = (folder / "metrics.csv").read_text().split()
     seconds = [float(line.split(",")[header.split(",").index("train_seconds")]) for line in lines]
+    length = "" if config["epochs"] == recipes.get(config["recipe"]).epochs else f" --epochs {len(lines)}"
     cells = (
-        f"`train {config['recipe']}`",
+        f"`train {config['recipe']}{length}`",
         config["model"]["name"],
         {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}.get(config["data"]["name"], config["data"]["name"]),
         str(len(lines)),

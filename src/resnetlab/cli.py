@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 from resnetlab import __version__, recipes
 from resnetlab.arguments import EvaluateArguments, ModelsArguments, ResumeArguments, RunsArguments, TrainArguments
 from resnetlab.config import RunConfig
-from resnetlab.errors import BadInput, LabError, Stopped, unknown
+from resnetlab.errors import BadInput, DiskTrouble, LabError, Stopped, printable, unknown
 from resnetlab.parsing import parse, read_settings, take_value, words
 from resnetlab.stopping import leave_on_sigterm
 
@@ -65,12 +66,13 @@ def starting_point(recipe: str | None, settings: dict[str, Any], flags: list[str
     Without a recipe the data decides: digits and nothing at all are `quickstart`, CIFAR is `cifar10-resnet18`, a folder
     is `folder`. A length given as a flag replaces the recipe's, whichever way that one is given.
     """
-    if recipe is None and "recipe" in settings:
-        recipe = settings["recipe"] if settings["recipe"] in recipes.RECIPES else None
+    if recipe is None and settings.get("recipe") in list(recipes.RECIPES):
+        recipe = settings["recipe"]
     if recipe is None:
         data, _ = take_value(flags, "--data", "--data.name")
-        name = data or dict(settings.get("data") or {}).get("name", "digits")
-        recipe = RECIPE_FOR.get(name, "folder")
+        section = settings.get("data")  # not validated yet: it may be anything
+        name = data or (section.get("name") if isinstance(section, dict) else None) or "digits"
+        recipe = RECIPE_FOR.get(str(name), "folder")
     config = recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
     return ready_for_length(config, flags)
 
@@ -145,6 +147,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+NAMES = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; what goes wrong is one sentence on stderr."""
     words_left = [word for word in arguments if word != "--debug"]
@@ -161,18 +166,27 @@ def main(arguments: Sequence[str]) -> int:
     except LabError as error:
         if debug:
             traceback.print_exc()
-        print(f"resnetlab: {error}", file=sys.stderr)
+        print(f"resnetlab: {printable(error)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("resnetlab: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"resnetlab: {str(error) or 'interrupted'}", file=sys.stderr)
         return Stopped.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         return 0
+    except OSError as error:  # what nobody foresaw: a name that is too long, a folder that may not be entered
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"resnetlab: {printable(where)}{printable(error.strerror or error)}", file=sys.stderr)
+        return BadInput.exit_code if error.errno in NAMES else DiskTrouble.exit_code
     except Exception as error:
         if debug:
             raise
-        print(f"resnetlab: a bug of ours: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        print(
+            f"resnetlab: a bug of ours: {type(error).__name__}: {printable(error)} (--debug shows where)",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,7 @@ class Voice:
 
     def say(self, line: str) -> None:
         line = printable(line)
-        self.console.print(line)
-        if not self.console.is_terminal:
-            sys.stdout.flush()  # someone may be following a pipe or a file
+        self.show(line)
         if self.log is not None:
             try:
                 with self.log.open("a", encoding="utf-8") as file:
@@ -32,6 +31,16 @@ class Voice:
             except OSError as error:  # a full disk is told of by whoever needs it; the log goes without
                 self.console.print(f"warning  {printable(self.log)} could not be written: {error.strerror}")
                 self.log = None
+
+    def show(self, line: str) -> None:
+        """Print a line. Whoever was reading may have gone, or the disk be full that stdout goes to: we work on."""
+        try:
+            self.console.print(line)
+            if not self.console.is_terminal:
+                sys.stdout.flush()  # someone may be following a pipe or a file
+        except (OSError, SystemExit):  # rich leaves the program when its reader has gone
+            self.console.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush of all would fail again
 
     def keep(self, log: Path) -> None:
         self.log = log

@@ -34,28 +34,28 @@ def train(
     path = Path(folder) if folder is not None else next_folder(config.recipe)
     RunFolder.require_free(path)
     experiment = Experiment.of(resolved(config))
-    run = RunFolder.create(path)
-    with run.claimed():
-        run.write("config.json", experiment.config.to_json())
-        run.write("split.json", split_facts(experiment.data, config.data.split_seed))
-        carry_out(experiment, run, voice, stop)
+    with stop.listening():
+        run = RunFolder.create(path)
+        with run.claimed():
+            run.write("split.json", split_facts(experiment.data, config.data.split_seed))
+            run.write("config.json", experiment.config.to_json())  # last: where it is, there is a run to go on with
+            carry_out(experiment, run, voice, stop)
     return run
 
 
 def carry_out(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRequest) -> None:
-    """From wherever the experiment is to the end: train, then score."""
+    """From wherever the experiment is to the end, while `stop` is listening: train, then score."""
     voice.keep(run.log)
     run.write("environment.json", environment(experiment.runtime))
     for line in introduction(experiment.config, experiment.data, experiment.network, experiment.runtime):
         voice.say(line)
     for note in experiment.notes:
         voice.say(f"note     {note}")
-    with stop.listening():
-        learn(experiment, run, voice, stop)
-        try:
-            finish(experiment, run, voice, stop)
-        except StopAsked:
-            raise Stopped(f"stopped by {stop.reason} while scoring; {go_on(run)}") from None
+    learn(experiment, run, voice, stop)
+    try:
+        finish(experiment, run, voice, stop)
+    except StopAsked:
+        raise Stopped(f"stopped by {stop.reason} while scoring; {go_on(run)}") from None
 
 
 def learn(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRequest) -> None:

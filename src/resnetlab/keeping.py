@@ -50,10 +50,11 @@ class Keeper:
         """
         try:
             self.write()
-        except DiskTrouble as error:
+        except (DiskTrouble, OSError) as refusal:
+            error = self.told(refusal)
             self.failures += 1
             if last or self.failures == ATTEMPTS:
-                raise DiskTrouble(f"{error}; {self.kept()}") from error
+                raise DiskTrouble(f"{error}; {self.kept()}") from refusal
             if self.owed_model is not None:
                 network, facts = self.owed_model
                 self.owed_model = (copy.deepcopy(network), facts)  # training goes on and changes the original
@@ -75,7 +76,7 @@ class Keeper:
             del self.owed_reports[0]
         facts = {"config": experiment.config.to_json(), "environment": experiment.runtime.facts()}
         save_checkpoint(run.checkpoint_path(experiment.state.step), experiment.state, facts)
-        run.retain(experiment.config.checkpoint.keep)
+        run.retain(experiment.config.checkpoint.keep, experiment.state.step)
 
     def settle(self) -> None:
         """At the end of training, write what is still owed, or raise DiskTrouble."""
@@ -98,7 +99,16 @@ class Keeper:
             return True
         return when.every_minutes is not None and self.run.seconds_since("checkpoints") > 60 * when.every_minutes
 
+    def told(self, refusal: Exception) -> str:
+        """A refusal as a sentence, also where it was the folder that could not be looked into."""
+        if isinstance(refusal, OSError):
+            return f"could not write into {self.run.path}: {refusal.strerror or refusal}"
+        return str(refusal)
+
     def kept(self) -> str:
         """The checkpoint that is still there."""
-        checkpoints = self.run.all_checkpoints()
+        try:
+            checkpoints = self.run.all_checkpoints()
+        except OSError:
+            return "the checkpoints cannot be reached"
         return f"the last checkpoint is {checkpoints[0]}" if checkpoints else "there is no checkpoint yet"

@@ -75,9 +75,9 @@ def read_model(path: Path) -> Model:
         preprocessing = Preprocessing.from_json(facts["preprocessing"])
         name, provenance, digest = str(facts["model"]), dict(facts["provenance"]), str(facts["weights_digest"])
     except BadInput as error:
-        raise BadInput(f"{printable(path)}: {error}") from error
+        raise BadInput(f"{printable(path)}: {printable(error)[:300]}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{printable(path)} is incomplete: {printable(error)}") from error
+        raise BadInput(f"{printable(path)} is incomplete: {printable(error)[:300]}") from error
     words = isinstance(classes, list) and all(isinstance(word, str) for word in classes)
     if not words or not classes or len(set(classes)) != len(classes):
         raise BadInput(f"{printable(path)} has class names that are not distinct words")

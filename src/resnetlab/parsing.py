@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,15 +83,24 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The settings in a `.json` or `.toml` file, not yet validated."""
     try:
         if path.suffix == ".json":
-            settings = json.loads(path.read_text())
+            settings = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repetition)
         elif path.suffix == ".toml":
-            settings = tomllib.loads(path.read_text())
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
         else:
             raise BadInput(f"config file {printable(path)} must end in .json or .toml")
     except OSError as error:
         raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"config file {printable(path)} is not valid: {error}") from error
+        raise BadInput(f"config file {printable(path)} is not valid: {printable(error)[:200]}") from error
     if not isinstance(settings, dict):
         raise BadInput(f"config file {printable(path)} holds no table of settings")
     return settings
+
+
+def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of a JSON file; ValueError where a setting is given twice, and JSON itself would take the last."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name!r} is given twice")
+    return table

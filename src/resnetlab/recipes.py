@@ -9,13 +9,17 @@ from resnetlab.errors import unknown
 
 
 def quickstart() -> RunConfig:
-    """ResNet-18 on scikit-learn's digits, no network needed: about a minute on two cores."""
+    """ResNet-18 on scikit-learn's digits, no network needed: under a minute on two cores.
+
+    Measured (seeds 0 to 4, 359 test images): 99.4, 100, 99.7, 99.7 and 98.9 %.
+    """
     return RunConfig(
         recipe="quickstart",
         augment=AugmentConfig(crop=1),
-        optim=OptimConfig(lr=0.05, weight_decay=5e-4, decay_norms=False),
+        optim=OptimConfig(lr=0.03, weight_decay=5e-4, decay_norms=False),
         schedule=ScheduleConfig(name="one_cycle"),
-        epochs=25,
+        label_smoothing=0.1,
+        epochs=30,
         batch_size=64,
     )
 
@@ -78,7 +82,10 @@ def notebook_resnet18() -> RunConfig:
 
 
 def cifar10_resnet18() -> RunConfig:
-    """ResNet-18 with the 3x3 stem: one cycle of SGD with Nesterov momentum."""
+    """ResNet-18 with the 3x3 stem: one cycle of SGD with Nesterov momentum.
+
+    Measured with --epochs 5 (seed 0, CIFAR-10 as JPEG, 45k/5k): 83.02 % of 5,000 test images.
+    """
     return RunConfig(
         recipe="cifar10-resnet18",
         data=DataConfig(name="cifar10"),

@@ -54,9 +54,10 @@ def resume(
         experiment = with_length(experiment, wanted, allowed)
         for line in changed:
             voice.say(f"note     {line}")
-        run.trim(experiment.state.epoch)
-        run.write("config.json", experiment.config.to_json())
-        carry_out(experiment, run, voice, stop)
+        with stop.listening():
+            run.trim(experiment.state.epoch)
+            run.write("config.json", experiment.config.to_json())
+            carry_out(experiment, run, voice, stop)
     return run
 
 

@@ -10,7 +10,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -57,10 +57,10 @@ class RunFolder:
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """BadInput unless `path` is new or an empty folder."""
+        """BadInput unless `path` is new, an empty folder, or one in which a run was killed before it had begun."""
         if path.exists() and not path.is_dir():
             raise BadInput(f"{printable(path)} is a file; --out must be a new or empty folder")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not is_beginning(path):
             goes_on = " (or --resume auto, to go on with the run in it)" if (path / "config.json").exists() else ""
             raise BadInput(f"{printable(path)} is not empty; give --out a new or empty folder{goes_on}")
 
@@ -85,15 +85,17 @@ class RunFolder:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 lock.seek(0)
                 holder = printable(lock.read().strip())
                 raise BadInput(f"{printable(self.path)} is in use by another run ({holder})") from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}\n")
-            lock.flush()
-            for stale in self.path.rglob(".*.tmp"):
-                stale.unlink(missing_ok=True)
+            except OSError as error:
+                raise DiskTrouble(f"could not lock {printable(self.path)}: {error.strerror or error}") from error
+            with suppress(OSError):  # the disk is full, and will be told of by those who need it
+                os.ftruncate(lock.fileno(), 0)
+                os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
+                for stale in self.path.rglob(".*.tmp"):
+                    stale.unlink()
             yield
 
     @cached_property
@@ -150,12 +152,14 @@ class RunFolder:
     def all_checkpoints(self) -> list[Path]:
         """Newest first."""
         found = [p for p in self.checkpoints.glob("*.ckpt") if re.fullmatch(r"step-\d{8,}", p.stem)]
-        return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+        return sorted(found, key=step_of, reverse=True)
 
-    def retain(self, count: int) -> None:
-        """Keep the newest `count` checkpoints."""
-        for path in self.all_checkpoints()[count:]:
-            path.unlink(missing_ok=True)
+    def retain(self, count: int, step: int) -> None:
+        """Keep the newest `count` checkpoints up to `step`; a later one is damaged, and does not count as one."""
+        done = [path for path in self.all_checkpoints() if step_of(path) <= step]
+        for path in done[count:]:
+            with suppress(OSError):  # one too many does no harm
+                path.unlink()
 
     @property
     def is_scored(self) -> bool:
@@ -171,6 +175,18 @@ class RunFolder:
         if not (self.evaluation(split) / "metrics.json").exists():
             return None
         return dict(self.read_json(f"evaluation/{split}/metrics.json"))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
+def is_beginning(path: Path) -> bool:
+    """Whether a folder holds at most what a run writes before its config.json, with which it begins to be one."""
+    names = {entry.name for entry in path.iterdir() if not re.fullmatch(r"\.(split|config)\.json\..*\.tmp", entry.name)}
+    if "checkpoints" in names and any((path / "checkpoints").iterdir()):
+        return False
+    return names <= {"checkpoints", ".lock", "split.json"} and names != {"split.json"}
 
 
 def row_of(report: EpochReport) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from resnetlab.assembly import evaluation_batches, open_data
 from resnetlab.config import DataConfig
 from resnetlab.data.datasets import ImageData
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput, NonFinite, printable
 from resnetlab.evaluation.evaluate import probabilities
 from resnetlab.evaluation.record import Evaluation, write_evaluation
 from resnetlab.model_file import Model, read_model
@@ -67,13 +68,17 @@ def score_split(
 ) -> dict[str, Any]:
     """The metrics of a model on a split, JSON-able; with a `folder`, its tables and pictures are written there too.
 
-    Raises BadInput if the data has other classes than the model, and StopAsked when `stop` has been requested.
+    Raises BadInput if the data has other classes than the model, NonFinite if the network gives no numbers, and
+    StopAsked when `stop` has been requested.
     """
     require_same_classes(model.classes, data.classes)
     runtime = Runtime(device)  # fp32, whatever the training computed in
     split = getattr(data, split_name)
     batches = Watched(evaluation_batches(split, data, runtime), stop or StopRequest())
     scores, _ = probabilities(runtime.place(model.network), batches, runtime)
+    unsound = int((~np.isfinite(scores).all(1)).sum())
+    if unsound:
+        raise NonFinite(f"the network's output is NaN or infinite for {unsound:,} of {len(scores):,} images")
     facts = {
         "split": split_name,
         "data": data.name,

@@ -6,6 +6,7 @@ header holds the SHA-256 of the whole file, computed with the digest's own 64 ch
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -104,7 +105,8 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         content = bytearray(path.read_bytes())
     except OSError as error:
-        raise BadInput(f"could not read {printable(path)}: {error.strerror or error}") from error
+        kind = Damaged if error.errno == errno.EIO else BadInput  # the disk itself cannot read it any more
+        raise kind(f"could not read {printable(path)}: {error.strerror or error}") from error
     facts = _facts(content, path)
     digest = facts.pop("digest")
     place = content.find(digest.encode())

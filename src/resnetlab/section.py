@@ -32,8 +32,8 @@ class Section(BaseModel):
         if error["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(error["loc"][0]), cls.model_fields, n=1)
             hint = f"did you mean {cls.prefix}{near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
-            return f"unknown setting {printable(path)}; {hint}"
-        return f"{path} is {printable(repr(error['input']))}, but {_plainly(error['msg'])}"
+            return f"unknown setting {printable(path)[:100]}; {hint}"
+        return f"{printable(path)} is {printable(repr(error['input']))[:100]}, but {_plainly(error['msg'])}"
 
 
 def _plainly(message: str) -> str:

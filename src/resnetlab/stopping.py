@@ -10,14 +10,23 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Generic, TypeVar
 
-from resnetlab.errors import BadInput, Stopped
+from resnetlab.errors import BadInput
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ECHO = 0.2  # seconds; a wrapper may pass on a Ctrl-C that the terminal has sent to us already
 Item = TypeVar("Item")
 
 
 class StopAsked(Exception):
     """Raised between two batches of an evaluation; whoever listens saves, and says how to go on."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Leave at once. No `except Exception` of a library that is just being imported swallows it.
+
+    Not KeyboardInterrupt itself: CPython remembers one that has passed through an `exec`, of which imports are full,
+    and ends with SIGINT instead of the exit code, although it was caught.
+    """
 
 
 class StopRequest:
@@ -38,13 +47,16 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Turn the first signal into a request; a second one does what it always did, at once."""
+        """Turn signals into a request. However often they come it is one, but a second Ctrl-C leaves at once."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
+        noted = 0.0
 
         def note(number: int, _frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number).name
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            nonlocal noted
+            if self.signal is None:
+                self.signal, noted = signal.Signals(number).name, time.monotonic()
+            elif number == signal.SIGINT and time.monotonic() - noted > ECHO:
+                raise Interrupted
 
         for number in SIGNALS:
             signal.signal(number, note)
@@ -70,10 +82,10 @@ class Watched(Generic[Item]):
 
 
 def leave_on_sigterm() -> None:
-    """Before a run listens, and outside of runs, let SIGTERM and SIGUSR1 end the program as cleanly as Ctrl-C."""
+    """Before a run listens, and outside of runs, let signals end the program at once and with our exit code."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name} before anything was begun")
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, leave)

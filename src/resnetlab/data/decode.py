@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import io
 import threading
 import warnings
@@ -148,6 +151,15 @@ def _reason(error: Exception) -> str:
     return printable(f"{error}"[:200] or type(error).__name__)
 
 
+@functools.cache
+def _hush_libtiff() -> None:
+    """libtiff itself writes to stderr what it tells Pillow, too, and so us; its messages end there."""
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in another way
+        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]  # finds the symbols of what it is linked with
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
 class _Silence:
     """No warning from Pillow, in any thread, while someone is inside.
 
@@ -161,6 +173,7 @@ class _Silence:
         self._caught = warnings.catch_warnings()
 
     def __enter__(self) -> None:
+        _hush_libtiff()
         with self._lock:
             self._inside += 1
             if self._inside == 1:

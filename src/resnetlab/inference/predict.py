@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, NonFinite
 from resnetlab.model_file import Model, read_model
 from resnetlab.runtime import Runtime, start
 
@@ -52,7 +52,8 @@ class Classifier:
     def __call__(self, images: Picture | list[Picture]) -> Prediction | list[Prediction]:
         """Predict one image, or a list of them: paths, PIL images, or arrays (H, W) or (H, W, C).
 
-        Raises BadInput, naming the file, for what cannot be read as an image.
+        Raises BadInput, naming the file, for what cannot be read as an image, and NonFinite where the network gives no
+        numbers.
         """
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             return self._predict([images])[0]
@@ -64,6 +65,8 @@ class Classifier:
         pixels = torch.from_numpy(np.stack([see.read(picture) for picture in pictures])).to(self.runtime.device)
         with self.runtime.autocast():
             logits = self.network(see.normalize(pixels))
+        if not logits.isfinite().all():
+            raise NonFinite("the network's output is NaN or infinite; there is nothing to predict from")
         return [self._prediction(row) for row in logits.cpu().double().softmax(1)]
 
     def _prediction(self, probabilities: torch.Tensor) -> Prediction:

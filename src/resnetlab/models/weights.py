@@ -71,8 +71,9 @@ def adapt_head(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
 def adapt_input(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
     """Where the input is not RGB, make a first convolution that answers to grey images as the RGB one does."""
     weight = given.get("conv1.weight")
-    channels = own["conv1.weight"].shape[1]
-    if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or channels == 3:
+    maps, channels, *kernel = own["conv1.weight"].shape
+    # The whole shape first: a few bytes can claim to be a tensor of terabytes, and summing would write it out.
+    if weight is None or weight.shape != (maps, 3, *kernel) or channels == 3:
         return []
     if channels == 1:
         given["conv1.weight"] = weight.sum(1, keepdim=True)

@@ -62,18 +62,19 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     except (KeyError, TypeError, BadInput) as error:
         raise _incomplete(path, error) from error
     if other:
-        raise BadInput(
-            f"{printable(path)} holds another network than this run trains: {_shown(facts['architecture'])}"
-        )
+        raise BadInput(f"{printable(path)} holds another network than this run trains: {_shown(facts['architecture'])}")
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:
         require_same(state.average.model, part(tensors, "average."), path)
     try:  # a digest can be right and the rest not: whatever is missing or nonsense must show before anything changes
         step, batch, seconds = counters(facts["counters"])
-        scores = tuple(Score(**{name: number(value) for name, value in score.items()}) for score in facts["scores"])
+        scores = tuple(
+            Score(**{name: float(number(value)) for name, value in score.items()}) for score in facts["scores"]
+        )
         memory = optimizer_memory(state.model, state.optimizer, part(tensors, "optimizer."))
         sums, left_out = like(state.sums, tensors["sums"]), like(state.guard.counts, tensors["left_out"])
         scaler = {name: number(value) for name, value in facts["scaler"].items()}
+        facts["environment"] = dict(facts.get("environment", {}).items())
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _incomplete(path, error) from error
 
@@ -92,7 +93,7 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
 
 def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
     """Step, batch and seconds; ValueError for what cannot have been counted."""
-    step, batch, seconds = given["step"], given["batch"], number(given["seconds"])
+    step, batch, seconds = given["step"], given["batch"], float(number(given["seconds"]))
     if type(step) is not int or type(batch) is not int or not 0 <= batch <= step < 2**53 or not 0 <= seconds < math.inf:
         raise ValueError(f"its counters are {dict(given)}")
     return step, batch, seconds
@@ -127,12 +128,12 @@ def optimizer_memory(
 ) -> dict[Tensor, dict[str, Tensor]]:
     """The inverse of `optimizer_tensors`; each tensor gets its parameter's device and memory layout back.
 
-    ValueError unless every trained parameter has what the optimiser keeps, or, before the first step, none has.
+    ValueError unless every trained parameter has what the optimiser keeps, or, before Adam's first step, none has.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     kinds = memory_of(optimizer)
     wanted = {f"{key}/{name}" for key in kinds for name in trained}
-    if tensors and tensors.keys() != wanted:
+    if tensors.keys() != wanted and (tensors or "step" not in kinds):
         raise ValueError(f"the optimiser's memory differs: {', '.join(sorted(tensors.keys() ^ wanted)[:3])}")
     memory: dict[Tensor, dict[str, Tensor]] = {parameter: {} for parameter in trained.values() if tensors}
     for path, value in tensors.items():

@@ -176,12 +176,12 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
         epoch=state.epoch,
         step=state.step,
         lr=lr,
-        running_loss=loss / images,
-        running_accuracy=correct / images,
+        running_loss=loss / max(images, 1),  # none, if every step was left out
+        running_accuracy=correct / max(images, 1),
         train=train,
         val=val,
         train_seconds=seconds,
-        images_per_second=images / seconds,
+        images_per_second=images / max(seconds, 1e-9),
     )
 
 

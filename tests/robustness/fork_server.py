@@ -1,0 +1,260 @@
+"""Imports the package once, then forks a command line for each request: a whole program in a tenth of a second.
+
+No test itself: conftest.py starts it as a process of its own, so that nothing another test did (threads, a GPU) is
+inherited by what it forks. A request is a line of JSON on stdin, the answer one on stdout:
+
+    {"words": ["train", …], "said": FILE, "situations": {NAME: {…}}}  ->  {"pid": 123}
+    {"wait": 123}  ->  {"code": 0}       a negative code is the signal that ended it
+
+A situation is what goes wrong, or slowly, in the child: a function below.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import gc
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import resnetlab.sealed
+from resnetlab import assembly, cli, experiment, resuming, scoring
+from resnetlab.evaluation import record
+from resnetlab.models.zoo import ARCHITECTURES, Architecture
+from resnetlab.training import loop
+
+# Small enough for a run in a fraction of a second; `middle` has a checkpoint of 0.6 MB.
+SMALL = {
+    "tiny": Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A"),
+    "middle": Architecture("basic", (1, 1, 1), width=16, stem="cifar", shortcut="A"),
+}
+
+
+def patch(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
+
+
+def without_pictures() -> None:
+    """Drawing takes longer than these runs."""
+    patch(record, "draw", lambda *_: None)
+    patch(experiment, "draw_curves", lambda *_: None)
+
+
+def pause(where: str, call: int, seconds: float, mark: str) -> None:
+    """At the given call (from 1) of a function leave a mark, wait, and then do it."""
+    owner, name = {
+        "load": (assembly, "open_dataset"),
+        "train": (loop, "train_step"),
+        "validate": (loop, "evaluate"),
+        "score": (scoring, "probabilities"),
+        "save": (os, "fsync"),
+    }[where]
+    real, calls = getattr(owner, name), []
+
+    def paused(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            Path(mark).touch()
+            time.sleep(seconds)
+        return real(*arguments, **options)
+
+    patch(owner, name, paused)
+
+
+def refuse(
+    folder: str, code: str, *, first: int = 1, last: int = 10**9, kinds: tuple[str, ...] = (), log: str = ""
+) -> None:
+    """Fail the calls number `first` to `last` (from 1) that change something in `folder`; `log` lists all there were.
+
+    `kinds` are of open, write, fsync, rename, unlink, mkdir; none given is all of them.
+    """
+    number = getattr(errno, code)
+    seen: list[str] = []
+
+    def count(kind: str, path: Any) -> None:
+        if (kinds and kind not in kinds) or not str(path).startswith(folder):
+            return
+        seen.append(kind)
+        if log:
+            with real_open(log, "a") as file:
+                file.write(f"{kind} {path}\n")
+        if first <= len(seen) <= last:
+            raise OSError(number, os.strerror(number), str(path))
+
+    def path_of(descriptor: int) -> str:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    class Disk(io.FileIO):
+        def write(self, data: Any) -> int:
+            count("write", path_of(self.fileno()))
+            return super().write(data)
+
+    real_open, real_os_open, real_fsync = io.open, os.open, os.fsync
+    real_replace, real_unlink, real_mkdir = os.replace, os.unlink, os.mkdir
+
+    def opened(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if not isinstance(file, (str, os.PathLike)) or not set(mode) & set("wax+"):
+            return real_open(file, mode, *arguments, **options)
+        count("open", file)
+        raw = Disk(os.fspath(file), mode.replace("b", "").replace("t", ""))
+        binary = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8")
+
+    def os_opened(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            count("open", path)
+        return real_os_open(path, flags, *arguments, **options)
+
+    def synced(descriptor: int) -> None:
+        count("fsync", path_of(descriptor))
+        real_fsync(descriptor)
+
+    def replaced(source: Any, target: Any) -> None:
+        count("rename", target)
+        real_replace(source, target)
+
+    def unlinked(path: Any, **options: Any) -> None:
+        count("unlink", path)
+        real_unlink(path, **options)
+
+    def made(path: Any, *arguments: Any, **options: Any) -> None:
+        if not Path(path).is_dir():
+            count("mkdir", path)
+        real_mkdir(path, *arguments, **options)
+
+    io.open = opened  # what pathlib calls
+    for name, function in {
+        "open": os_opened,
+        "fdopen": lambda descriptor, mode: io.BufferedWriter(Disk(descriptor, mode.replace("b", ""))),
+        "fsync": synced,
+        "replace": replaced,
+        "unlink": unlinked,
+        "mkdir": made,
+    }.items():
+        patch(os, name, function)
+
+
+def file_size_limit(size: int, after: int) -> None:
+    """No file may grow beyond `size` bytes once `after` have been flushed to disk."""
+    real, calls = os.fsync, []
+
+    def synced(descriptor: int) -> None:
+        real(descriptor)
+        calls.append(1)
+        if len(calls) == after:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    patch(os, "fsync", synced)
+
+
+def shell_before_epoch(epoch: int, command: str) -> None:
+    """Run a shell command before the validation that ends an epoch (from 1); epochs are scored twice."""
+    real, calls = loop.evaluate, []
+
+    def evaluate(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2 * epoch - 1 and os.system(command):
+            os._exit(99)
+        return real(*arguments)
+
+    patch(loop, "evaluate", evaluate)
+
+
+def judged(watch: str, log: str, crash_at: int | None = None, mode: str = "before") -> None:
+    """Let ckpt-chaos count the file events in a folder, and crash at one of them."""
+    from ckpt_chaos import inject
+
+    inject.arm(watch, crash_at, mode, log, torn_python=True)
+
+
+def save_often(path: str, times: int, ready: str) -> None:
+    """Write one file over and over, and leave."""
+    Path(ready).touch()
+    for number in range(times):
+        weights = torch.full((5_000 + 100 * (number % 7),), float(number))
+        resnetlab.sealed.write_sealed(Path(path), {"w": weights}, {"number": number})
+    os._exit(0)
+
+
+SITUATIONS: dict[str, Callable[..., None]] = {
+    function.__name__: function
+    for function in (
+        without_pictures,
+        pause,
+        refuse,
+        file_size_limit,
+        shell_before_epoch,
+        judged,
+        save_often,
+    )
+}
+
+
+def child(request: dict[str, Any]) -> None:
+    """What a shell would do, and then the program."""
+    said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    stdout = os.open(request["stdout"], os.O_WRONLY) if "stdout" in request else said
+    os.dup2(stdout, 1)
+    os.dup2(said, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+    sys.argv = ["resnetlab", *request["words"]]
+    for name, options in request["situations"].items():
+        SITUATIONS[name](**options)
+    try:
+        cli.entry_point()
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
+    os._exit(code)  # taking down all that was imported would take longer than the run
+
+
+def import_everything() -> None:
+    """What a run imports only when it needs it takes twenty times as long as the run. No backward pass: see above."""
+    from sklearn import metrics
+
+    from resnetlab import recipes
+
+    assembly.Experiment.of(recipes.quickstart().changed({"model": {"name": "tiny"}, "device": "cpu"}))
+    assert metrics, resuming
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    import_everything()
+    gc.freeze()
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            answer = {"code": os.waitstatus_to_exitcode(status)}
+        else:
+            pid = os.fork()
+            if pid == 0:
+                answers.close()
+                try:
+                    child(request)
+                finally:
+                    os._exit(120)  # it has left by itself, unless something went wrong
+            answer = {"pid": pid}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    ARCHITECTURES.update(SMALL)
+    main()

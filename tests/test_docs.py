@@ -1,0 +1,60 @@
+"""What the pages say is so: every test they name exists, and the exit codes are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from resnetlab import errors
+from resnetlab.cli import USAGE
+from resnetlab.errors import LabError
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+CODES = dict(re.findall(r"^\| (\d) \| ([^|]+) \|$", PAGE, re.MULTILINE))
+
+
+def named_tests() -> list[tuple[str, str]]:
+    """(file, test) of every test on the page; a file is said once for the tests that follow it."""
+    found = []
+    for line in PAGE.splitlines():
+        file = ""
+        for word in re.findall(r"`(tests/[\w/]+\.py|test_\w+)`", line):
+            if word.endswith(".py"):
+                file = word
+            else:
+                found.append((file, word))
+    return found
+
+
+@pytest.mark.parametrize(("file", "test"), named_tests(), ids=lambda value: value)
+def test_every_test_that_a_promise_names_exists(file: str, test: str) -> None:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_promise_names_a_test() -> None:
+    rows = [line for line in PAGE.splitlines() if re.match(r"\| \d+ \|.*\|.*\|", line) and line.count("|") == 4]
+    assert len(rows) > 20
+    for row in rows:
+        assert "`test_" in row, row
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LabError)]
+    assert {str(kind.exit_code) for kind in kinds} | {"0"} == CODES.keys()
+    assert list(CODES) == [str(number) for number in range(len(CODES))]
+
+
+def test_exit_codes_are_those_of_the_usage() -> None:
+    listed = re.search(r"exit codes: (.*)", USAGE, re.DOTALL)
+    assert listed
+    told = dict(part.split(" ", 1) for part in " ".join(listed[1].split()).split(" · "))
+    assert told == CODES
+
+
+def test_the_readme_leads_to_the_page() -> None:
+    assert "(docs/promises.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
