@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Generic, TypeVar
 
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ECHO = 0.2  # seconds; a wrapper may pass on a Ctrl-C that the terminal has sent to us already
@@ -22,10 +23,9 @@ class StopAsked(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Leave at once. No `except Exception` of a library that is just being imported swallows it.
+    """Leave at once. Not KeyboardInterrupt itself: CPython remembers one that has passed through an `exec`.
 
-    Not KeyboardInterrupt itself: CPython remembers one that has passed through an `exec`, of which imports are full,
-    and ends with SIGINT instead of the exit code, although it was caught.
+    It then ends with SIGINT instead of the exit code, although the exception was caught.
     """
 
 
@@ -81,11 +81,23 @@ class Watched(Generic[Item]):
             yield item
 
 
+def is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def leave_on_sigterm() -> None:
     """Before a run listens, and outside of runs, let signals end the program at once and with our exit code."""
 
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+    def leave(number: int, frame: FrameType | None) -> None:
+        told = f"stopped by {signal.Signals(number).name}"
+        if is_importing(frame):  # nothing is being written, and some libraries abort, or recurse, when cut short here
+            os.write(2, f"resnetlab: {told}\n".encode())
+            os._exit(Stopped.exit_code)
+        raise Interrupted(told)
 
     for number in SIGNALS:
         signal.signal(number, leave)

@@ -13,7 +13,10 @@ from resnetlab.models.convolutions import conv3x3, convolve
 
 def with_gradients(x: Tensor, weight: Tensor, stride: int, grad: Tensor, *, ours: bool) -> tuple[Tensor, ...]:
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
-    y = convolve(x, weight, stride, 1) if ours else F.conv2d(x, weight.to(x.dtype), stride=stride, padding=1)
+    if ours:
+        y = convolve(x, weight, stride, 1)
+    else:  # on one pixel the stride means nothing, and torch's own gradient is unset memory where it is 2
+        y = F.conv2d(x, weight.to(x.dtype), stride=1 if x.shape[-1] == 1 else stride, padding=1)
     y.backward(grad.to(y.dtype))
     assert x.grad is not None
     assert weight.grad is not None
@@ -54,6 +57,23 @@ def test_groups_are_left_to_the_convolution() -> None:
     ours = conv3x3(8, 8, groups=4).bfloat16()
     x = torch.randn(2, 8, 1, 1).bfloat16()
     assert torch.equal(ours(x), F.conv2d(x, ours.weight, padding=1, groups=4))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_taps_that_only_meet_padding_have_no_gradient(stride: int, groups: int) -> None:
+    conv = conv3x3(8, 16, stride=stride, groups=groups)
+    for _ in range(10):
+        conv.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv(torch.randn(4, 8, 1, 1).bfloat16())
+        rubbish = [torch.full((n,), float("nan")) for n in (8, 64, 1152, 4096) for _ in range(9)]
+        del rubbish  # what is not set now holds NaN
+        y.float().square().sum().backward()
+        assert conv.weight.grad is not None
+        dead = conv.weight.grad.clone()
+        dead[:, :, 1, 1] = 0
+        assert torch.equal(dead, torch.zeros_like(dead))
 
 
 def test_a_network_can_still_be_traced() -> None:
