@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ class Machine:
     server: subprocess.Popen[str]
     scratch: Path
     started: int = 0
-    ours: set[int] = field(default_factory=set)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.server.stdin is not None
