@@ -40,11 +40,12 @@ def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: R
 def epoch_line(report: EpochReport, epochs: int, *, is_best: bool) -> str:
     """One epoch on one line. The training score is that of a fixed sample in evaluation mode."""
     width = len(str(epochs))
+    left_out = f"  {report.left_out} steps left out so far" if report.left_out else ""
     return (
         f"epoch {report.epoch:{width}d}/{epochs}  "
         f"train loss {report.train.loss:.4f} accuracy {report.train.accuracy:7.2%}  "
         f"val loss {report.val.loss:.4f} accuracy {report.val.accuracy:7.2%}{' *' if is_best else '  '}  "
-        f"lr {report.lr:.2e}  {report.images_per_second:,.0f} images/s  {report.train_seconds:.1f} s"
+        f"lr {report.lr:.2e}  {report.images_per_second:,.0f} images/s  {report.train_seconds:.1f} s{left_out}"
     )
 
 

@@ -13,6 +13,7 @@ from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import NonFinite
+from resnetlab.facts import epoch_line
 from resnetlab.models import build_model
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
@@ -95,7 +96,8 @@ def test_as_many_as_are_allowed_are_left_out_and_one_more_is_an_error() -> None:
     ours = state("sgd", skips=2)
     reports = [e for e in fit(ours, batches((0, 1), (2, 0)), PLAN, RUNTIME) if isinstance(e, EpochReport)]
     assert len(reports) == 3
-    assert ours.guard.counts.tolist() == [2, -1]
+    assert [report.left_out for report in reports] == [1, 1, 2]
+    assert "2 steps left out so far" in epoch_line(reports[-1], 3, is_best=False)
     assert all(0 < report.running_loss < 10 for report in reports)
     with pytest.raises(NonFinite, match=r"in epoch 3 \(step 9"):
         list(fit(state("sgd", skips=1), batches((0, 1), (2, 0)), PLAN, RUNTIME))

@@ -42,6 +42,10 @@ class Guard:
         self.counts = torch.stack((left_out + bad, torch.where(bad & (left_out == self.allowed), step, culprit)))
         return bad
 
+    def left_out(self) -> int:
+        """How many steps changed nothing so far. Waits for the device."""
+        return int(self.counts[0])
+
     def culprit(self) -> int | None:
         """The step that was one too many, if there was one. Waits for the device."""
         step = int(self.counts[1])

@@ -106,6 +106,7 @@ class EpochReport:
     val: Score
     train_seconds: float
     images_per_second: float
+    left_out: int = 0  # steps of the run so far whose loss or gradient was not finite
 
 
 def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> Iterator[StepDone | EpochReport]:
@@ -182,6 +183,7 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
         val=val,
         train_seconds=seconds,
         images_per_second=images / max(seconds, 1e-9),
+        left_out=state.guard.left_out(),
     )
 
 
