@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -21,6 +20,11 @@ from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.evaluation.record import write_csv
 from resnetlab.sealed import write_json, write_text
 from resnetlab.training.loop import EpochReport
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps a second trainer out there
+    fcntl = None  # type: ignore[assignment]
 
 COLUMNS = (
     "epoch",
@@ -84,7 +88,8 @@ class RunFolder:
             raise DiskTrouble(f"could not write into {printable(self.path)}: {error.strerror or error}") from error
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl is not None:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
                 holder = printable(lock.read().strip())

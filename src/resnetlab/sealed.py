@@ -40,7 +40,8 @@ def replacing(path: Path, size: int) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), 0o644)  # mkstemp makes it private; a result is not
+            if os.name == "posix":
+                os.fchmod(file.fileno(), 0o644)  # mkstemp makes it private; a result is not
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         sync_folder(path.parent)
@@ -60,7 +61,9 @@ def room(path: Path, size: int) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries: without it a rename may be lost with the power."""
+    """Flush a folder's entries: without it a rename may be lost with the power. Windows cannot, and need not."""
+    if os.name != "posix":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

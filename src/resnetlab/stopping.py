@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from resnetlab.errors import BadInput, Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 ECHO = 0.2  # seconds; a wrapper may pass on a Ctrl-C that the terminal has sent to us already
 Item = TypeVar("Item")
 
