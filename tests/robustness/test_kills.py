@@ -55,6 +55,7 @@ def test_a_run_killed_at_any_instant_equals_the_uninterrupted_one(
             time.sleep(whole * instants.uniform(0.15, 1))
             program.send(signal.SIGKILL)
             remaining = program.wait() == -signal.SIGKILL
+            whole *= 1 if remaining else 0.6  # it was done already: the twin's first run took longer than they do
             assert remaining or program.code == 0, program.output
             kills -= remaining
             ask.sound(run)
