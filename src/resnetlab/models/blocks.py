@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.models.convolutions import conv1x1, conv3x3
+from resnetlab.models.norms import norm_add_relu, norm_alone, norm_relu
 
 Norm = Callable[[int], nn.Module]
 Shortcut = Callable[[int, int, int, Norm], nn.Module]  # (in_channels, out_channels, stride, norm) -> module
@@ -43,6 +44,13 @@ def zero_pad(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn
     return nn.Identity() if same_shape else ZeroPad(in_channels, out_channels, stride)
 
 
+class Projection(nn.Sequential):
+    """A convolution, then a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm_alone(self[1], self[0](x))
+
+
 def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
     """Option B: the identity where the shape allows it, a 1x1 convolution elsewhere."""
     same_shape = stride == 1 and in_channels == out_channels
@@ -51,7 +59,7 @@ def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> 
 
 def projection_everywhere(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
     """Option C: every shortcut is a 1x1 convolution."""
-    return nn.Sequential(conv1x1(in_channels, out_channels, stride), norm(out_channels))
+    return Projection(conv1x1(in_channels, out_channels, stride), norm(out_channels))
 
 
 SHORTCUTS: dict[str, Shortcut] = {"A": zero_pad, "B": projection, "C": projection_everywhere}
@@ -87,9 +95,9 @@ class BasicBlock(Unit):
         self.downsample = shortcut(in_channels, channels, stride, nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.relu1(self.bn1(self.conv1(x)))
-        residual = self.bn2(self.conv2(residual))
-        return self.relu2(residual + self.downsample(x))
+        residual = norm_relu(self.bn1, self.relu1, self.conv1(x))
+        residual = self.conv2(residual)
+        return norm_add_relu(self.bn2, self.relu2, residual, self.downsample(x))
 
 
 class Bottleneck(Unit):
@@ -130,10 +138,10 @@ class Bottleneck(Unit):
         self.downsample = shortcut(in_channels, out_channels, stride, nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.relu1(self.bn1(self.conv1(x)))
-        residual = self.relu2(self.bn2(self.conv2(residual)))
-        residual = self.bn3(self.conv3(residual))
-        return self.relu3(residual + self.downsample(x))
+        residual = norm_relu(self.bn1, self.relu1, self.conv1(x))
+        residual = norm_relu(self.bn2, self.relu2, self.conv2(residual))
+        residual = self.conv3(residual)
+        return norm_add_relu(self.bn3, self.relu3, residual, self.downsample(x))
 
 
 class PlainBlock(Unit):
@@ -152,8 +160,8 @@ class PlainBlock(Unit):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(x)))
+        x = norm_relu(self.bn1, self.relu1, self.conv1(x))
+        return norm_relu(self.bn2, self.relu2, self.conv2(x))
 
 
 class PreActBlock(Unit):
@@ -179,8 +187,8 @@ class PreActBlock(Unit):
         self.carries_x = isinstance(self.downsample, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = self.relu1(self.bn1(x))
-        residual = self.conv2(self.relu2(self.bn2(self.conv1(activated))))
+        activated = norm_relu(self.bn1, self.relu1, x)
+        residual = self.conv2(norm_relu(self.bn2, self.relu2, self.conv1(activated)))
         return residual + self.downsample(x if self.carries_x else activated)
 
 

@@ -13,6 +13,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from resnetlab.models.blocks import SHORTCUTS, UNITS
+from resnetlab.models.norms import norm_relu
 from resnetlab.models.stems import STEMS
 from resnetlab.models.zoo import Architecture
 
@@ -67,10 +68,10 @@ class ResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to pooled embeddings (N, C), the input of the head."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(images)))
         for stage in self.stages:
             x = stage(x)
-        return self.avgpool(self.last_relu(self.last_bn(x))).flatten(1)
+        return self.avgpool(norm_relu(self.last_bn, self.last_relu, x)).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fc(self.features(images))

@@ -1,0 +1,134 @@
+"""Batch norm with what follows it in a residual unit, in one go where the machine has the kernels for it.
+
+`norm_relu` is relu(norm(x)), `norm_add_relu` is relu(norm(residual) + shortcut): modules in, the same numbers out,
+whichever way they were computed. The kernels take bfloat16 maps in training on the CPU; everything else, and whoever
+traces, exports or hooks a network, meets the modules one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from resnetlab.native.library import library
+
+LANES = 16  # the kernels take channels in vectors of so many
+
+
+def norm_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
+    """relu(norm(x)) for maps (N, C, H, W)."""
+    if is_fusible(norm, x) and is_bare(relu):
+        return fused(norm, x, None, rectify=True)
+    return relu(norm(x))  # type: ignore[no-any-return]
+
+
+def norm_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: Tensor) -> Tensor:
+    """relu(norm(residual) + shortcut): the end of a residual unit, y = F(x) + x, both maps (N, C, H, W)."""
+    if is_fusible(norm, residual) and is_bare(relu) and shortcut.dtype == residual.dtype:
+        return fused(norm, residual, shortcut, rectify=True)
+    return relu(norm(residual) + shortcut)  # type: ignore[no-any-return]
+
+
+def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(x) for maps (N, C, H, W)."""
+    if is_fusible(norm, x):
+        return fused(norm, x, None, rectify=False)
+    return norm(x)  # type: ignore[no-any-return]
+
+
+def is_fusible(norm: nn.Module, x: Tensor) -> bool:
+    return (
+        isinstance(x, Tensor)  # and not what stands for one while a graph is traced
+        and x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and isinstance(norm, nn.BatchNorm2d)
+        and norm.training
+        and norm.num_features % LANES == 0
+        and norm.momentum is not None
+        and norm.affine
+        and norm.track_running_stats
+        and is_bare(norm)
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Nobody listens to this module's inputs and outputs."""
+    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> Tensor:
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    return FusedNorm.apply(x, norm.weight, norm.bias, shortcut, norm, rectify)  # type: ignore[no-any-return]
+
+
+class FusedNorm(torch.autograd.Function):
+    """y = normalised x * weight + bias, plus a shortcut, rectified; updates the norm's running statistics."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d, rectify: bool
+    ) -> Tensor:
+        x = laid_out(x)
+        shortcut = None if shortcut is None else laid_out(shortcut)
+        y = torch.empty_like(x)
+        statistics = torch.empty(4, len(weight))
+        check(
+            library().norm_forward(  # type: ignore[union-attr]
+                *map(address, (x, shortcut, y)),
+                x.numel() // len(weight),
+                len(weight),
+                *map(address, (weight, bias, norm.running_mean, norm.running_var)),
+                norm.momentum,
+                norm.eps,
+                rectify,
+                address(statistics),
+            )
+        )
+        # The side of a bare ReLU is computed again from x; behind an addition only y still tells it.
+        keep = rectify and shortcut is not None
+        ctx.save_for_backward(x, statistics, y if keep else None)
+        ctx.rectify, ctx.has_shortcut = rectify, shortcut is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, statistics, y = ctx.saved_tensors
+        channels = statistics.shape[1]
+        grad = laid_out(grad.to(x.dtype))
+        grad_x = torch.empty_like(x)
+        # Without a ReLU, what comes in goes to the shortcut as it is.
+        grad_shortcut = torch.empty_like(x) if ctx.has_shortcut and ctx.rectify else None
+        grad_weight, grad_bias = torch.empty(2, channels)
+        check(
+            library().norm_backward(  # type: ignore[union-attr]
+                *map(address, (grad, x, y)),
+                x.numel() // channels,
+                channels,
+                address(statistics),
+                ctx.rectify,
+                *map(address, (grad_x, grad_shortcut, grad_weight, grad_bias)),
+            )
+        )
+        to_shortcut = grad_shortcut if ctx.rectify else grad if ctx.has_shortcut else None
+        return grad_x, grad_weight, grad_bias, to_shortcut, None, None
+
+
+def laid_out(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def check(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the sums of a batch norm")
