@@ -58,7 +58,7 @@ def test_as_close_to_float64_as_the_modules(shape: tuple[int, ...], kind: str, m
     ours = run(copy.deepcopy(norm), x, shortcut, grad, kind)
     widened = None if shortcut is None else shortcut.double()
     truth = run(copy.deepcopy(norm).double(), x.double(), widened, grad.double(), kind)
-    monkeypatch.setattr("resnetlab.models.norms.library", lambda: None)
+    monkeypatch.setattr("resnetlab.native.calls.library", lambda: None)
     modules = run(copy.deepcopy(norm), x, shortcut, grad, kind)
     assert ours.keys() == truth.keys() == modules.keys()
     for name, exact in truth.items():
@@ -143,7 +143,7 @@ def test_networks_learn_the_same_with_and_without(name: str, monkeypatch: pytest
     model = build_model(name, 10, image_size=32)
     truth = gradient(model, dtype=torch.float64, half=False)
     ours = gradient(model, dtype=torch.float32, half=True)
-    monkeypatch.setattr("resnetlab.models.norms.library", lambda: None)
+    monkeypatch.setattr("resnetlab.native.calls.library", lambda: None)
     theirs = gradient(model, dtype=torch.float32, half=True)
     assert float((ours - truth).norm()) <= 1.15 * float((theirs - truth).norm())
 

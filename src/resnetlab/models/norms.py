@@ -13,10 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resnetlab.native.library import library
-
-LANES = 16  # the kernels take channels in vectors of so many
-
+from resnetlab.native.calls import LANES, address, check, is_bare, kernels, laid_out, takes
 
 def norm_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(x)) for maps (N, C, H, W)."""
@@ -41,24 +38,15 @@ def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
 
 def is_fusible(norm: nn.Module, x: Tensor) -> bool:
     return (
-        isinstance(x, Tensor)  # and not what stands for one while a graph is traced
-        and x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
-        and isinstance(norm, nn.BatchNorm2d)
+        isinstance(norm, nn.BatchNorm2d)
         and norm.training
         and norm.num_features % LANES == 0
         and norm.momentum is not None
         and norm.affine
         and norm.track_running_stats
         and is_bare(norm)
-        and not torch.compiler.is_compiling()
-        and library() is not None
+        and takes(x)
     )
-
-
-def is_bare(module: nn.Module) -> bool:
-    """Nobody listens to this module's inputs and outputs."""
-    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> Tensor:
@@ -80,7 +68,7 @@ class FusedNorm(torch.autograd.Function):
         y = torch.empty_like(x)
         statistics = torch.empty(4, len(weight))
         check(
-            library().norm_forward(  # type: ignore[union-attr]
+            kernels().norm_forward(
                 *map(address, (x, shortcut, y)),
                 x.numel() // len(weight),
                 len(weight),
@@ -108,7 +96,7 @@ class FusedNorm(torch.autograd.Function):
         grad_shortcut = torch.empty_like(x) if ctx.has_shortcut and ctx.rectify else None
         grad_weight, grad_bias = torch.empty(2, channels)
         check(
-            library().norm_backward(  # type: ignore[union-attr]
+            kernels().norm_backward(
                 *map(address, (grad, x, y)),
                 x.numel() // channels,
                 channels,
@@ -119,16 +107,3 @@ class FusedNorm(torch.autograd.Function):
         )
         to_shortcut = grad_shortcut if ctx.rectify else grad if ctx.has_shortcut else None
         return grad_x, grad_weight, grad_bias, to_shortcut, None, None
-
-
-def laid_out(maps: Tensor) -> Tensor:
-    return maps.contiguous(memory_format=torch.channels_last)
-
-
-def address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def check(failed: int) -> None:
-    if failed:
-        raise MemoryError("no memory for the sums of a batch norm")

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("norms.c")
+HERE = Path(__file__).parent
+SOURCES = ("norms.c", "pools.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 
@@ -55,8 +56,8 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 def load(compiler: str) -> ctypes.CDLL:
     """The library from the cache, or from the compiler. Raises OSError or SubprocessError."""
     version = run([compiler, "--version"])
-    made_from = (SOURCE.read_bytes(), version, *map(str.encode, (*FLAGS, processor(), torch.__version__)))
-    name = f"norms-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:20]}.so"
+    made_from = (*[(HERE / name).read_bytes() for name in SOURCES], version, *map(str.encode, (*FLAGS, processor(), torch.__version__)))
+    name = f"kernels-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:20]}.so"
     kept = cache_folder() / name
     if not kept.is_file():
         try:
@@ -71,16 +72,14 @@ def load(compiler: str) -> ctypes.CDLL:
 
 def build(compiler: str, to: Path) -> None:
     """Compile to a name of this process's own, then rename: two processes at once must not meet half a file."""
-    handle, own = tempfile.mkstemp(suffix=".so", dir=to.parent)
-    os.close(handle)
-    try:
+    with tempfile.TemporaryDirectory(dir=to.parent) as folder:
+        objects = []
+        for source in (name for name in SOURCES if name.endswith(".c")):
+            objects.append(f"{folder}/{source}.o")
+            run([compiler, *FLAGS, "-c", str(HERE / source), "-o", objects[-1]])
         # Linked without -fopenmp: its symbols are then found in the OpenMP that torch has loaded, with its threads.
-        run([compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{own}.o"])
-        run([compiler, "-shared", f"{own}.o", "-o", own, "-lm"])
-        Path(own).replace(to)
-    finally:
-        for leftover in (own, f"{own}.o"):
-            Path(leftover).unlink(missing_ok=True)
+        run([compiler, "-shared", *objects, "-o", f"{folder}/made.so", "-lm"])
+        Path(folder, "made.so").replace(to)
 
 
 def run(command: list[str]) -> bytes:
@@ -92,6 +91,8 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     pointer, count, number, yes = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     kernels.norm_forward.argtypes = [*[pointer] * 3, count, count, *[pointer] * 4, number, number, yes, pointer]
     kernels.norm_backward.argtypes = [*[pointer] * 3, count, count, pointer, yes, *[pointer] * 4]
+    kernels.pool_forward.argtypes = [pointer, pointer, *[count] * 4]
+    kernels.pool_backward.argtypes = [*[pointer] * 3, *[count] * 4]
     return kernels
 
 

@@ -7,41 +7,10 @@
    Bits do not depend on the number of threads: a map is cut into the same pieces on every machine, each piece is summed
    in float, and the pieces are added in order, in double. */
 
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <math.h>
+#include <stdlib.h>
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#endif
-
-#define LANES 16
-typedef float floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t masks __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-static inline floats load(const uint16_t *at) {
-    return (floats)(__builtin_convertvector(*(const halves *)at, words) << 16);
-}
-
-static inline void store(uint16_t *at, floats values) { /* rounds to the nearest, ties to even; NaN stays NaN */
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-    _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh((__m512)values));
-#else
-    words bits = (words)values;
-    words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    masks is_nan = values != values;
-    rounded = ((words)is_nan & 0x7fc0) | (~(words)is_nan & rounded);
-    *(halves *)at = __builtin_convertvector(rounded, halves);
-#endif
-}
-
-static inline floats keep_where(masks mask, floats values) { return (floats)((words)mask & (words)values); }
-static inline floats vector(const float *at) { return *(const loose *)at; }
-static inline floats relu(floats z) { return keep_where(~(z < 0), z); } /* NaN passes, as in torch */
+#include "vectors.h"
 
 /* Pieces of about 128 KiB, at most 64 of them. */
 static int64_t pieces_of(int64_t rows, int64_t channels) {
@@ -60,8 +29,6 @@ static void add_pieces(const double *partial, int64_t pieces, int64_t channels, 
             second[c] += partial[channels + c];
         }
 }
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* Sums of d and d * d over some rows of `vectors` * LANES channels, d being x - from; `rows_at_once` keeps narrow maps'
    additions from waiting for each other. Both are constants where this is inlined. */
