@@ -22,6 +22,7 @@ from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
+from resnetlab.models.stems import whiten
 from resnetlab.models.weights import load_pretrained
 from resnetlab.runtime import Runtime, start
 from resnetlab.training.loop import Batches, Plan, TrainState
@@ -75,6 +76,9 @@ def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]
         seed=derived_seed(config.seed, "init") % 2**63,  # torch takes 63 bits
     )
     notes = load_pretrained(network, config.model.pretrained) if config.model.pretrained else []
+    if network.architecture.stem == "whitened" and not config.model.pretrained:
+        sample = Draws(config.data.split_seed, 0, len(data.train)).order()[:SAMPLE].sort().values
+        whiten(network.conv1, data.preprocessing.normalize(data.train.images[sample]))
     if config.model.freeze:
         network.freeze_backbone()
     return network, notes
@@ -87,7 +91,7 @@ def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.S
             "resized_crop", 4, partial(augment.resized_crop, size=image_size, min_area=config.resized_crop)
         ),
         "crop": augment.Step("crop", 2, partial(augment.crop, padding=config.crop, mode=config.crop_padding)),
-        "flip": augment.Step("flip", 1, augment.flip),
+        "flip": augment.Step("flip", 1, augment.flip, alternates=config.alternate),
         "cutout": augment.Step("cutout", 2, partial(augment.cutout, size=config.cutout)),
     }
     if config.crop_padding == "reflect" and config.crop >= image_size:
@@ -103,8 +107,10 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime) -> Batche
     order = Draws(config.data.split_seed, 0, len(train)).order()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values
     steps = make_augmentations(config.augment, data.preprocessing.image_size)
+    train_batches = TrainBatches(train, data.preprocessing, steps, config.batch_size, config.seed, runtime)
+    run = config.extended_at[0] if config.extended_at else total_steps(config, len(train_batches))
     return Batches(
-        train=TrainBatches(train, data.preprocessing, steps, config.batch_size, config.seed, runtime),
+        train=dataclasses.replace(train_batches, sizes=config.augment.sizes, steps=run),
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),
     )
@@ -153,7 +159,7 @@ def make_schedule(config: RunConfig, lengths: Sequence[int], steps_per_epoch: in
 def make_state(config: RunConfig, network: ResNet, runtime: Runtime) -> TrainState:
     """The state before the first step."""
     model = runtime.place(network)
-    optimizer = make_optimizer(model, **config.optim.model_dump())
+    optimizer = make_optimizer(model, **config.optim.model_dump(), precision=runtime.precision)
     skips = SKIPS if config.on_nonfinite == "skip" else 0
     return TrainState.begin(model, optimizer, runtime, ema=config.ema, skips=skips)
 

@@ -83,26 +83,32 @@ class AugmentConfig(Section):
     """black or mirrored padding"""
     flip: bool = False
     """mirror half of the images"""
+    alternate: bool = False
+    """flip: mirror an image in every second epoch, instead of at random"""
     cutout: Annotated[int, Field(ge=0, le=4096)] = 0
     """side of a blackened square; 0 is off"""
     resized_crop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """smallest share of the area for a random resized crop (ImageNet: 0.08); 0 is off"""
+    sizes: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = ()
+    """image sizes of the run's parts, of equal length, e.g. 24 28 32; default: the whole run at full size"""
 
 
 class OptimConfig(Section):
     """How the weights move."""
 
     prefix: ClassVar[str] = "optim."
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """optimiser"""
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """optimiser; muon is for convolution kernels, and Adam with decoupled decay for the rest"""
     lr: Annotated[Positive, arg(aliases=["--lr"])] = 0.1
     """peak learning rate"""
     momentum: Share = 0.9
-    """of SGD"""
+    """of SGD and Muon"""
     nesterov: bool = True
     """of SGD"""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """of Adam and AdamW"""
+    """of Adam, AdamW and the Adam beside Muon"""
+    lr_share: Positive = 0.05
+    """muon: the learning rate of what is not a kernel, as a share of --lr"""
     weight_decay: NotNegative = 0.0
     """pull towards zero"""
     decay_norms: bool = True
@@ -113,7 +119,7 @@ class ScheduleConfig(Section):
     """How the learning rate moves."""
 
     prefix: ClassVar[str] = "schedule."
-    name: Literal["constant", "step", "multistep", "cosine", "one_cycle", "plateau"] = "constant"
+    name: Literal["constant", "linear", "step", "multistep", "cosine", "one_cycle", "plateau"] = "constant"
     """shape"""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """steps before the shape begins"""
@@ -132,7 +138,7 @@ class ScheduleConfig(Section):
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """one_cycle: share of the run before the peak"""
     final: Share = 0.0
-    """cosine: where it ends, as a share of the peak"""
+    """linear, cosine: where it ends, as a share of the peak"""
 
 
 class CheckpointConfig(Section):

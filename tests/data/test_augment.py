@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from resnetlab.data import augment
 from resnetlab.data.augment import crop, cutout, flip, resized_crop, whole
 
 JUST_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
@@ -199,3 +200,12 @@ def test_whole_never_reaches_the_number_of_choices(draw: float, choices: int) ->
 def test_whole_is_uniform() -> None:
     counts = torch.bincount(whole(torch.arange(0, 1, 1 / 9000), 9), minlength=9)
     assert counts.tolist() == pytest.approx([1000] * 9, abs=1)
+
+
+def test_shrunk_images_keep_their_mean_and_full_size_ones_their_bits() -> None:
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert augment.shrunk(images, 32) is images
+    small = augment.shrunk(images, 24)
+    assert small.shape == (4, 3, 24, 24)
+    assert small.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(small.mean((2, 3)), images.mean((2, 3)), atol=0.02, rtol=0)

@@ -82,3 +82,10 @@ def test_no_global_generator_is_used_or_touched() -> None:
     assert everything() == expected
     assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
     assert torch.equal(torch_before, torch.get_rng_state())
+
+
+def test_alternating_draws_move_by_a_half_in_every_second_epoch() -> None:
+    even, odd, next_even = (Draws(3, epoch, 1000).alternating("flip", 1) for epoch in (4, 5, 6))
+    assert torch.equal(even, Draws(3, 4, 1000).uniform("flip", 1))
+    assert torch.equal(even < 0.5, odd >= 0.5)  # who was mirrored is not, and the other way round
+    assert not torch.equal(even, next_even)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -103,3 +104,11 @@ def test_indices_name_the_samples() -> None:
         assert torch.equal(labels, split.labels[indices])
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert images.dtype == torch.float32
+
+
+def test_images_grow_over_the_parts_of_a_run() -> None:
+    batches = dataclasses.replace(training(40, 10, []), sizes=(4, 6, 8), steps=12)
+    sizes = [batch.images.shape[-1] for epoch in range(3) for batch in batches.epoch(epoch)]
+    assert sizes == [4] * 4 + [6] * 4 + [8] * 4
+    assert [batch.images.shape[-1] for batch in batches.epoch(1, 2)] == [6, 6]  # from the middle of an epoch, too
+    assert batches.size_at(99) == 8  # an extended run stays at the last size

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from resnetlab.errors import BadInput
 from resnetlab.models import blocks, stems, zoo
+from resnetlab.models.stems import STEMS, whiten
 from resnetlab.models.zoo import ARCHITECTURES, Architecture, resolve
 
 
@@ -43,6 +45,7 @@ def test_the_table_has_every_net_of_the_papers():
         *(f"plain{depth}" for depth in (18, 34, 20, 32, 44, 56)),
         *(f"preact_resnet{depth}" for depth in (18, *cifar)),
         *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+        "fast_resnet8",  # ours
     }
     assert all(architecture.source for architecture in ARCHITECTURES.values())
 
@@ -119,3 +122,14 @@ def test_the_shortcut_is_the_papers_unless_named():
 def test_a_wrong_choice_gets_a_sentence(arguments, sentence):
     with pytest.raises(BadInput, match=re.escape(sentence)):
         resolve(**arguments)
+
+
+def test_a_whitened_stem_leaves_patches_without_correlation():
+    draw = torch.Generator().manual_seed(0)
+    images = torch.nn.functional.interpolate(torch.randn(64, 3, 9, 9, generator=draw), 20, mode="bilinear")
+    conv, _ = STEMS["whitened"](3, 64)
+    whiten(conv, images, floor=0.0)
+    found = torch.nn.functional.conv2d(images, conv.weight)[:, :12].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(found @ found.t() / found.shape[1], torch.eye(12), atol=1e-3, rtol=0)
+    assert torch.equal(conv.weight[:12], -conv.weight[12:])
+    assert not conv.weight.requires_grad

@@ -112,6 +112,8 @@ def test_linear_warm_up_equals_torch_and_then_the_shape_takes_over(shape: str, w
     assert ours(schedule)[:warmup] == pytest.approx(linear, rel=1e-9)
     if shape == "cosine":  # it begins after the warm-up, and still ends with the run
         rest = rates(lambda o: oracle.CosineAnnealingLR(o, 40 - warmup), 40 - warmup)
+    elif shape == "linear":  # so does this one
+        rest = rates(lambda o: oracle.LinearLR(o, 1.0, 0.0, total_iters=40 - warmup), 40 - warmup)
     else:
         rest = ours(Schedule(shape, PEAK, 40, 5))[warmup:]
     assert ours(schedule)[warmup:] == pytest.approx(rest, rel=1e-9)

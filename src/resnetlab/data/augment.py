@@ -24,6 +24,7 @@ class Step:
     purpose: str
     columns: int
     apply: Augmentation
+    alternates: bool = False  # in every second epoch it does the opposite of the epoch before
 
 
 def crop(images: Tensor, draws: Tensor, padding: int, mode: str = "constant") -> Tensor:
@@ -50,6 +51,14 @@ def mirrored(places: Tensor, size: int) -> Tensor:
     [2, 1, 0, 3, 2, 1]
     """
     return (size - 1) - ((size - 1) - places.abs()).abs()
+
+
+def shrunk(images: Tensor, size: int) -> Tensor:
+    """Normalised images (N, C, H, W) at another size, sampled bilinearly, with antialiasing."""
+    if images.shape[2] == size:
+        return images
+    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    return small.contiguous(memory_format=torch.channels_last)
 
 
 def flip(images: Tensor, draws: Tensor) -> Tensor:

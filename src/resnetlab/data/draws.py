@@ -34,6 +34,11 @@ class Draws:
         """A permutation of the samples, int64 (samples,)."""
         return torch.from_numpy(self._generator("order").permutation(self.samples))
 
+    def alternating(self, purpose: str, columns: int) -> Tensor:
+        """Uniform numbers which in every second epoch are those of the epoch before, moved by a half."""
+        first = Draws(self.seed, self.epoch - self.epoch % 2, self.samples).uniform(purpose, columns)
+        return (first + self.epoch % 2 / 2) % 1
+
     def uniform(self, purpose: str, columns: int) -> Tensor:
         """Uniform numbers in [0, 1), float32 (samples, columns)."""
         return torch.from_numpy(self._generator(purpose).random((self.samples, columns), dtype=np.float32))

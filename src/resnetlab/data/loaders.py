@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from resnetlab.data.augment import Step
+from resnetlab.data.augment import Step, shrunk
 from resnetlab.data.draws import Draws
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -37,6 +37,8 @@ class TrainBatches:
     batch_size: int
     seed: int
     runtime: Runtime
+    sizes: Sequence[int] = ()  # of the images in equal parts of the run; none: always the full size
+    steps: int = 0  # the length of the run, which the parts are parts of
 
     def __len__(self) -> int:
         return max(1, len(self.split) // self.batch_size)
@@ -52,14 +54,23 @@ class TrainBatches:
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches number `start` up to `stop` (default: all) of one epoch."""
         draws = Draws(self.seed, epoch, len(self.split))
-        tables = [draws.uniform(step.purpose, step.columns) for step in self.augmentations]
+        tables = [
+            (draws.alternating if step.alternates else draws.uniform)(step.purpose, step.columns)
+            for step in self.augmentations
+        ]
         order = draws.order()
         for number in range(start, len(self) if stop is None else stop):
             indices = self.indices(order, number)
             images, labels = pick(self.split, indices, self.runtime)
             for step, table in zip(self.augmentations, tables, strict=True):
                 images = step.apply(images, table[indices].to(images.device, non_blocking=True))
-            yield Batch(self.preprocessing.normalize(images), labels, indices)
+            normalized = self.preprocessing.normalize(images)
+            yield Batch(shrunk(normalized, self.size_at(epoch * len(self) + number)), labels, indices)
+
+    def size_at(self, step: int) -> int:
+        """The side of the images of one step of the run."""
+        sizes = self.sizes or (self.preprocessing.image_size,)
+        return sizes[min(len(sizes) - 1, step * len(sizes) // max(1, self.steps))]
 
 
 @dataclass(frozen=True)

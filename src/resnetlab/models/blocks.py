@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from resnetlab.models.convolutions import conv1x1, conv3x3
 from resnetlab.models.norms import norm_add_relu, norm_alone, norm_relu
+from resnetlab.models.pools import max_pool2x2
 
 Norm = Callable[[int], nn.Module]
 Shortcut = Callable[[int, int, int, Norm], nn.Module]  # (in_channels, out_channels, stride, norm) -> module
@@ -71,6 +72,7 @@ class Unit(nn.Module):
     depth: ClassVar[int]  # weighted layers on the way through, shortcut not counted
     expansion: ClassVar[int] = 1  # output channels / `channels`
     pre_activation: ClassVar[bool] = False  # it expects its input without norm and ReLU, and leaves its output so
+    halves_at_once: ClassVar[bool] = False  # the first stage makes maps smaller, too
     last: ClassVar[str | None]  # the module that ends the residual branch: with its weight at 0, F(x) = 0
 
 
@@ -164,6 +166,33 @@ class PlainBlock(Unit):
         return norm_relu(self.bn2, self.relu2, self.conv2(x))
 
 
+class PooledBlock(Unit):
+    """3x3, max pooling, then a residual unit of one 3x3: the shortcut begins behind what changes the shape.
+
+    Its stages halve their maps by pooling, the first one, too. For time to accuracy; after the layers of Jordan (2024),
+    which have no shortcut.
+    """
+
+    depth = 2
+    last = "bn2"
+    halves_at_once = True
+
+    def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut = projection) -> None:  # noqa: ARG002
+        super().__init__()
+        self.pools = stride == 2
+        self.conv1 = conv3x3(in_channels, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = norm_relu(self.bn1, self.relu1, max_pool2x2(x) if self.pools else x)
+        return norm_add_relu(self.bn2, self.relu2, self.conv2(x), x)
+
+
 class PreActBlock(Unit):
     """norm -> ReLU -> 3x3, twice, then a bare addition (He et al. 2016, "Identity mappings", Fig. 4e).
 
@@ -192,9 +221,10 @@ class PreActBlock(Unit):
         return residual + self.downsample(x if self.carries_x else activated)
 
 
-UNITS: dict[str, type[BasicBlock | Bottleneck | PlainBlock | PreActBlock]] = {
+UNITS: dict[str, type[BasicBlock | Bottleneck | PlainBlock | PreActBlock | PooledBlock]] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
     "plain": PlainBlock,
     "preact": PreActBlock,
+    "pooled": PooledBlock,
 }

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from resnetlab.errors import BadInput
-from resnetlab.models.blocks import UNITS, Unit
+from resnetlab.models.blocks import UNITS, PooledBlock, Unit
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture, resolve
 
@@ -69,6 +69,8 @@ def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool 
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -77,6 +79,10 @@ def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool 
             bound = 1 / math.sqrt(module.in_features)
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+    for unit in model.modules():
+        if isinstance(unit, PooledBlock):  # both convolutions begin by passing on what they are given (Jordan 2024)
+            for kernel in (unit.conv1.weight, unit.conv2.weight):
+                nn.init.dirac_(kernel.data[: kernel.shape[1]])
     if zero_init:
         for unit in model.modules():
             if isinstance(unit, Unit) and unit.last is not None:

@@ -12,7 +12,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import ARCHITECTURES, resolve
 
 # What the papers train on with each stem, (image side in pixels, classes): ImageNet, CIFAR-10.
-PAPER_SETTING = {"imagenet": (224, 1000), "cifar": (32, 10)}
+PAPER_SETTING = {"imagenet": (224, 1000), "cifar": (32, 10), "whitened": (32, 10)}
 
 
 @dataclass(frozen=True)

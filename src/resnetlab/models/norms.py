@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from resnetlab.native.calls import LANES, address, check, is_bare, kernels, laid_out, takes
 
+
 def norm_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(x)) for maps (N, C, H, W)."""
     if is_fusible(norm, x) and is_bare(relu):

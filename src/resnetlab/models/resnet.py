@@ -42,14 +42,20 @@ class ResNet(nn.Module):
         unit, width = UNITS[architecture.unit], architecture.width
         conv1, maxpool = STEMS[architecture.stem](in_channels, width)
         self.conv1 = conv1
-        self.bn1, self.relu = norm_and_relu(width, wanted=not unit.pre_activation)
+        # A whitened stem has a variance of 1 by itself: it keeps its ReLU and needs no norm.
+        is_whitened = architecture.stem == "whitened"
+        self.bn1, self.relu = norm_and_relu(width, wanted=not unit.pre_activation and not is_whitened)
+        if is_whitened:
+            self.relu = nn.ReLU(inplace=True)
         self.maxpool = maxpool
 
-        channels = width
+        channels = len(conv1.weight)
         for index, units in enumerate(architecture.units_per_stage):
-            stage = make_stage(architecture, channels, width * 2**index, units, stride=1 if index == 0 else 2)
+            wide = architecture.channels(index)
+            stride = 2 if index or unit.halves_at_once else 1
+            stage = make_stage(architecture, channels, wide, units, stride=stride)
             self.add_module(f"layer{index + 1}", stage)
-            channels = width * 2**index * unit.expansion
+            channels = wide * unit.expansion
 
         # A chain of pre-activation units leaves its sum bare: the norm and ReLU of the stem stand here instead.
         self.last_bn, self.last_relu = norm_and_relu(channels, wanted=unit.pre_activation)

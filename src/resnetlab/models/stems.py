@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from resnetlab.models.convolutions import conv3x3
 
-Stem = Callable[[int, int], tuple[nn.Module, nn.Module]]  # (in_channels, out_channels) -> (conv1, maxpool)
+Stem = Callable[[int, int], tuple[nn.Conv2d, nn.Module]]  # (in_channels, out_channels) -> (conv1, maxpool)
 
 
-def imagenet(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
+def imagenet(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Module]:
     """7x7/2, then a 3x3/2 max pool: 224x224 becomes 56x56 (He et al. 2015, Table 1).
 
     >>> imagenet(3, 64)[0].weight.shape
@@ -24,7 +25,7 @@ def imagenet(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]
     return conv1, nn.MaxPool2d(3, stride=2, padding=1)
 
 
-def cifar(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
+def cifar(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Module]:
     """One 3x3 and no pooling: 32x32 stays 32x32 (He et al. 2015, Section 4.2).
 
     >>> cifar(3, 16)[0].weight.shape
@@ -33,4 +34,28 @@ def cifar(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
     return conv3x3(in_channels, out_channels), nn.Identity()
 
 
-STEMS: dict[str, Stem] = {"imagenet": imagenet, "cifar": cifar}
+def whitened(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Module]:  # noqa: ARG001
+    """2x2 filters that `whiten` takes from the data and that are not trained, each beside its negative.
+
+    >>> whitened(3, 64)[0].weight.shape
+    torch.Size([24, 3, 2, 2])
+    """
+    patch = in_channels * 2 * 2
+    conv1 = nn.Conv2d(in_channels, 2 * patch, 2)
+    conv1.weight.requires_grad_(False)
+    return conv1, nn.Identity()
+
+
+@torch.no_grad()
+def whiten(conv: nn.Conv2d, images: Tensor, floor: float = 5e-4) -> None:
+    """Let the filters be the principal directions of 2x2 patches of images (N, C, H, W), scaled to a variance of 1.
+
+    `floor` is added to the variances, so that directions without any do not drown in noise (Page 2019).
+    """
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
+    variances, directions = torch.linalg.eigh(patches.t() @ patches / len(patches))
+    filters = (directions.t() / (variances + floor).sqrt()[:, None]).view(-1, *conv.weight.shape[1:])
+    conv.weight.copy_(torch.cat((filters, -filters)))
+
+
+STEMS: dict[str, Stem] = {"imagenet": imagenet, "cifar": cifar, "whitened": whitened}

@@ -56,7 +56,8 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 def load(compiler: str) -> ctypes.CDLL:
     """The library from the cache, or from the compiler. Raises OSError or SubprocessError."""
     version = run([compiler, "--version"])
-    made_from = (*[(HERE / name).read_bytes() for name in SOURCES], version, *map(str.encode, (*FLAGS, processor(), torch.__version__)))
+    sources = [(HERE / name).read_bytes() for name in SOURCES]
+    made_from = (*sources, version, *map(str.encode, (*FLAGS, processor(), torch.__version__)))
     name = f"kernels-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:20]}.so"
     kept = cache_folder() / name
     if not kept.is_file():

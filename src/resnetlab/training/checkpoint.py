@@ -16,6 +16,7 @@ from resnetlab.evaluation.metrics import Score
 from resnetlab.models.zoo import Architecture
 from resnetlab.sealed import read_sealed, write_sealed
 from resnetlab.training.loop import TrainState
+from resnetlab.training.muon import Muon
 
 FORMAT, VERSION = "resnetlab-checkpoint", 1
 
@@ -128,12 +129,11 @@ def optimizer_memory(
 ) -> dict[Tensor, dict[str, Tensor]]:
     """The inverse of `optimizer_tensors`; each tensor gets its parameter's device and memory layout back.
 
-    ValueError unless every trained parameter has what the optimiser keeps, or, before Adam's first step, none has.
+    ValueError unless every trained parameter has what the optimiser keeps, or, before the first step, none has.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    kinds = memory_of(optimizer)
-    wanted = {f"{key}/{name}" for key in kinds for name in trained}
-    if tensors.keys() != wanted and (tensors or "step" not in kinds):
+    wanted = {f"{key}/{name}" for name, parameter in trained.items() for key in memory_of(optimizer, parameter)}
+    if tensors.keys() != wanted and (tensors or isinstance(optimizer, optim.SGD)):
         raise ValueError(f"the optimiser's memory differs: {', '.join(sorted(tensors.keys() ^ wanted)[:3])}")
     memory: dict[Tensor, dict[str, Tensor]] = {parameter: {} for parameter in trained.values() if tensors}
     for path, value in tensors.items():
@@ -146,10 +146,12 @@ def optimizer_memory(
     return memory
 
 
-def memory_of(optimizer: optim.Optimizer) -> tuple[str, ...]:
-    """What the optimiser keeps for each parameter."""
+def memory_of(optimizer: optim.Optimizer, parameter: Tensor) -> tuple[str, ...]:
+    """What the optimiser keeps for a parameter."""
     if isinstance(optimizer, optim.SGD):
         return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    if isinstance(optimizer, Muon) and parameter.ndim == 4:
+        return ("momentum_buffer",)
     return ("exp_avg", "exp_avg_sq", "step")
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn, optim
 
 from resnetlab.errors import unknown
+from resnetlab.training.muon import Muon
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
 
 def make_optimizer(
@@ -20,6 +21,8 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = True,
     betas: tuple[float, float] = (0.9, 0.999),
+    lr_share: float = 0.05,
+    precision: torch.dtype = torch.float32,
 ) -> optim.Optimizer:
     """An optimiser over the parameters that are not frozen, its update fused into one pass over them.
 
@@ -45,4 +48,6 @@ def make_optimizer(
             return optim.Adam(groups, lr=lr, betas=betas, fused=fused)
         case "adamw":
             return optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+        case "muon":
+            return Muon(groups, lr=lr, momentum=momentum, betas=betas, lr_share=lr_share, precision=precision)
     raise unknown("optimiser", name, OPTIMIZERS)

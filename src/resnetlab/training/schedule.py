@@ -42,6 +42,12 @@ def constant(_schedule: Schedule, _step: int, _scores: Sequence[Score]) -> float
     return 1.0
 
 
+def linear(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
+    """A straight line from the peak to `final`, beginning after the warm-up."""
+    progress = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
+    return 1 + (schedule.final - 1) * min(1.0, progress)
+
+
 def step_decay(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
     """Times `gamma` after every `every_epochs` epochs."""
     return schedule.gamma ** (step // schedule.steps_per_epoch // schedule.every_epochs)
@@ -87,6 +93,7 @@ def between(start: float, end: float, progress: float) -> float:
 Shape = Callable[[Schedule, int, Sequence[Score]], float]
 SHAPES: dict[str, Shape] = {
     "constant": constant,
+    "linear": linear,
     "step": step_decay,
     "multistep": multistep,
     "cosine": cosine,
