@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["evaluate", "nowhere"], "nowhere does not exist"),
         (["evaluate", "."], "is not a run folder"),
         (["evaluate", "nowhere", "--split", "train"], "--split is 'train'"),
+        (["evaluate", "nowhere", "--tta", "flipp"], "--tta is 'flipp'; did you mean 'flip'?"),
+        (["compare"], "needs two runs or more"),
+        (["compare", "nowhere", "elsewhere"], "nowhere does not exist"),
         (["runs", "nowhere"], "nowhere is not a folder"),
         (["runs", "."], "there are no runs"),
         (["models", "resnet43"], "unknown model 'resnet43'"),
@@ -123,6 +127,48 @@ def test_a_run_its_table_and_its_scores(command: Any, tmp_path: Path) -> None:
     assert "quickstart-001" in out
     assert "quickstart-002" in out
     assert out.count("finished") == 2
+    assert "359 images of digits: 1 run was scored on it, 1 time in all" in out
+
+
+def test_runs_are_listed_best_first_and_what_cannot_be_read_below(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    """By validation accuracy, among equals by its loss; a run that has no epoch yet comes last."""
+    scores = {"low": (0.3, 1.0), "best": (0.9, 0.5), "equal": (0.9, 0.7), "none": None}
+    for name, score in scores.items():
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes((run.path / "config.json").read_bytes())
+        if score:
+            row = run.rows[0] | {"val_accuracy": score[0], "val_loss": score[1]}
+            (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.json").write_text("{")
+    code, out, _ = command("runs")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if "resnet20" in line] == ["best", "equal", "low", "none"]
+    assert out.splitlines()[-1].startswith("left out: ")
+    assert "broken/config.json" in out.splitlines()[-1]
+
+
+def test_evaluate_says_accuracy_with_its_interval_and_how_often_it_was_looked(command: Any, run: RunFolder) -> None:
+    final = run.final_metrics("test")
+    assert final is not None
+    low, high = final["intervals"]["accuracy"]
+    said = f"test  accuracy {final['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), loss {final['loss']:.4f}"
+    assert said in run.log.read_text()
+    code, out, _ = command("evaluate", run.path, "--split", "test")
+    assert code == 0
+    assert said in out
+    assert f"calibration error {final['calibration']['ece']:.2%}" in out
+    assert re.search(r"looks    this model \d+ times; \d runs? w\w+ scored on this test set\n", out)
+    assert "looks" not in command("evaluate", run.path)[1]
+
+
+def test_test_time_augmentation_is_named_in_what_is_printed(command: Any, run: RunFolder) -> None:
+    code, out, _ = command("evaluate", run.path, "--tta", "flip", "--out", "scores")
+    assert code == 0
+    assert out.count("test-time augmentation: flip") == 1
+    code, out, _ = command("evaluate", run.path, "--tta", "flip", "--out", "scores", "--json")
+    assert json.loads(out)["tta"] == "flip"
 
 
 def test_evaluate_prints_what_metrics_json_says(command: Any, run: RunFolder) -> None:

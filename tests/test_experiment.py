@@ -202,6 +202,8 @@ def test_a_run_folder_holds_what_it_should(tmp_path: Path) -> None:
         "best.safetensors",
         "checkpoints/step-00000010.ckpt",
         "checkpoints/step-00000015.ckpt",
+        "evaluation/ledger.jsonl",
+        "evaluation/val/looks.safetensors",
         *(
             f"evaluation/{split}/{name}"
             for split in ("val", "test")

@@ -50,6 +50,7 @@ BANNED_ENDINGS = (  # of what is called, however it was imported
 EXCEPTION = {  # the one place where a pickle is read: torchvision opens CIFAR's own batches, whose digests it checked
     "data/named.py": "torchvision.datasets",
 }
+COMPILER = "native/library.py"  # the one place that starts a program: the C compiler, on sources of the package itself
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -102,7 +103,11 @@ def offences(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_nothing_that_could_run_a_file_is_used(path: Path) -> None:
-    assert offences(path.read_text()) == []
+    found = offences(path.read_text())
+    if str(path.relative_to(SOURCE)) == COMPILER:
+        assert found == ["import subprocess"]
+    else:
+        assert found == []
 
 
 def test_torchvisions_data_sets_are_opened_in_one_place_alone() -> None:

@@ -15,7 +15,7 @@ from resnetlab.facts import environment, epoch_line, introduction, score_line, s
 from resnetlab.keeping import Keeper
 from resnetlab.model_file import read_model
 from resnetlab.run_folder import RunFolder, next_folder
-from resnetlab.scoring import SplitName, score_split
+from resnetlab.scoring import SplitName, fitted_temperature, looks_line, score_split
 from resnetlab.stopping import StopAsked, StopRequest, Watched
 from resnetlab.training.loop import Batches, StepDone, fit
 from resnetlab.training.selection import best_epoch
@@ -105,9 +105,19 @@ def finish(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopReque
         scores = run.final_metrics(split)
         if scores is None or scores["weights_digest"] != model.weights_digest:
             scores = score_split(
-                model, experiment.data, split, experiment.runtime.device, run.evaluation(split), stop=stop
+                model,
+                experiment.data,
+                split,
+                experiment.runtime.device,
+                run.ledger,
+                folder=run.evaluation(split),
+                temperature=fitted_temperature(run, model),
+                stop=stop,
+                tell=voice.say,
             )
         voice.say(score_line(scores))
+        if split == "test":
+            voice.say(looks_line(run.ledger, scores))
     draw_curves(experiment.config, run)
     voice.say(f"the run is in {run.path}: curves.png, best.safetensors, evaluation/")
 

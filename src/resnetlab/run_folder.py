@@ -17,6 +17,7 @@ from typing import Any
 
 from resnetlab.config import RunConfig
 from resnetlab.errors import BadInput, DiskTrouble, printable
+from resnetlab.evaluation.ledger import Ledger
 from resnetlab.evaluation.record import write_csv
 from resnetlab.sealed import write_json, write_text
 from resnetlab.training.loop import EpochReport
@@ -26,6 +27,7 @@ try:
 except ImportError:  # Windows: nothing keeps a second trainer out there
     fcntl = None  # type: ignore[assignment]
 
+SHARED_LEDGER = "test-ledger.jsonl"
 COLUMNS = (
     "epoch",
     "step",
@@ -172,14 +174,20 @@ class RunFolder:
         last = "test" if self.config.final_test == "once" else "val"
         return self.final_metrics(last) is not None
 
-    def evaluation(self, split: str) -> Path:
-        return self.path / "evaluation" / split
+    def evaluation(self, split: str, tta: str = "none") -> Path:
+        """Where the scores of a split lie; those with test-time augmentation stand beside the final ones."""
+        return self.path / "evaluation" / (split if tta == "none" else f"{split}-{tta}")
 
-    def final_metrics(self, split: str) -> dict[str, Any] | None:
+    def final_metrics(self, split: str, tta: str = "none") -> dict[str, Any] | None:
         """What metrics.json says of a split, if it has been scored."""
-        if not (self.evaluation(split) / "metrics.json").exists():
-            return None
-        return dict(self.read_json(f"evaluation/{split}/metrics.json"))
+        file = self.evaluation(split, tta) / "metrics.json"
+        return dict(self.read_json(str(file.relative_to(self.path)))) if file.exists() else None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where looks at the test split are written down: in the run, and beside all runs of its folder."""
+        path = self.path.resolve()
+        return Ledger(path.name, (path / "evaluation" / "ledger.jsonl", path.parent / SHARED_LEDGER))
 
 
 def step_of(checkpoint: Path) -> int:

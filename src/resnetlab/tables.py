@@ -13,27 +13,55 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnetlab.errors import BadInput, LabError, printable
+from resnetlab.evaluation.compare import Comparison
+from resnetlab.evaluation.compare_page import WORDS, cost, heading, quality, sentences
+from resnetlab.evaluation.ledger import Ledger, runs_were, times
 from resnetlab.facts import score_line
-from resnetlab.run_folder import RunFolder
+from resnetlab.run_folder import SHARED_LEDGER, RunFolder
 
 
-def show_scores(scores: Mapping[str, Any], *, as_json: bool) -> None:
-    """The result of an evaluation, class by class, or as JSON."""
-    if as_json:
-        print(json.dumps(scores, indent=2, ensure_ascii=False))
-        return
+def show_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_scores(scores: Mapping[str, Any]) -> None:
+    """The result of an evaluation, class by class, and in a line or two."""
     table = make_table("class", "precision", "recall", "F1", "images")
     for row in scores["per_class"]:
         table.add_row(shown(row["name"]), *rates(row), str(row["support"]))
     table.add_section()
     for average in ("macro", "weighted"):
-        row = scores[average]
-        table.add_row(
-            f"{average} mean", *map(percent, (row["precision"], row["recall"], row["f1"])), f"{scores['images']:,}"
-        )
-    console = output()
-    console.print(table)
-    console.print(score_line(scores), markup=False, soft_wrap=True)
+        table.add_row(f"{average} mean", *rates(scores[average]), f"{scores['images']:,}")
+    output().print(table)
+    say(score_line(scores))
+    say(calibration_line(scores["calibration"]))
+
+
+def calibration_line(calibration: Mapping[str, Any]) -> str:
+    """How far probabilities are off, and how far after the temperature."""
+    told, after = f"calibration error {percent(calibration['ece'])}", calibration["after"]
+    if after is None:
+        return f"      {told}"
+    temperature = calibration["temperature"]
+    used = f"temperature {temperature['value']:.3f}, fitted on {temperature['images']:,} {temperature['split']} images"
+    return f"      {told}, {percent(after['ece'])} at {used}"
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """What each run scored and took, and whether the best is better."""
+    say(heading(comparison))
+    for cells in (quality(comparison), cost(comparison)):
+        table = make_table(*cells.columns)
+        for row in cells.rows:
+            table.add_row(*map(escape, row))
+        output().print(table)
+    for sentence in sentences(comparison):
+        say(sentence)
+
+
+def say(line: str) -> None:
+    """A line in which no word is taken for markup or for a command to the terminal."""
+    output().print(printable(line), markup=False, soft_wrap=True)
 
 
 def show_models(image_size: int | None, stem: str) -> None:
@@ -71,7 +99,10 @@ def show_model(name: str, image_size: int | None, stem: str, num_classes: int | 
 
 
 def show_runs(folder: Path) -> None:
-    """The runs in a folder by validation accuracy; a folder that cannot be read is named below the table."""
+    """The runs in a folder by validation accuracy, and how often each test set was looked at.
+
+    A folder that cannot be read is named below the table.
+    """
     if not folder.is_dir():
         raise BadInput(f"{printable(folder)} is not a folder; `resnetlab train` makes runs in ./runs")
     found = [RunFolder(config.parent) for config in sorted(folder.glob("*/config.json"))]
@@ -84,36 +115,46 @@ def show_runs(folder: Path) -> None:
         except LabError as error:
             broken.append(str(error))
     table = make_table("run", "model", "data", "epochs", "val", "test", "minutes", "state")
-    for _, *cells in sorted(rows, key=lambda row: -row[0]):
+    for _, cells in sorted(rows, key=lambda row: row[0]):
         table.add_row(*cells)
-    console = output()
-    console.print(table)
-    for reason in broken:
-        console.print(f"left out: {reason}", markup=False, soft_wrap=True)
+    output().print(table)
+    for line in [*looks_at_test_sets(folder), *(f"left out: {reason}" for reason in broken)]:
+        say(line)
 
 
-def run_row(run: RunFolder) -> tuple[Any, ...]:
-    """Its merit, and its cells."""
+def run_row(run: RunFolder) -> tuple[tuple[float, float], list[str]]:
+    """Its place among the others, by its best validation accuracy and then its loss in that epoch; and its cells."""
     config, rows, test = run.config, run.rows, run.final_metrics("test")
-    best = max((row["val_accuracy"] for row in rows), default=None)
+    merit = min(((-row["val_accuracy"], row["val_loss"]) for row in rows), default=(1.0, 0.0))
     minutes = sum(row["train_seconds"] for row in rows) / 60
-    return (
-        -1.0 if best is None else best,
+    return merit, [
         shown(run.path.name),
         config.model.name,
         shown(Path(config.data.name).name),
         str(len(rows)),
-        percent(best),
+        percent(-merit[0] if rows else None),
         percent(test["accuracy"] if test else None),
         f"{minutes:.1f}",
         "finished" if run.is_scored else "unfinished",
-    )
+    ]
+
+
+def looks_at_test_sets(folder: Path) -> list[str]:
+    """What the ledger of a folder of runs says, a line for each test set."""
+    ledger = Ledger(None, (folder / SHARED_LEDGER,))
+    looks, notes = ledger.looks()
+    lines = []
+    for digest, look in {look.split_digest: look for look in looks}.items():
+        count = ledger.count("", digest)
+        told = f"{runs_were(count.runs)} scored on it, {times(count.looks)} in all"
+        lines.append(f"test set {digest[:8]}, {look.images:,} images of {look.data}: {told}")
+    return [*lines, *notes]
 
 
 def make_table(*columns: str) -> Table:
     """A plain table: words to the left, numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = {"class", "run", "stage", "model", "data", "from", "state", "output"}
+    words = {"class", "run", "stage", "model", "data", "from", "state", "output", *WORDS}
     for column in columns:
         table.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     return table

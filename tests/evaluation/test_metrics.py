@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn import metrics as theirs
 
 from resnetlab.errors import BadInput
 from resnetlab.evaluation.metrics import (
+    TOP,
     Labels,
     Probabilities,
+    brier,
+    cohen_kappa,
     confusion,
     losses,
+    matthews,
     metrics,
+    roc_auc,
     score,
     top_k_accuracy,
 )
@@ -55,9 +60,37 @@ def likeliest(row: list[float], k: int) -> list[int]:
     return sorted(range(len(row)), key=lambda i: (-row[i], i))[:k]
 
 
+def area(rows: list[list[float]], true: list[int], c: int) -> float | None:
+    """The share of pairs, one image of class c and one of another, that are in the right order; equal ones are half."""
+    inside = [row[c] for row, t in zip(rows, true, strict=True) if t == c]
+    outside = [row[c] for row, t in zip(rows, true, strict=True) if t != c]
+    return ratio(sum((a > b) + (a == b) / 2 for a in inside for b in outside), len(inside) * len(outside))
+
+
+def correlation(pairs: list[tuple[int, int]], classes: range) -> float | None:
+    """Gorodkin's: the covariance of the one-hot labels and predictions, summed over the classes, and normalised."""
+
+    def covariance(one: int, other: int) -> float:
+        together = sum(pair[one] == pair[other] for pair in pairs) * len(pairs)
+        return together - sum(
+            sum(pair[one] == c for pair in pairs) * sum(pair[other] == c for pair in pairs) for c in classes
+        )
+
+    return ratio(covariance(0, 1), math.sqrt(covariance(0, 0) * covariance(1, 1)))
+
+
+def kappa(pairs: list[tuple[int, int]], classes: range) -> float | None:
+    """Agreement beyond that of chance, as a share of what chance leaves."""
+    count = len(pairs)
+    agreed = sum(t == g for t, g in pairs) * count
+    chance = sum(sum(t == c for t, _ in pairs) * sum(g == c for _, g in pairs) for c in classes)
+    return ratio(agreed - chance, count**2 - chance)
+
+
 def brute_force(probabilities: Probabilities, labels: Labels) -> dict[str, Any]:
     true, classes = labels.tolist(), range(probabilities.shape[1])
-    guesses = [likeliest(row, 1)[0] for row in probabilities.tolist()]
+    rows = probabilities.tolist()
+    guesses = [likeliest(row, 1)[0] for row in rows]
     pairs = list(zip(true, guesses, strict=True))
     per_class = []
     for c in classes:
@@ -69,17 +102,29 @@ def brute_force(probabilities: Probabilities, labels: Labels) -> dict[str, Any]:
                 "precision": ratio(hits, predicted),
                 "recall": ratio(hits, actual),
                 "f1": ratio(2 * hits, predicted + actual),
+                "roc_auc": area(rows, true, c),
                 "support": actual,
             }
         )
     supports = [row["support"] for row in per_class]
-    keys = ("precision", "recall", "f1")
+    keys = ("precision", "recall", "f1", "roc_auc")
+    accuracy = sum(t == g for t, g in pairs) / len(true)
+
+    def top(k: int) -> float:
+        return sum(t in likeliest(row, k) for t, row in zip(true, rows, strict=True)) / len(true)
+
     return {
         "images": len(true),
-        "loss": sum(-math.log(row[t]) for row, t in zip(probabilities.tolist(), true, strict=True)) / len(true),
-        "accuracy": sum(t == g for t, g in pairs) / len(true),
-        "top5_accuracy": sum(t in likeliest(row, 5) for t, row in zip(true, probabilities.tolist(), strict=True))
+        "loss": sum(-math.log(row[t]) for row, t in zip(rows, true, strict=True)) / len(true),
+        "accuracy": accuracy,
+        "top5_accuracy": top(5),
+        "top_k_accuracy": {str(k): top(k) for k in TOP},
+        "balanced_accuracy": mean([row["recall"] for row in per_class], [1 for _ in classes]),
+        "mcc": correlation(pairs, classes),
+        "cohen_kappa": kappa(pairs, classes),
+        "brier": sum((p - (t == c)) ** 2 for t, row in zip(true, rows, strict=True) for c, p in enumerate(row))
         / len(true),
+        "micro": dict.fromkeys(keys[:3], accuracy),
         "macro": {key: mean([row[key] for row in per_class], [1 for _ in classes]) for key in keys},
         "weighted": {key: mean([row[key] for row in per_class], supports) for key in keys},
         "undefined_classes": sum(row["f1"] is None for row in per_class),
@@ -111,15 +156,31 @@ def test_metrics_equal_a_brute_force_count(case: tuple[Probabilities, Labels]) -
 
 @settings(deadline=None)
 @given(answers())
-def test_means_equal_scikit_learns_where_there_is_something_to_weigh(case: tuple[Probabilities, Labels]) -> None:
+def test_scores_equal_scikit_learns_where_there_is_something_to_weigh(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
+    predicted, classes = probabilities.argmax(1), range(probabilities.shape[1])
     said = metrics(probabilities, labels, names(probabilities))
-    for average in ("macro", "weighted"):
-        theirs = precision_recall_fscore_support(
-            labels, probabilities.argmax(1), labels=range(probabilities.shape[1]), average=average, zero_division=np.nan
+    for average in ("macro", "micro", "weighted"):
+        expected = theirs.precision_recall_fscore_support(
+            labels, predicted, labels=classes, average=average, zero_division=np.nan
         )
-        for ours, value in zip(said[average].values(), theirs[:3], strict=True):
-            assert ours is None or ours == pytest.approx(value, rel=1e-12)
+        for key, value in zip(("precision", "recall", "f1"), expected, strict=False):
+            assert said[average][key] is None or said[average][key] == pytest.approx(value, rel=1e-12)
+    if len(classes) > 1:  # it asks for two
+        assert said["loss"] == pytest.approx(theirs.log_loss(labels, probabilities, labels=classes))
+    for row, c in zip(said["per_class"], classes, strict=True):
+        if row["roc_auc"] is not None:
+            assert row["roc_auc"] == pytest.approx(theirs.roc_auc_score(labels == c, probabilities[:, c]))
+
+
+@settings(deadline=None)
+@given(answers())
+def test_balanced_accuracy_is_scikit_learns(case: tuple[Probabilities, Labels]) -> None:
+    probabilities, labels = case
+    predicted = probabilities.argmax(1)
+    if set(predicted) <= set(labels) != {labels[0]}:  # it warns of anything else
+        said = metrics(probabilities, labels, names(probabilities))["balanced_accuracy"]
+        assert said == pytest.approx(theirs.balanced_accuracy_score(labels, predicted))
 
 
 @settings(deadline=None)
@@ -172,16 +233,41 @@ def test_an_undecided_network_is_right_about_the_first_class_only() -> None:
 def test_a_class_that_is_absent_and_never_predicted_is_undefined_and_left_out_of_means() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1]])
     said = metrics(probabilities, np.array([0, 1]), ["a", "b", "c"])
-    assert said["per_class"][2] == {"name": "c", "precision": None, "recall": None, "f1": None, "support": 0}
-    assert said["macro"] == said["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    absent = {"name": "c", "precision": None, "recall": None, "f1": None, "roc_auc": None, "support": 0}
+    assert said["per_class"][2] == absent
+    assert said["macro"] == said["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "roc_auc": 1.0}
     assert said["undefined_classes"] == 1
 
 
 def test_a_mean_without_anything_to_weigh_is_undefined() -> None:
     """No class that is there was ever predicted: the share of right answers among those predictions is 0/0."""
     said = metrics(np.array([[0.1, 0.9]]), np.array([0]), ["a", "b"])
-    assert said["weighted"] == {"precision": None, "recall": 0.0, "f1": 0.0}
-    assert said["macro"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert said["weighted"] == {"precision": None, "recall": 0.0, "f1": 0.0, "roc_auc": None}
+    assert said["macro"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "roc_auc": None}
+
+
+def test_correlation_and_kappa_are_undefined_exactly_where_they_are_0_by_0() -> None:
+    """scikit-learn calls the first of them 0, as if the model had been found to be no better than chance."""
+    one, two = np.zeros(3, dtype=np.int64), np.array([0, 1, 0])
+    assert math.isnan(matthews(one, two))
+    assert math.isnan(matthews(two, one))
+    assert math.isnan(cohen_kappa(one, one))
+    assert cohen_kappa(one, one + 1) == 0  # never agreed, and by chance would not have either
+    assert cohen_kappa(one, two) == pytest.approx(0)
+    assert matthews(two, two) == cohen_kappa(two, two) == 1
+
+
+def test_the_roc_curve_of_a_class_needs_images_on_both_sides() -> None:
+    probabilities = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    assert roc_auc(probabilities, np.array([0, 1]))[:2].tolist() == [0.5, 0.5]  # all are equal
+    assert np.isnan(roc_auc(probabilities, np.array([0, 1]))[2])
+    assert np.isnan(roc_auc(probabilities, np.array([0, 0]))).all()
+
+
+def test_brier_score_is_0_for_certainty_and_2_for_certainty_of_something_else() -> None:
+    certain = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert brier(certain, np.array([0, 1])) == 0
+    assert brier(certain, np.array([1, 0])) == 2
 
 
 def test_certainty_in_the_wrong_class_costs_much_but_not_infinitely_much() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import DiskTrouble
 from resnetlab.evaluation import plots
+from resnetlab.evaluation.calibration import Temperature, calibration
 from resnetlab.evaluation.metrics import metrics
 from resnetlab.evaluation.record import Evaluation, write_csv, write_evaluation
 
@@ -24,9 +26,11 @@ FACTS = {
     "split": "test",
     "data": "pets {0}",
     "model": "resnet20",
+    "tta": "none",
     "weights_digest": "ab" * 32,
     "split_digest": "cd" * 32,
 }
+TEMPERATURE = Temperature(1.5, "val", "ef" * 32, 9)
 TABLES = ("per_class.csv", "predictions.csv", "confusion_matrix.csv")
 PICTURES = ("confusion_matrix.png", "samples.png", "mistakes.png")
 
@@ -40,7 +44,7 @@ def evaluation() -> Evaluation:
     names = tuple(f"{CLASSES[label]}/{i}.png" for i, label in enumerate(labels.tolist()))
     names = (*names[:-2], "not utf-8 \udcff.png", "\x1b[2J.png")
     see = Preprocessing(image_size=8, resize_to=10, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Evaluation(scores, Split(images, labels, names), CLASSES, see, FACTS)
+    return Evaluation(scores, Split(images, labels, names), CLASSES, see, FACTS, TEMPERATURE)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +75,20 @@ def test_metrics_json_is_what_is_returned_and_has_what_was_promised(written: tup
         *("split", "images", "loss", "accuracy", "top5_accuracy", "macro", "weighted", "per_class"),
         *("weights_digest", "split_digest"),
     }
-    assert set(returned["per_class"][0]) == {"name", "precision", "recall", "f1", "support"}
+    assert set(returned["per_class"][0]) >= {"name", "precision", "recall", "f1", "support"}
     made = evaluation()
-    assert returned == {**FACTS, **metrics(made.probabilities, made.labels, CLASSES)} == made.metrics()
+    assert returned == made.metrics()
+    assert returned.items() >= metrics(made.probabilities, made.labels, CLASSES).items()
+    assert returned["intervals"]["accuracy"][0] < returned["accuracy"] < returned["intervals"]["accuracy"][1]
+    assert returned["calibration"] == calibration(made.probabilities, made.labels, TEMPERATURE)
+    assert returned["calibration"]["temperature"]["value"] == 1.5
+
+
+def test_what_is_averaged_over_views_is_named_in_numbers_and_pictures() -> None:
+    made = replace(evaluation(), facts=FACTS | {"tta": "flip"})
+    assert made.metrics()["tta"] == "flip"
+    assert made.title == "resnet20 on pets {0}, test split, test-time augmentation: flip"
+    assert evaluation().title == "resnet20 on pets {0}, test split"
 
 
 def test_predictions_have_the_promised_columns_and_every_name_survives(written: tuple[Path, dict[str, Any]]) -> None:
@@ -106,7 +121,7 @@ def test_per_class_says_what_metrics_json_says_and_leaves_the_undefined_empty(
 ) -> None:
     folder, returned = written
     header, *rows = table(folder / "per_class.csv")
-    assert header == ["class", "precision", "recall", "f1", "support"]
+    assert header == ["class", "precision", "recall", "f1", "support", "roc_auc"]
     for row, said in zip(rows, returned["per_class"], strict=True):
         assert row[0] == said["name"]
         assert [float(cell) if cell else None for cell in row[1:]] == [
@@ -114,6 +129,7 @@ def test_per_class_says_what_metrics_json_says_and_leaves_the_undefined_empty(
             said["recall"],
             said["f1"],
             said["support"],
+            said["roc_auc"],
         ]
     assert rows[-1][2] == ""  # no image of the last class, so no recall
 

@@ -96,6 +96,7 @@ FLAGS = """
 --print-config --stem --pretrained --freeze --no-freeze --optim.name --optim.betas --schedule.milestones --augment.crop
 --no-augment.flip --augment.flip --checkpoint.every-steps --image-size --classes --split --json --debugg -h --help --
 --allow-change --strict-resume --all-probabilities --data.fit --data.image-size --ema --extended-at --recipe - --= =
+--tta
 """.split()  # noqa: SIM905 - a list of words reads best as words
 GIVEN = (
     *("digits", "cifar10", "resnet18", "tiny", "3", "-3", "0", "1e-3", "1e999", "nan", "inf", "-inf", "0x10", "1_0"),
@@ -128,6 +129,8 @@ def test_random_command_lines(
             words[1:1] = ["resnet20"]  # all of them take seconds
         if words[:1] == ["train"]:
             words += draw.choice((["--print-config"], ["--data", "nowhere/at/all"], ["--data", "x" * 300]))
+        if words[:1] == ["baseline"]:
+            words += ["--data", draw.choice(("nowhere/at/all", "x" * 300))]
         judge(f"{name} {words!r}"[:3000], *words)
         assert not list(tmp_path.iterdir()), name
     judge.settle()

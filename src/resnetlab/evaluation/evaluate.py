@@ -11,20 +11,26 @@ from torch import nn
 
 from resnetlab.data.loaders import Batch
 from resnetlab.evaluation.metrics import Labels, Probabilities, Score, score
+from resnetlab.evaluation.views import VIEWS, Views
 from resnetlab.runtime import Runtime
 
 
 @torch.inference_mode()
-def probabilities(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Probabilities, Labels]:
-    """Softmax probabilities (N, K) in float64 and the labels (N,), in the order of the split."""
+def probabilities(
+    model: nn.Module, batches: Iterable[Batch], runtime: Runtime, tta: Views = "none"
+) -> tuple[Probabilities, Labels]:
+    """Softmax probabilities (N, K) in float64 and the labels (N,), in the order of the split.
+
+    With test-time augmentation they are means over the views of each image.
+    """
     logits, labels = [], []
     with evaluating(model):
         for batch in batches:
             with runtime.autocast():
-                logits.append(model(batch.images).float())
+                logits.append(torch.stack([model(view(batch.images)).float() for view in VIEWS[tta]]))
             labels.append(batch.labels)
     return (
-        np.asarray(torch.cat(logits).cpu().double().softmax(1)),
+        np.asarray(torch.cat(logits, 1).cpu().double().softmax(2).mean(0)),
         np.asarray(torch.cat(labels).cpu()),
     )
 

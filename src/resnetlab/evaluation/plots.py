@@ -3,9 +3,25 @@
 Importing this module imports matplotlib: import it where a picture is drawn.
 """
 
+from resnetlab.evaluation.plots_calibration import confidence_histogram, reliability
+from resnetlab.evaluation.plots_classes import class_bars, confused_pairs
 from resnetlab.evaluation.plots_confusion import confusion_matrix
 from resnetlab.evaluation.plots_curves import curves
 from resnetlab.evaluation.plots_images import mistakes, samples
+from resnetlab.evaluation.plots_network import embedding_map, filters, grad_cams
 from resnetlab.evaluation.plots_style import save
 
-__all__ = ["confusion_matrix", "curves", "mistakes", "samples", "save"]
+__all__ = [
+    "class_bars",
+    "confidence_histogram",
+    "confused_pairs",
+    "confusion_matrix",
+    "curves",
+    "embedding_map",
+    "filters",
+    "grad_cams",
+    "mistakes",
+    "reliability",
+    "samples",
+    "save",
+]

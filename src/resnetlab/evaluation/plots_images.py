@@ -96,9 +96,11 @@ def caption(true: int, predicted: int, probability: float, classes: Sequence[str
     ]
 
 
-def gallery(images: Images, captions: Sequence[Sequence[Line]], title: str, subtitle: str) -> Figure:
+def gallery(
+    images: Images, captions: Sequence[Sequence[Line]], title: str, subtitle: str, *, columns: int = COLUMNS
+) -> Figure:
     """A grid of images (N, H, W, C), row by row, each with its caption below."""
-    columns = min(COLUMNS, len(images))
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     tall = TILE * min(1.5, images.shape[1] / images.shape[2])
     step = tall + max(map(len, captions)) * LINE + GAP

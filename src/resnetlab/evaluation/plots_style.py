@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.style
 from matplotlib import font_manager
@@ -26,6 +27,7 @@ MARGIN = 0.12  # inches between the header and the edges of the picture
 # After Okabe and Ito (2008): apart for every common colour vision, in print, and as text on white.
 TRAIN, VALIDATION, TEST = "#d98200", "#0072b2", "#a3387a"
 RIGHT, WRONG = "#00795a", "#c23b00"
+PALE, PALE_WRONG = "#a9cde4", "#d5754d"  # areas under lines and beside text
 INK, MUTED, FAINT = "#1f2430", "#667080", "#e6e8ec"
 
 # DejaVu comes with matplotlib; the others, where they are installed, know the scripts of East Asia.
@@ -47,6 +49,7 @@ RULES = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
     "legend.frameon": False,
+    "svg.hashsalt": "resnetlab",  # otherwise ids are drawn anew each time
 }
 
 
@@ -117,14 +120,21 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write `figure` as a PNG, whole or not at all; the same figure gives the same bytes.
+    """Write `figure` as a PNG, whole or not at all; the same figure gives the same bytes. Raises `DiskTrouble`."""
+    content = rendered(figure, "png")
+    with replacing(Path(path), len(content)) as file:
+        file.write(content)
 
-    Letters that no installed font has become boxes, without a warning. Raises `DiskTrouble`.
+
+def rendered(figure: Figure, form: Literal["png", "svg"]) -> bytes:
+    """`figure` as the bytes of a file; the same figure gives the same bytes.
+
+    Letters that no installed font has become boxes, without a warning.
     """
     picture = io.BytesIO()
+    unsigned = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(picture, format=form, dpi=DPI, metadata=unsigned)
     figure.set_layout_engine("none")  # laid out again it would move by a hair
-    with replacing(Path(path), len(picture.getvalue())) as file:
-        file.write(picture.getvalue())
+    return picture.getvalue()

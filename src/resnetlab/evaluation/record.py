@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import DiskTrouble, printable
+from resnetlab.evaluation.calibration import Temperature, calibration
+from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import Labels, Probabilities, confusion, losses, metrics
 from resnetlab.sealed import write_json, write_text
 
@@ -27,7 +29,8 @@ class Evaluation:
     split: Split
     classes: Sequence[str]
     preprocessing: Preprocessing
-    facts: Mapping[str, Any]  # the split's name and the digests; they come first in metrics.json
+    facts: Mapping[str, Any]  # split, data, model, test-time augmentation, digests; they come first in metrics.json
+    temperature: Temperature | None = None  # fitted on validation
 
     @property
     def labels(self) -> Labels:
@@ -39,7 +42,18 @@ class Evaluation:
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json says."""
-        return {**self.facts, **metrics(self.probabilities, self.labels, self.classes)}
+        return {
+            **self.facts,
+            **metrics(self.probabilities, self.labels, self.classes),
+            "intervals": intervals(confusion(self.probabilities, self.labels)),
+            "calibration": calibration(self.probabilities, self.labels, self.temperature),
+        }
+
+    @property
+    def title(self) -> str:
+        """What stands above a picture."""
+        augmented = "" if self.facts["tta"] == "none" else ", test-time augmentation: {tta}"
+        return ("{model} on {data}, {split} split" + augmented).format(**self.facts)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities: bool = False) -> dict[str, Any]:
@@ -47,13 +61,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities:
 
     metrics.json is written last: where it is, all is there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskTrouble(f"could not make {printable(folder)}: {error.strerror or error}") from error
+    make_folder(folder)
     result = evaluation.metrics()
-    rows = ([row["name"], row["precision"], row["recall"], row["f1"], row["support"]] for row in result["per_class"])
-    write_csv(folder / "per_class.csv", ["class", "precision", "recall", "f1", "support"], rows)
+    columns = ("name", "precision", "recall", "f1", "support", "roc_auc")
+    rows = ([row[column] for column in columns] for row in result["per_class"])
+    write_csv(folder / "per_class.csv", ["class", *columns[1:]], rows)
     write_predictions(folder / "predictions.csv", evaluation, every=all_probabilities)
     matrix = confusion(evaluation.probabilities, evaluation.labels)
     table = ([name, *counts] for name, counts in zip(evaluation.classes, matrix.tolist(), strict=True))
@@ -61,6 +73,14 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities:
     draw(folder, evaluation, matrix)
     write_json(folder / "metrics.json", result)
     return result
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, if need be. Raises DiskTrouble."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskTrouble(f"could not make {printable(folder)}: {error.strerror or error}") from error
 
 
 def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> None:
@@ -82,8 +102,7 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64]) -> Non
 
     labels, predicted, probability = evaluation.labels, evaluation.predicted, evaluation.probabilities.max(1)
     images = np.asarray(evaluation.preprocessing.seen(evaluation.split.images).cpu())
-    title = "{model} on {data}, {split} split".format(**evaluation.facts)
-    about: Any = {"classes": evaluation.classes, "title": title}
+    about: Any = {"classes": evaluation.classes, "title": evaluation.title}
     loss = losses(evaluation.probabilities, labels)
     plots.save(plots.confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
     plots.save(plots.samples(images, labels, predicted, probability, **about), folder / "samples.png")

@@ -1,0 +1,179 @@
+"""The commands: from words to arguments to the call that does the work. Each imports what it needs, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnetlab import recipes
+from resnetlab.arguments import (
+    BaselineArguments,
+    CompareArguments,
+    EvaluateArguments,
+    ModelsArguments,
+    ReportArguments,
+    ResumeArguments,
+    RunsArguments,
+    TrainArguments,
+)
+from resnetlab.config import DataConfig, RunConfig
+from resnetlab.errors import BadInput
+from resnetlab.parsing import parse, read_settings, take_value, words
+
+
+def train(arguments: Sequence[str]) -> None:
+    rest = list(arguments)
+    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    file, rest = take_value(rest, "--config")
+    settings = read_settings(Path(file)) if file else {}
+    config = starting_point(recipe, settings, rest)
+    given = parse(TrainArguments, rest, "resnetlab train [RECIPE]", TrainArguments(config))
+    if given.print_config:
+        print(given.config.model_dump_json(indent=2))
+        return
+    from resnetlab import experiment, resuming
+    from resnetlab.assembly import resolved
+
+    if given.resume and given.out is None:
+        raise BadInput("--resume auto goes on with the run in --out; give --out FOLDER too")
+    if given.resume and given.out and (given.out / "config.json").exists():
+        resuming.resume(given.out, changes=resolved(given.config).to_json(), max_minutes=given.max_minutes)
+    else:
+        experiment.train(given.config, given.out, max_minutes=given.max_minutes)
+
+
+RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100": "cifar10-resnet18"}
+
+
+def starting_point(recipe: str | None, settings: dict[str, Any], flags: list[str]) -> RunConfig:
+    """The recipe with the settings of a config file; flags come on top of it later.
+
+    Without a recipe the data decides: digits and nothing at all are `quickstart`, CIFAR is `cifar10-resnet18`, a folder
+    is `folder`. A length given as a flag replaces the recipe's, whichever way that one is given.
+    """
+    if recipe is None and settings.get("recipe") in list(recipes.RECIPES):
+        recipe = settings["recipe"]
+    if recipe is None:
+        data, _ = take_value(flags, "--data", "--data.name")
+        section = settings.get("data")  # not validated yet: it may be anything
+        name = data or (section.get("name") if isinstance(section, dict) else None) or "digits"
+        recipe = RECIPE_FOR.get(str(name), "folder")
+    config = recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
+    return ready_for_length(config, flags)
+
+
+def ready_for_length(config: RunConfig, flags: Sequence[str]) -> RunConfig:
+    """The config with its length given the way a flag gives it, in epochs or in steps."""
+    lengths = [flag.strip("-") for flag in ("--epochs", "--steps") if words(flags, flag)]
+    if len(lengths) == 2:
+        raise BadInput("give --epochs or --steps, not both")
+    return config.changed({lengths[0]: 1}) if lengths else config
+
+
+def resume(arguments: Sequence[str]) -> None:
+    program = "resnetlab resume RUN"
+    if words(arguments, "--help", "-h"):
+        parse(ResumeArguments, ["--help"], program, ResumeArguments(recipes.quickstart()))
+    if not arguments or arguments[0].startswith("-"):
+        raise BadInput(f"say first which run to go on with: {program}")
+    from resnetlab import resuming
+    from resnetlab.run_folder import RunFolder
+
+    run, flags = Path(arguments[0]), arguments[1:]
+    config = ready_for_length(RunFolder.open(run).config, flags)
+    given = parse(ResumeArguments, flags, program, ResumeArguments(config))
+    resuming.resume(
+        run,
+        changes=given.config.to_json(),
+        allowed=given.allow_change,
+        strict=given.strict_resume,
+        max_minutes=given.max_minutes,
+    )
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    given = parse(EvaluateArguments, arguments, "resnetlab evaluate RUN|MODEL")
+    from resnetlab import scoring, tables
+
+    result = scoring.evaluate(
+        given.source,
+        given.data,
+        given.split,
+        tta=given.tta,
+        out=given.out,
+        all_probabilities=given.all_probabilities,
+        device=given.device,
+    )
+    if given.json:
+        tables.show_json(result)
+        return
+    tables.show_scores(result)
+    if given.split == "test":
+        tables.say(scoring.looks_line(scoring.ledger_of(given.source), result))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    given = parse(CompareArguments, arguments, "resnetlab compare RUN RUN …")
+    from resnetlab import comparing, tables
+
+    comparison = comparing.compare(given.runs, given.split)
+    if given.json:
+        tables.show_json(comparison.to_json())
+    else:
+        tables.show_comparison(comparison)
+    if given.out is not None:
+        page = comparing.write_comparison(given.out, comparison)
+        if not given.json:
+            tables.say(f"the page is {page}")
+
+
+def baseline(arguments: Sequence[str]) -> None:
+    usual = BaselineArguments(DataConfig(normalize="imagenet"), recipes.finetune().augment)
+    given = parse(BaselineArguments, arguments, "resnetlab baseline", usual)
+    from resnetlab import tables
+    from resnetlab.baseline import baseline
+
+    sections = {"data": given.data.model_dump(), "augment": given.augment.model_dump(), "model": {"name": given.model}}
+    names = ("epochs", "steps", "batch_size", "seed", "device", "precision")
+    settings = {name: getattr(given, name) for name in names if getattr(given, name) is not None} | sections
+    comparison, page = baseline(settings, given.weights, given.out, max_minutes=given.max_minutes)
+    tables.show_comparison(comparison)
+    tables.say(f"the page is {page}")
+
+
+def report(arguments: Sequence[str]) -> None:
+    given = parse(ReportArguments, arguments, "resnetlab report RUN")
+    from resnetlab import tables
+    from resnetlab.report.write import write_report
+
+    tables.say(f"the page is {write_report(given.run, given.out)}")
+
+
+def runs(arguments: Sequence[str]) -> None:
+    given = parse(RunsArguments, arguments, "resnetlab runs [FOLDER]")
+    from resnetlab import tables
+
+    tables.show_runs(given.folder)
+
+
+def models(arguments: Sequence[str]) -> None:
+    given = parse(ModelsArguments, arguments, "resnetlab models [NAME]")
+    from resnetlab import tables
+
+    if given.name is None:
+        tables.show_models(given.image_size, given.stem)
+    else:
+        tables.show_model(given.name, given.image_size, given.stem, given.classes)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "compare": compare,
+    "baseline": baseline,
+    "report": report,
+    "runs": runs,
+    "models": models,
+}

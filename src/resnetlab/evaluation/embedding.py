@@ -1,0 +1,71 @@
+"""Pooled features, caught on their way to the head, and their map in the plane: PCA, then t-SNE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnetlab.models.resnet import ResNet
+
+MOST = 2000  # images on a map; t-SNE takes seconds for them, and a minute for ten times as many
+
+
+@contextmanager
+def catching_features(network: ResNet, wanted: Sequence[int] | NDArray[np.integer]) -> Iterator[list[Tensor]]:
+    """While inside, `network.features` of the `wanted` images (their places in the split, rising) are kept, for free.
+
+    The list holds one tensor (n, C) for each batch, on the device: what the head is given is what is kept, so the
+    images need not be seen twice.
+    """
+    caught: list[Tensor] = []
+    places, seen = np.asarray(wanted, np.int64), 0
+
+    def catch(_head: object, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        (features,) = inputs
+        here = places[(places >= seen) & (places < seen + len(features))] - seen
+        seen += len(features)
+        caught.append(features[torch.from_numpy(here).to(features.device)])
+
+    hook = network.fc.register_forward_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        hook.remove()
+
+
+def spread(count: int, most: int) -> NDArray[np.intp]:
+    """At most `most` of `count` places, evenly spread, in order.
+
+    >>> spread(10, 4).tolist(), spread(3, 4).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.unique(np.linspace(0, max(count - 1, 0), min(most, count)).astype(np.intp))
+
+
+def plane(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Features (N, C) as points (N, 2) whose neighbours are neighbours: PCA to 50 dimensions, then t-SNE from there.
+
+    Few images or features without spread are only projected. van der Maaten and Hinton (2008); distances between
+    far groups, and the axes, mean nothing.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    centred = np.asarray(features, np.float64)
+    if len(centred):
+        centred = centred - centred.mean(0)
+    rank = min(50, *centred.shape)
+    if rank < 2 or not centred.any():
+        return np.pad(centred[:, :1], ((0, 0), (0, 1)))
+    narrow = PCA(rank, svd_solver="full", random_state=0).fit_transform(centred)
+    first, second = np.ptp(narrow, axis=0)[:2]
+    if len(narrow) < 10 or second < 1e-9 * first:
+        return np.asarray(narrow[:, :2])
+    perplexity = min(30.0, (len(narrow) - 1) / 3)
+    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(narrow), np.float64)

@@ -1,0 +1,166 @@
+"""What is stored becomes tables, pictures and pages; nothing in them is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.rounds import Outcome, group
+
+from benchmarks import __main__ as command
+from benchmarks import page, pictures, results, scaling, scaling_page
+from resnetlab.errors import BadInput
+
+MACHINE = {
+    "device_name": "a machine, 2 cores",
+    "threads": 2,
+    "cpu_capability": "AVX512",
+    "torch": "2.15.0",
+    "python": "3.11.7",
+    "started": "2026-11-20T13:00:00+00:00",
+}
+HEADER = (137, 80, 78, 71)  # of a PNG
+
+
+def sample(subject: str = "resnet18", speed: float = 200.0) -> dict[str, Any]:
+    outcomes = {
+        "resnetlab": Outcome([{"x": speed}, {"x": speed + 4}, {"x": speed - 2}]),
+        "plain script": Outcome([{"x": 60.0, "notes": ["fp32"]}, {"x": 61.0, "notes": ["fp32"]}, {"x": 59.0}]),
+        "timm, fast": Outcome([], "g++ was not found"),
+    }
+    found = group(subject, f"a net called {subject}", "images/s", outcomes, lambda s: s["x"], more_is_better=True)
+    return {"groups": [found], "samples": {subject: {}}}
+
+
+def points() -> dict[str, Any]:
+    """Stored curves: the last batch size is twice as dear for its work."""
+    curves: dict[str, Any] = {}
+    for name, curve in scaling.CURVES.items():
+        found = []
+        for place, value in enumerate(curve.values):
+            work = 1000 * 2**place
+            seconds = work / 1e4 * (2 if place == 0 else 1)
+            found.append(
+                {
+                    "at": str(value),
+                    "work": work,
+                    "seconds": {"median": seconds, "lowest": seconds * 0.9, "highest": seconds * 1.1},
+                    "images_per_second": {"median": work / seconds},
+                    "peak_bytes": {"median": 1e9 + 1e5 * work},
+                    "epoch_seconds": {"median": 0.01},
+                    "median_step_seconds": {"median": 0.002},
+                }
+            )
+        scaling.judge(found)
+        curves[name] = {"title": curve.title, "points": found}
+    return {"curves": curves, "page": "docs/scaling.md", "environment": MACHINE}
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of results of its own for the command."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(command, "PAGE", tmp_path / "docs" / "benchmarks.md")
+    return tmp_path
+
+
+def test_the_page_says_what_is_stored(kept: Path) -> None:
+    results.store(kept / "results", "training", sample(), MACHINE)
+    assert command.main(["table"]) == 0
+    text = (kept / "docs" / "benchmarks.md").read_text()
+    assert "| resnetlab | 200 | 198 – 204 |  |" in text
+    assert "| plain script | 60 | 59 – 61 | 3.34× |" in text
+    assert "- plain script: fp32" in text
+    assert "- timm, fast: failed. g++ was not found" in text
+    assert "a machine, 2 cores, 2 threads, AVX512, torch 2.15.0, Python 3.11.7, 2026-11-20" in text
+    assert "(../results/training-resnet18.png)" in text
+
+
+def test_a_page_that_says_anything_else_is_found(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results.store(kept / "results", "training", sample(), MACHINE)
+    assert command.main(["table"]) == 0
+    assert command.main(["table", "--check"]) == 0
+    file = kept / "results" / "training.json"
+    file.write_text(file.read_text().replace("200.0", "201.0"))
+    assert command.main(["table", "--check"]) == 2
+    assert "run: python -m benchmarks table" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_result_that_cannot_be_read_is_told_in_a_sentence(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (kept / "results" / "training.json").write_text("{")
+    assert command.main(["table"]) == 2
+    assert "cannot be read as a result" in " ".join(capsys.readouterr().err.split())
+
+
+def test_measuring_one_subject_again_leaves_the_others(tmp_path: Path) -> None:
+    results.store(tmp_path, "training", sample("resnet18"), MACHINE)
+    results.store(tmp_path, "training", sample("resnet20", 900.0), MACHINE)
+    again = {**MACHINE, "started": "2026-12-24T13:00:00+00:00"}
+    whole = results.store(tmp_path, "training", sample("resnet18", 250.0), again)
+    assert [found["subject"] for found in whole["groups"]] == ["resnet18", "resnet20"]
+    assert [found["contenders"][0]["median"] for found in whole["groups"]] == [250.0, 900.0]
+    assert [found["environment"]["started"][:10] for found in whole["groups"]] == ["2026-12-24", "2026-11-20"]
+    assert set(whole["samples"]) == {"resnet18", "resnet20"}
+    assert json.loads((tmp_path / "training.json").read_text()) == whole
+
+
+def test_every_subject_gets_a_picture_and_the_same_result_the_same_one(tmp_path: Path) -> None:
+    whole = {"groups": [{**sample()["groups"][0], "environment": MACHINE}]}
+    found = pictures.draw("training", whole, tmp_path)
+    first = found["resnet18"].read_bytes()
+    assert tuple(first[:4]) == HEADER
+    pictures.draw("training", whole, tmp_path)
+    assert found["resnet18"].read_bytes() == first
+
+
+def test_the_scaling_page_finds_where_a_curve_bends(tmp_path: Path) -> None:
+    result = points()
+    text = scaling_page.page(result, Path("pictures"), bent=scaling.BENT)
+    assert "On the straight line: 16, 32, 64, 128, 256, 512. Off it: 8." in text
+    assert "Memory: " in text
+    for line in text.splitlines():
+        assert line.count("|") in {0, 6, 8}, line
+    scaling.draw(result, tmp_path)
+    assert tuple((tmp_path / "scaling.png").read_bytes()[:4]) == HEADER
+
+
+def test_a_point_that_failed_stays_on_the_page() -> None:
+    result = points()
+    result["curves"]["images"]["points"][-1] = {"at": "1000000", "failed": "not enough memory"}
+    text = scaling_page.page(result, Path("pictures"), bent=scaling.BENT)
+    assert "| 1,000,000 | not enough memory |" in text
+
+
+def test_the_stored_results_are_those_of_the_pages() -> None:
+    command.write_page(check=True)
+
+
+def test_every_result_has_its_section() -> None:
+    text = page.page({"training": sample(), "floor": {"nets": {}}}, command.BENCHMARKS, Path("results"))
+    assert "## training" in text
+    assert "## floor" in text
+
+
+def test_bad_input_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, said in (
+        (["trainig"], "unknown benchmark 'trainig'; did you mean 'training'?"),
+        (["training", "--nets", "resnet19"], "unknown net 'resnet19'"),
+        (["training", "--only", "tim"], "unknown peer 'tim'; did you mean 'timm'?"),
+        (["training", "--rounds", "0"], "--rounds is 0; give a whole number from 1 up"),
+        (["training", "--data", str(tmp_path)], "has no train/<class>/*"),
+        (["training", "--peer-path", "airbench"], "give it as PEER=FOLDER"),
+    ):
+        assert command.main(words) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
+    from benchmarks.images import given_folder
+
+    (tmp_path / "train").mkdir()
+    with pytest.raises(BadInput, match="no train/<class>"):
+        given_folder(tmp_path)
