@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -27,6 +30,25 @@ from resnetlab.run_folder import SHARED_LEDGER, RunFolder
 
 PARTS = ["scratch", "frozen", "finetuned"]
 BRIEF = ("--model", "resnet20", "--steps", "4", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
+
+KILLED = """# The command line, killed at the first checkpoint of the third part
+import os, signal, sys
+import torch
+from resnetlab import cli, experiment, keeping
+from resnetlab.evaluation import record
+
+torch.set_num_threads(1)
+record.draw = experiment.draw_curves = lambda *_: None
+write = keeping.Keeper.write
+
+def write_and_die(self):
+    write(self)
+    if self.run.path.name == "finetuned":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+keeping.Keeper.write = write_and_die
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -91,7 +113,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_three_runs_end_in_a_comparison(
-    command: Any, published: Path, address: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, command: Any, published: Path, address: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With "torchvision" for the weights, as served by ourselves."""
     monkeypatch.setattr(weight_files, "torchvision_address", lambda name: address)
@@ -133,9 +155,15 @@ def test_three_runs_end_in_a_comparison(
 
 
 def test_a_stopped_baseline_goes_on_where_it_was(
-    command: Any, published: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+    *,
+    command: Any,
+    published: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: list[str],
 ) -> None:
-    """Once between the first step of the second part and its end, once as if killed before the third one had begun."""
+    """Once asked to stop in the second part, once killed in the third one: the weights are the same to the bit."""
     words = ("baseline", "--data", pictures, "--weights", published, "--out", "out", *BRIEF)
     whole = command(*words[: -len(BRIEF) - 1], "whole", *BRIEF)
     assert whole[0] == 0, whole[2]
@@ -155,12 +183,16 @@ def test_a_stopped_baseline_goes_on_where_it_was(
     assert "stopped by SIGTERM at step 1 of 4" in err
     assert err.endswith("or, with all that is left, by the same command again\n")
     assert trained == ["train scratch", "train frozen"]
-    (tmp_path / "out" / "finetuned" / "checkpoints").mkdir(parents=True)
+
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in RunFolder(tmp_path / "out" / "finetuned").all_checkpoints()] == ["step-00000002.ckpt"]
 
     code, out, err = command(*words)
     assert code == 0, err
     assert "it was finished before: out/scratch" in out
-    assert trained[2:] == ["resume frozen", "train finetuned"]
+    assert "it was finished before: out/frozen" in out
+    assert trained[2:] == ["resume finetuned"]
     for name in PARTS:
         digests = [RunFolder(tmp_path / at / name).final_metrics("test")["weights_digest"] for at in ("out", "whole")]  # type: ignore[index]
         assert digests[0] == digests[1], name

@@ -64,3 +64,23 @@ def test_training_and_validation_share_a_chart() -> None:
     tags = [tag for tag, _ in scalars(report(1))]
     assert len(set(tags)) == len(tags)
     assert {"loss/train", "loss/val", "loss/running", "accuracy/val", "macro_f1/val", "optim/lr"} <= set(tags)
+
+
+def test_a_run_with_tensorboard_leaves_its_epochs_there(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from resnetlab import recipes
+    from resnetlab.experiment import train
+
+    config = recipes.quickstart().changed({"tensorboard": True, "epochs": 1, "model": {"name": "resnet20"}})
+    run = train(config, tmp_path / "run")
+    assert [step for step, _ in shown(run.path)["loss/val"]] == [run.rows[-1]["step"]]
+
+
+def test_without_the_package_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnetlab import recipes
+    from resnetlab.experiment import train
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="pip install"):
+        train(recipes.quickstart().changed({"tensorboard": True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

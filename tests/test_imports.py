@@ -34,7 +34,7 @@ def test_help_version_and_print_config_import_no_torch(words: list[str], tmp_pat
     assert not list(tmp_path.iterdir())  # and no folder is made
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "compare", "report", "runs", "models"])
+@pytest.mark.parametrize("command", ["train", "find-lr", "resume", "evaluate", "compare", "report", "runs", "models"])
 def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> None:
     code = f"""
 from resnetlab.cli import main

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from resnetlab.config import RunConfig
 from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.training.loop import EpochReport
 
 FOLDER = "tensorboard"
+NEEDED = "--tensorboard needs another package: pip install 'resnetlab[tensorboard]'"
+
+
+def boards(config: RunConfig, run: Path) -> list[Path]:
+    """The runs to write for: this one, or none. Raises BadInput without the package."""
+    if not config.tensorboard:
+        return []
+    if importlib.util.find_spec("tensorboard") is None:
+        raise BadInput(NEEDED)
+    return [run]
 
 
 class Board:
@@ -26,7 +38,7 @@ class Board:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
-            raise BadInput("--tensorboard needs another package: pip install 'resnetlab[tensorboard]'") from error
+            raise BadInput(NEEDED) from error
         with told(run):
             self.writer = SummaryWriter(run / FOLDER, purge_step=purge_step)
         self.run = run

@@ -20,6 +20,7 @@ usage: resnetlab COMMAND …
 Build, understand, train, judge and use residual networks.
 
   train [RECIPE]   train, score and plot a run; without arguments: ResNet-18 on digits, in about a minute
+  find-lr [RECIPE] try rising learning rates for a minute and suggest one; leaves no run behind
   resume RUN       go on with a run that was stopped, or make a finished one longer
   evaluate RUN     score a run, or a model file, on its validation or test split
   compare RUN RUN  two runs or more on the same images: which is better, and whether one can tell

@@ -11,6 +11,7 @@ from resnetlab.arguments import (
     BaselineArguments,
     CompareArguments,
     EvaluateArguments,
+    FindLrArguments,
     ModelsArguments,
     ReportArguments,
     ResumeArguments,
@@ -18,16 +19,12 @@ from resnetlab.arguments import (
     TrainArguments,
 )
 from resnetlab.config import DataConfig, RunConfig
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
 from resnetlab.parsing import parse, read_settings, take_value, words
 
 
 def train(arguments: Sequence[str]) -> None:
-    rest = list(arguments)
-    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    file, rest = take_value(rest, "--config")
-    settings = read_settings(Path(file)) if file else {}
-    config = starting_point(recipe, settings, rest)
+    config, rest = configured(arguments)
     given = parse(TrainArguments, rest, "resnetlab train [RECIPE]", TrainArguments(config))
     if given.print_config:
         print(given.config.model_dump_json(indent=2))
@@ -37,10 +34,26 @@ def train(arguments: Sequence[str]) -> None:
 
     if given.resume and given.out is None:
         raise BadInput("--resume auto goes on with the run in --out; give --out FOLDER too")
-    if given.resume and given.out and (given.out / "config.json").exists():
+    if given.seeds is not None:
+        from resnetlab import series, tables
+
+        go_on = given.resume is not None
+        tables.show_series(
+            series.train(given.config, given.seeds, given.out, go_on=go_on, max_minutes=given.max_minutes)
+        )
+    elif given.resume and given.out and (given.out / "config.json").exists():
         resuming.resume(given.out, changes=resolved(given.config).to_json(), max_minutes=given.max_minutes)
     else:
         experiment.train(given.config, given.out, max_minutes=given.max_minutes)
+
+
+def configured(arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The config that flags change: RECIPE, the first word if it is one, and --config; and the words that are left."""
+    rest = list(arguments)
+    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    file, rest = take_value(rest, "--config")
+    settings = read_settings(Path(file)) if file else {}
+    return starting_point(recipe, settings, rest), rest
 
 
 RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100": "cifar10-resnet18"}
@@ -71,18 +84,51 @@ def ready_for_length(config: RunConfig, flags: Sequence[str]) -> RunConfig:
     return config.changed({lengths[0]: 1}) if lengths else config
 
 
+NO_PART = ("epochs", "steps", "lr", "optim.lr", "patience", "ema", "best-by", "final-test", "on-nonfinite")
+
+
+def find_lr(arguments: Sequence[str]) -> None:
+    config, rest = configured(arguments)
+    for word in rest:
+        flag = word.split("=", 1)[0].replace("_", "-")
+        if flag.removeprefix("--") in NO_PART or flag.startswith(("--schedule.", "--checkpoint.")):
+            raise BadInput(
+                f"{flag} plays no part in find-lr, whose learning rate rises over --tries steps; leave it out"
+            )
+    given = parse(FindLrArguments, rest, "resnetlab find-lr [RECIPE]", FindLrArguments(config))
+    if given.out is not None and (given.out.suffix != ".png" or not given.out.parent.is_dir()):
+        raise BadInput(f"--out is {printable(given.out)}, but must be a file in a folder there is, and end in .png")
+    from resnetlab import range_test, tables
+    from resnetlab.console import Voice
+
+    voice = Voice(quiet=given.json)
+    found = range_test.find_lr(given.config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
+    if given.json:
+        tables.show_json(found.to_json())
+    for line in found.lines():
+        voice.say(line)
+    if given.out is not None:
+        range_test.draw(given.config, found, given.out)
+        voice.say(f"the picture is {given.out}")
+
+
 def resume(arguments: Sequence[str]) -> None:
     program = "resnetlab resume RUN"
     if words(arguments, "--help", "-h"):
         parse(ResumeArguments, ["--help"], program, ResumeArguments(recipes.quickstart()))
     if not arguments or arguments[0].startswith("-"):
         raise BadInput(f"say first which run to go on with: {program}")
-    from resnetlab import resuming
+    from resnetlab import resuming, series, tables
     from resnetlab.run_folder import RunFolder
 
     run, flags = Path(arguments[0]), arguments[1:]
-    config = ready_for_length(RunFolder.open(run).config, flags)
+    had = series.Series.open(run).config if series.is_series(run) else RunFolder.open(run).config
+    config = ready_for_length(had, flags)
     given = parse(ResumeArguments, flags, program, ResumeArguments(config))
+    if series.is_series(run):
+        series.require_unchanged(run, had, given.config, "leave that as it was, or train in a new folder")
+        tables.show_series(series.resume(run, strict=given.strict_resume, max_minutes=given.max_minutes))
+        return
     resuming.resume(
         run,
         changes=given.config.to_json(),
@@ -169,6 +215,7 @@ def models(arguments: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
+    "find-lr": find_lr,
     "resume": resume,
     "evaluate": evaluate,
     "compare": compare,

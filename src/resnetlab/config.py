@@ -198,6 +198,8 @@ class RunConfig(Section):
     """on CUDA, only operations that give the same bits every time; on the CPU all do"""
     final_test: Literal["once", "never"] = "once"
     """whether the best weights are scored on the test split at the end"""
+    tensorboard: bool = False
+    """also write what TensorBoard reads; needs pip install 'resnetlab[tensorboard]'"""
     extended_at: Suppress[tuple[int, ...]] = ()
     """steps at which the run was over and then extended"""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from pathlib import Path
 
 from resnetlab.assembly import Experiment, resolved
+from resnetlab.board import Board, boards
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
 from resnetlab.errors import NonFinite, Stopped
@@ -33,6 +35,7 @@ def train(
     voice, stop = voice or Voice(), StopRequest(max_minutes)
     path = Path(folder) if folder is not None else next_folder(config.recipe)
     RunFolder.require_free(path)
+    boards(config, path)  # a package that is missing is missed before anything is written
     experiment = Experiment.of(resolved(config))
     with stop.listening():
         run = RunFolder.create(path)
@@ -63,6 +66,7 @@ def learn(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopReques
     state, keeper = experiment.state, Keeper(experiment, run, voice)
     epochs = math.ceil(experiment.plan.steps / len(experiment.batches.train))
     events = fit(state, watched(experiment.batches, stop), experiment.plan, experiment.runtime)
+    writers = [Board(path, purge_step=state.step + 1) for path in boards(experiment.config, run.path)]
     with voice.bar() as bar:
         try:
             for event in events:
@@ -70,6 +74,8 @@ def learn(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopReques
                     bar.show(f"epoch {event.epoch + 1}", event.batch, event.batches)
                 else:
                     is_best = keeper.keep_epoch(event)
+                    for board in writers:
+                        keeper.attempt(partial(board.write, event))
                     voice.say(epoch_line(event, epochs, is_best=is_best))
                     if run.seconds_since("curves.png") > DRAW_EVERY:
                         keeper.attempt(lambda: draw_curves(experiment.config, run))
@@ -84,6 +90,8 @@ def learn(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopReques
         except NonFinite as error:
             raise NonFinite(f"{error}; {keeper.kept()}") from error
     keeper.settle()
+    for board in writers:
+        board.close()
 
 
 def watched(batches: Batches, stop: StopRequest) -> Batches:

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,21 @@ class Found:
         suggestion = min(candidates) if steepest is not None else None
         return cls(tuple(rates), tuple(losses), tuple(smooth.tolist()), steepest, diverged, suggestion)
 
+    def lines(self) -> list[str]:
+        """The suggestion, and what it follows from, in words."""
+        steepest = "the loss never fell" if self.steepest is None else f"the loss fell fastest at {self.steepest:.2g}"
+        diverged = "it did not diverge" if self.diverged is None else f"it diverged at {self.diverged:.2g}"
+        tried = f"tried    {len(self.rates)} learning rates"
+        if self.rates:
+            tried += f" from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+        if self.suggestion is None:
+            return [
+                f"{tried}: {steepest}; {diverged}",
+                "suggest  nothing: try other data, another network or --highest",
+            ]
+        why = "where the loss fell fastest" if self.suggestion == self.steepest else "a tenth of where it diverged"
+        return [f"{tried}: {steepest}; {diverged}", f"suggest  --lr {self.suggestion:.2g}, {why}"]
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -83,7 +99,8 @@ def find_lr(
 ) -> Found:
     """The range test of a config, on a network as its run would begin with; nothing is written.
 
-    The config's own learning rate, schedule and length play no part. Raises NonFinite if there is no loss to begin with.
+    The config's own learning rate, schedule and length play no part. Raises NonFinite where there is no loss to
+    begin with.
     """
     voice, schedule = voice or Voice(), Rising(lowest, highest, tries)
     experiment = Experiment.of(resolved(config))
@@ -113,6 +130,17 @@ def ended(rates: Sequence[float], losses: Sequence[float], diverged: float | Non
     if not losses:
         raise NonFinite(f"the loss or its gradient is no number at the first learning rate already, {diverged:g}")
     return Found.of(rates, losses, diverged)
+
+
+def draw(config: RunConfig, found: Found, path: Path) -> None:
+    """Write the picture of a range test."""
+    from resnetlab.evaluation.plots_rates import range_test  # matplotlib takes its time to import
+    from resnetlab.evaluation.plots_style import save
+
+    title = f"{config.model.name} on {Path(config.data.name).name}, {config.optim.name}"
+    numbers = (found.rates, found.losses, found.smoothed)
+    figure = range_test(*numbers, title, steepest=found.steepest, diverged=found.diverged, suggestion=found.suggestion)
+    save(figure, path)
 
 
 def endless(experiment: Experiment) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from resnetlab.training.checkpoint import load_checkpoint
 from resnetlab.training.loop import TrainState
 
 LENGTH = {"epochs", "steps", "extended_at"}
-HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test"}
+HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test", "tensorboard"}
 HARMLESS |= {"data.root", "data.download"}  # where the same images are found
 
 

@@ -128,7 +128,9 @@ def require_unchanged(path: Path, had: RunConfig, wanted: RunConfig, advice: str
     changed = resuming.differences(had.to_json(), wanted.to_json())
     told = [f"{name} was {old!r}, now {new!r}" for name, old, new in changed if name not in resuming.HARMLESS]
     if told:
-        raise BadInput(f"{printable(path)}: all runs of a series have the same settings, but {'; '.join(told)}; {advice}")
+        raise BadInput(
+            f"{printable(path)}: all runs of a series have the same settings, but {'; '.join(told)}; {advice}"
+        )
 
 
 def carry_out(series: Series, voice: Voice, max_minutes: float | None, *, strict: bool = False) -> Series:

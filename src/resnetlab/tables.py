@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from resnetlab.evaluation.compare_page import WORDS, cost, heading, quality, sen
 from resnetlab.evaluation.ledger import Ledger, runs_were, times
 from resnetlab.facts import score_line
 from resnetlab.run_folder import SHARED_LEDGER, RunFolder
+from resnetlab.series import SUMMARY, Series
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -57,6 +58,41 @@ def show_comparison(comparison: Comparison) -> None:
         output().print(table)
     for sentence in sentences(comparison):
         say(sentence)
+
+
+def show_series(series: Series) -> None:
+    """The scores of each run of a series, and what they say together."""
+    summary = series.summary()
+    rows, together = summary["runs"], summary["together"]
+    table = make_table("seed", "accuracy", "macro-F1", "loss", "training, s")
+    forms = {"accuracy": "{:.2%}", "macro_f1": "{:.2%}", "loss": "{:.4f}", "train_seconds": "{:.1f}"}
+    for row in rows:
+        table.add_row(str(row["seed"]), *(written(form, row[score]) for score, form in forms.items()))
+    table.add_section()
+    for label, numbers in (
+        ("mean ± std", ("mean", "std")),
+        ("min", ("min",)),
+        ("max", ("max",)),
+        (f"{summary['level']:.0%} interval of the mean", ("interval",)),
+    ):
+        table.add_row(label, *(repeated(form, together[score], numbers) for score, form in forms.items()))
+    output().print(table)
+    images = f"{rows[0]['images']:,} " if rows else ""
+    chosen = "" if summary["split"] == "test" else ", on which each chose its best epoch"
+    say(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
+    say(f"the series is in {series.path}: {SUMMARY}, {', '.join(row['folder'] for row in rows)}")
+
+
+def written(form: str, value: float | None) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def repeated(form: str, repeats: Mapping[str, Any] | None, names: Sequence[str]) -> str:
+    """One or two numbers of what runs say together: "a ± b", "a to b", or a dash where there is nothing to say."""
+    values = [None] if repeats is None else [repeats[name] for name in names]
+    if isinstance(values[0], tuple):
+        return " to ".join(written(form, end) for end in values[0])
+    return " ± ".join(written(form, value) for value in values)
 
 
 def say(line: str) -> None:
@@ -106,7 +142,8 @@ def show_runs(folder: Path) -> None:
     if not folder.is_dir():
         raise BadInput(f"{printable(folder)} is not a folder; `resnetlab train` makes runs in ./runs")
     found = [RunFolder(config.parent) for config in sorted(folder.glob("*/config.json"))]
-    if not found:
+    series = [path.parent for path in sorted(folder.glob(f"*/{SUMMARY}"))]
+    if not found and not series:
         raise BadInput(f"there are no runs in {printable(folder)}; `resnetlab train` makes one")
     rows, broken = [], []
     for run in found:
@@ -118,7 +155,8 @@ def show_runs(folder: Path) -> None:
     for _, cells in sorted(rows, key=lambda row: row[0]):
         table.add_row(*cells)
     output().print(table)
-    for line in [*looks_at_test_sets(folder), *(f"left out: {reason}" for reason in broken)]:
+    told = [f"series {path.name}: its runs are listed by `resnetlab runs {path}`" for path in series]
+    for line in [*told, *looks_at_test_sets(folder), *(f"left out: {reason}" for reason in broken)]:
         say(line)
 
 
@@ -154,7 +192,7 @@ def looks_at_test_sets(folder: Path) -> list[str]:
 def make_table(*columns: str) -> Table:
     """A plain table: words to the left, numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = {"class", "run", "stage", "model", "data", "from", "state", "output", *WORDS}
+    words = {"class", "run", "stage", "model", "data", "from", "state", "output", "seed", *WORDS}
     for column in columns:
         table.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     return table
