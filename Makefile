@@ -1,11 +1,11 @@
 # Each target sets itself up in .venv, and uses it again when it is there.
-#   make demo · make test · make lint · make test-slow
+#   make demo · make test · make lint · make test-slow · make bench [BENCH="training --nets resnet18"]
 
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow lint bench
 
 demo: $(READY)
 	$(VENV)/bin/resnetlab train quickstart
@@ -20,6 +20,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff check src tests benchmarks
 	$(VENV)/bin/ruff format --check src tests benchmarks
 	$(VENV)/bin/mypy
+
+bench: $(READY)
+	$(VENV)/bin/python -m benchmarks $(BENCH)
 
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "resnetlab needs Python 3.11 or later; say which: make PYTHON=python3.11")'

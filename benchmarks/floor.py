@@ -11,16 +11,24 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.options import Options
+from benchmarks.rounds import ratio, spread
+from resnetlab.assembly import make_augmentations, make_plan, make_state
 from resnetlab.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
+from resnetlab.data.loaders import Batch, TrainBatches
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.splits import Split
 from resnetlab.models import build_model
 from resnetlab.models.zoo import ARCHITECTURES
 from resnetlab.runtime import Runtime, start
+from resnetlab.training.loop import train_step
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -91,16 +99,24 @@ def best_of(shape: Convolution, batch: int, runtime: Runtime, repeats: int) -> f
     return min(forward) + min(backward)
 
 
-def trainer(name: str, batch: int, image_size: int, stem: str) -> tuple[Callable[[], None], nn.Module]:
-    """Our training step on random images, and its network."""
-    from resnetlab.assembly import make_augmentations, make_plan, make_state
-    from resnetlab.data.loaders import TrainBatches
-    from resnetlab.data.preprocess import Preprocessing
-    from resnetlab.data.splits import Split
-    from resnetlab.training.loop import train_step
+@dataclass(frozen=True)
+class Setting:
+    """A network and what it is trained on; images of the size its stem is made for."""
 
+    name: str
+    batch: int
+    image_size: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.image_size} px, batch {self.batch}"
+
+
+def trainer(setting: Setting) -> Callable[[], None]:
+    """Our training step on random images."""
+    batch, image_size = setting.batch, setting.image_size
     config = RunConfig(
-        model=ModelConfig(name=name, stem=stem),
+        model=ModelConfig(name=setting.name),
         augment=AugmentConfig(crop=4, flip=True),
         optim=OptimConfig(lr=0.01, weight_decay=5e-4, decay_norms=False),
         batch_size=batch,
@@ -108,7 +124,7 @@ def trainer(name: str, batch: int, image_size: int, stem: str) -> tuple[Callable
         steps=10**6,
     )
     runtime = start()
-    network = build_model(name, 10, stem=stem, image_size=image_size)
+    network = build_model(setting.name, 10, image_size=image_size)
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8 * batch, image_size, image_size, 3), generator=draw, dtype=torch.uint8)
     split = Split(images, torch.randint(0, 10, (8 * batch,), generator=draw), tuple(map(str, range(8 * batch))))
@@ -117,49 +133,48 @@ def trainer(name: str, batch: int, image_size: int, stem: str) -> tuple[Callable
     state, plan = make_state(config, network, runtime), make_plan(config, 10**6)
     state.model.train()
 
-    def endless() -> Any:
+    def endless() -> Iterator[Batch]:
         epoch = 0
         while True:
             yield from batches.epoch(epoch)
             epoch += 1
 
     stream = endless()
-    return lambda: train_step(state, next(stream), plan, runtime), state.model
+    return lambda: train_step(state, next(stream), plan, runtime)
 
 
-def share(
-    name: str, batch: int, image_size: int = 32, stem: str = "auto", rounds: int = 3, steps: int = 3
-) -> dict[str, Any]:
-    """Floor and step of one network, interleaved: the best single convolutions of a round, then some whole steps."""
-    step, network = trainer(name, batch, image_size, stem)
-    shapes = convolutions(build_model(name, 10, stem=stem, image_size=image_size), image_size)
+def shares(setting: Setting, rounds: int, steps: int, repeats: int = 3) -> dict[str, Any]:
+    """Floor and step of one network, interleaved: in each round every convolution alone, then some whole steps."""
+    step = trainer(setting)
+    shapes = convolutions(build_model(setting.name, 10, image_size=setting.image_size), setting.image_size)
     runtime = start()
     for _ in range(2):
         step()
-    floors, ours = [], []
+    floor, ours = [], []
     for _ in range(rounds):
-        floors.append(sum(best_of(shape, batch, runtime, 3) * times for shape, times in shapes.items()))
-        ours += [seconds(step, runtime) for _ in range(steps)]
-    floor, mine = statistics.median(floors), statistics.median(ours)
+        alone = sum(best_of(shape, setting.batch, runtime, repeats) * times for shape, times in shapes.items())
+        floor.append(setting.batch / alone)
+        ours.append(setting.batch / statistics.median(seconds(step, runtime) for _ in range(steps)))
+    first = {"name": "resnetlab", "values": ours, **spread(ours)}
+    alone = {"name": "its convolutions alone", "values": floor, **spread(floor), "first_against_it": ratio(ours, floor)}
     return {
-        "batch": batch,
-        "image_size": image_size,
-        "stem": stem,
-        "floor_images_per_second": batch / floor,
-        "images_per_second": batch / mine,
-        "share": floor / mine,
-        "floors": floors,
-        "steps": ours,
+        "subject": setting.name,
+        "title": setting.title,
+        "unit": "images/s",
+        "more_is_better": True,
+        "contenders": [first, alone],
     }
 
 
-def measure(options: Any) -> dict[str, Any]:
-    """The share of the floor for ResNet-18 at batch 256, then for every network of the zoo."""
+def measure(options: Options) -> dict[str, Any]:
+    """ResNet-18 at batch 256 with care, then every network of the zoo."""
     if options.quick:
-        return {"nets": {"resnet20": share("resnet20", 16, rounds=2, steps=2)}}
-    nets = {"resnet18": share("resnet18", 256, rounds=5, steps=8)}
-    for name in ARCHITECTURES:
+        return {"groups": [shares(Setting("resnet20", 16, 32), rounds=2, steps=2, repeats=1)]}
+    result: dict[str, Any] = {"groups": [shares(Setting("resnet18", 256, 32), options.rounds, options.steps or 10)]}
+    for name, architecture in ARCHITECTURES.items():
         if name != "resnet18":
-            small = ARCHITECTURES[name].stem == "cifar"
-            nets[name] = share(name, 128 if small else 64, rounds=2, steps=2)
-    return {"nets": nets}
+            options.say(name)
+            setting = Setting(name, 16, 224) if architecture.stem == "imagenet" else Setting(name, 128, 32)
+            result["groups"].append(shares(setting, 2, 2))
+            options.keep(result)
+    return result

@@ -1,4 +1,4 @@
-"""The classic tutorial as people write it, to measure against: torchvision's network, a DataLoader with PIL, Adam, fp32.
+"""The classic tutorial as people write it, to measure against: torchvision's network, DataLoader, PIL, Adam, fp32.
 
     python benchmarks/plain_script.py FOLDER --epochs 2
 
@@ -35,7 +35,7 @@ def accuracy(model: nn.Module, loader: DataLoader, autocast: torch.autocast) -> 
     return correct / images
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915 - one long function, as such scripts are
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=2)

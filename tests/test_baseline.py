@@ -258,6 +258,13 @@ def test_what_will_not_do_is_refused_before_anything_is_written(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["frozen"]
 
 
+def test_a_file_with_weights_is_found_again_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("w.pth", str(tmp_path / "w.pth")), *((name, name) for name in ("torchvision", "http://a/b"))):
+        configs = baseline.configs({"data": {"name": "digits"}}, given)
+        assert [configs[name].model.pretrained for name in PARTS] == [None, kept, kept]
+
+
 def test_images_are_as_large_as_the_data_has_them_but_at_least_64(pictures: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

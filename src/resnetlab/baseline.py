@@ -94,7 +94,8 @@ def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
     small ones gain no detail and cost 12 times as much as at 64; at 32, after a stem that divides by four and three
     stages that halve, the last stage would see a single pixel.
     """
-    source = str(Path(weights).resolve()) if Path(weights).is_file() else weights  # resumed from anywhere
+    is_path = weights != "torchvision" and "://" not in weights
+    source = str(Path(weights).resolve()) if is_path else weights  # a run is resumed from anywhere
     pretrained: dict[str, dict[str, Any]] = {
         "scratch": {"pretrained": None, "freeze": False},
         "frozen": {"pretrained": source, "freeze": True},

@@ -79,13 +79,11 @@ class Found:
         """The suggestion, and what it follows from, in words."""
         steepest = "the loss never fell" if self.steepest is None else f"the loss fell fastest at {self.steepest:.2g}"
         diverged = "it did not diverge" if self.diverged is None else f"it diverged at {self.diverged:.2g}"
-        tried = f"tried    {len(self.rates)} learning rates"
-        if self.rates:
-            tried += f" from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+        tried = f"tried    {len(self.rates)} learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
         if self.suggestion is None:
             return [
                 f"{tried}: {steepest}; {diverged}",
-                "suggest  nothing: try other data, another network or --highest",
+                "suggest  nothing: try a smaller --lowest, or another network or optimiser",
             ]
         why = "where the loss fell fastest" if self.suggestion == self.steepest else "a tenth of where it diverged"
         return [f"{tried}: {steepest}; {diverged}", f"suggest  --lr {self.suggestion:.2g}, {why}"]

@@ -37,8 +37,8 @@ class Series:
         plan = RunFolder(path).read_json(SUMMARY)
         try:
             return cls(path, RunConfig.model_validate(plan["config"]), len(plan["seeds"]))
-        except (KeyError, TypeError) as error:
-            raise Damaged(f"{printable(path / SUMMARY)} is not what we wrote") from error
+        except (KeyError, TypeError, BadInput) as error:
+            raise Damaged(f"{printable(path / SUMMARY)} is not what we wrote: {printable(error)}") from error
 
     @property
     def seeds(self) -> list[int]:

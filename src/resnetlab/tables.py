@@ -154,7 +154,8 @@ def show_runs(folder: Path) -> None:
     table = make_table("run", "model", "data", "epochs", "val", "test", "minutes", "state")
     for _, cells in sorted(rows, key=lambda row: row[0]):
         table.add_row(*cells)
-    output().print(table)
+    if rows:
+        output().print(table)
     told = [f"series {path.name}: its runs are listed by `resnetlab runs {path}`" for path in series]
     for line in [*told, *looks_at_test_sets(folder), *(f"left out: {reason}" for reason in broken)]:
         say(line)

@@ -212,10 +212,12 @@ def test_filters_are_scaled_one_by_one_and_gray_is_zero() -> None:
     weights = np.zeros((3, 3, 2, 2))
     weights[1, 0, 0, 0], weights[2, 2, 1, 1] = -4, 0.5
     figure = plots.filters(weights, "resnet18")
-    first, second, third = (axes.images[0].get_array() for axes in figure.axes)
+    seen = figure.axes[0].images[0].get_array()
+    first, second, third = (seen[5:60:30, left + 5 : left + 60 : 30] for left in (0, 65, 130))  # 30 for each pixel
     assert first[0, 0].tolist() == [0, 0.5, 0.5], "the strongest first; its largest weight is black in its channel"
     assert second[1, 1].tolist() == [0.5, 0.5, 1]
     assert (third == 0.5).all()
+    assert (seen[:, 61:64] == 1).all(), "white between them"
     assert "3 filters of 2×2 pixels, each scaled by itself, largest weights first" in texts(figure)
 
 
@@ -223,7 +225,10 @@ def test_filters_are_scaled_one_by_one_and_gray_is_zero() -> None:
 def test_filters_of_any_shape_can_be_drawn(shape: tuple[int, ...]) -> None:
     figure = plots.filters(np.random.default_rng(0).normal(size=shape), "t")
     drawn(figure)
-    assert len(figure.axes) == min(256, shape[0])
+    high, wide = figure.axes[0].images[0].get_array().shape[:2]
+    across = min(shape[0], 8 if shape[0] < 32 else 16)
+    step = 61 if shape[-1] == 7 else 65  # 56 and 60 pixels, and the white between
+    assert ((wide + 5) // step, (high + 5) // step) == (across, -(-min(256, shape[0]) // across))
 
 
 def points(count: int, classes: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ Floats: TypeAlias = NDArray[np.floating]
 # Ten apart enough for most eyes, after Okabe and Ito and Tol; more classes go around the colour wheel.
 TEN = "#0072b2 #d98200 #00795a #c23b00 #a3387a #56b4e9 #8c6d1f #5e3c99 #6b7280 #117733".split()  # noqa: SIM905
 MOST_FILTERS = 256
+SIDE, GAP = 0.62, 0.05  # inches: from one filter to the next, and between them
 
 
 def colours(count: int) -> list[str]:
@@ -60,21 +61,30 @@ def filters(weights: Floats, title: str) -> Figure:
     tiles = tiles if tiles.shape[-1] == 3 else tiles.mean(-1)
     columns = min(len(tiles), 8 if len(tiles) < 32 else 16)
     rows = math.ceil(len(tiles) / columns)
-    side = 0.62  # inches
-    size = "×".join(map(str, weights.shape[:0:-1][:2]))
+    size = "×".join(map(str, weights.shape[:1:-1]))
     shown = f"{len(tiles)} of {len(weights)}" if len(tiles) < len(weights) else f"{len(weights)}"
     subtitle = f"{shown} filters of {size} pixels, each scaled by itself, largest weights first"
-    figure = new_figure(
-        max(6.5, columns * side + 2 * MARGIN), rows * side + MARGIN, f"First filters: {title}", subtitle
-    )
+    wide, tall = columns * SIDE - GAP, rows * SIDE - GAP
+    figure = new_figure(max(6.5, wide + 2 * MARGIN), tall + MARGIN, f"First filters: {title}", subtitle)
     width, height = figure.get_size_inches()
-    for index, tile in enumerate(tiles):
-        row, across = divmod(index, columns)
-        left, bottom = MARGIN + across * side, MARGIN + (rows - 1 - row) * side
-        axes = figure.add_axes((left / width, bottom / height, 0.92 * side / width, 0.92 * side / height))
-        axes.imshow(tile, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_axis_off()
+    axes = figure.add_axes((MARGIN / width, MARGIN / height, wide / width, tall / height))
+    axes.imshow(mosaic(tiles, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
     return figure
+
+
+def mosaic(tiles: Floats, columns: int) -> Floats:
+    """Tiles (N, h, w) or (N, h, w, 3) in [0, 1], side by side on white, each pixel as several."""
+    times = max(1, 60 // max(tiles.shape[1:3]))
+    large = tiles.repeat(times, 1).repeat(times, 2)
+    high, wide = large.shape[1:3]
+    across, down = round(wide * SIDE / (SIDE - GAP)), round(high * SIDE / (SIDE - GAP))
+    rows = math.ceil(len(tiles) / columns)
+    canvas = np.ones((rows * down, columns * across, *large.shape[3:]))
+    for index, tile in enumerate(large):
+        top, left = down * (index // columns), across * (index % columns)
+        canvas[top : top + high, left : left + wide] = tile
+    return canvas[: rows * down - (down - high), : columns * across - (across - wide)]
 
 
 @house_style()

@@ -54,7 +54,8 @@ def range_test(
             axes.axvline(rate, color=colour, ls=dash, lw=1.6, label=f"{label}, {rate:.2g}", zorder=1)
     usual = [*smoothed, *(loss for loss in losses if loss <= 1.5 * max(smoothed[0], *smoothed))]
     low, high = min(usual), min(max(usual), 2.5 * max(smoothed[0], float(np.median(smoothed))))
-    axes.set_ylim(max(0.0, low - 0.1 * (high - low)), high + 0.1 * (high - low) or None)
+    pad = 0.1 * (high - low) or 0.1
+    axes.set_ylim(max(0.0, low - pad), high + pad)
     axes.set_xlabel("learning rate", color=INK)
     axes.set_title("Training loss")
     axes.grid(axis="y")
