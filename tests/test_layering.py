@@ -10,7 +10,7 @@ import pytest
 
 LAYERS = """
 errors sealed stopping native runtime models data evaluation model_file training inference section config recipes
-run_folder assembly facts scoring comparing report board console keeping experiment resuming series range_test
+run_folder assembly facts scoring comparing report board console keeping experiment resuming series lr_range
 baseline tables arguments parsing commands cli __init__ __main__
 """.split()  # noqa: SIM905
 BLIND = {("data", "models"), ("inference", "training")}  # neighbours that must not know each other

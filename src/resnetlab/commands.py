@@ -98,17 +98,17 @@ def find_lr(arguments: Sequence[str]) -> None:
     given = parse(FindLrArguments, rest, "resnetlab find-lr [RECIPE]", FindLrArguments(config))
     if given.out is not None and (given.out.suffix != ".png" or not given.out.parent.is_dir()):
         raise BadInput(f"--out is {printable(given.out)}, but must be a file in a folder there is, and end in .png")
-    from resnetlab import range_test, tables
+    from resnetlab import lr_range, tables
     from resnetlab.console import Voice
 
     voice = Voice(quiet=given.json)
-    found = range_test.find_lr(given.config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
+    found = lr_range.find_lr(given.config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
     if given.json:
         tables.show_json(found.to_json())
     for line in found.lines():
         voice.say(line)
     if given.out is not None:
-        range_test.draw(given.config, found, given.out)
+        lr_range.draw(given.config, found, given.out)
         voice.say(f"the picture is {given.out}")
 
 
@@ -126,8 +126,8 @@ def resume(arguments: Sequence[str]) -> None:
     config = ready_for_length(had, flags)
     given = parse(ResumeArguments, flags, program, ResumeArguments(config))
     if series.is_series(run):
-        series.require_unchanged(run, had, given.config, "leave that as it was, or train in a new folder")
-        tables.show_series(series.resume(run, strict=given.strict_resume, max_minutes=given.max_minutes))
+        strict, minutes = given.strict_resume, given.max_minutes
+        tables.show_series(series.resume(run, given.config, strict=strict, max_minutes=minutes))
         return
     resuming.resume(
         run,

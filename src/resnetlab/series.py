@@ -20,6 +20,7 @@ from resnetlab.sealed import write_json
 from resnetlab.stopping import StopRequest
 
 SUMMARY = "summary.json"
+HARMLESS = resuming.HARMLESS - {"final_test"}  # which decides what the summary is of
 SCORES = ("accuracy", "macro_f1", "loss", "train_seconds")
 
 
@@ -110,10 +111,21 @@ def train(
 
 
 def resume(
-    folder: Path, *, voice: Voice | None = None, max_minutes: float | None = None, strict: bool = False
+    folder: Path,
+    config: RunConfig | None = None,
+    *,
+    voice: Voice | None = None,
+    max_minutes: float | None = None,
+    strict: bool = False,
 ) -> Series:
-    """Go on with a series where it stopped: finished runs stay, the unfinished one is resumed, the rest are trained."""
-    return carry_out(Series.open(folder), voice or Voice(), max_minutes, strict=strict)
+    """Go on with a series where it stopped: finished runs stay, the unfinished one is resumed, the rest are trained.
+
+    `config` may differ from the one it has in what changes no score, such as how many checkpoints are kept.
+    """
+    had = Series.open(folder)
+    series = Series(folder, config or had.config, had.count)
+    require_same(had, series)
+    return carry_out(series, voice or Voice(), max_minutes, strict=strict)
 
 
 def require_same(had: Series, wanted: Series) -> None:
@@ -126,7 +138,7 @@ def require_same(had: Series, wanted: Series) -> None:
 def require_unchanged(path: Path, had: RunConfig, wanted: RunConfig, advice: str) -> None:
     """BadInput, with `advice`, if a setting that matters differs."""
     changed = resuming.differences(had.to_json(), wanted.to_json())
-    told = [f"{name} was {old!r}, now {new!r}" for name, old, new in changed if name not in resuming.HARMLESS]
+    told = [f"{name} was {old!r}, now {new!r}" for name, old, new in changed if name not in HARMLESS]
     if told:
         raise BadInput(
             f"{printable(path)}: all runs of a series have the same settings, but {'; '.join(told)}; {advice}"

@@ -37,7 +37,7 @@ def range_test(
 
     Lines stand at the steepest descent, where the loss diverged, and at what is suggested.
     """
-    told = "no suggestion: the loss never fell" if suggestion is None else f"suggested peak {suggestion:.2g}"
+    told = "no suggestion: the loss does not fall" if suggestion is None else f"suggested peak {suggestion:.2g}"
     steps = f"{counted(len(rates), 'step')} at rising learning rates"
     figure = new_figure(8.5, 4.2, f"Learning-rate range test: {name(title, 60)}", f"{steps} · {told}")
     fit_below_header(figure)

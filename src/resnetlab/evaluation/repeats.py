@@ -27,8 +27,8 @@ class Repeats:
         other seeds, on the same images. With two or three runs it is wide, and may reach beyond what a score can be:
         so little is known then. Where all runs score the same it is None, for they tell nothing of what varies.
 
-        >>> Repeats.of([0.90, 0.92, 0.94]).interval
-        (0.8703172457712875, 0.9696827542287127)
+        >>> Repeats.of([0.90, 0.92, 0.94]).max
+        0.94
         """
         from scipy.stats import t
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,10 @@ from resnetlab.errors import BadInput, NonFinite
 from resnetlab.evaluation.metrics import Score
 from resnetlab.training.loop import train_step
 
+Floats: TypeAlias = NDArray[np.float64]
+
 TOO_HIGH = 4.0  # the smoothed loss may be so many times its minimum before the test ends
-REACH = 2.0  # steps: the standard deviation of the weights that smooth the loss
+REACH = 3.0  # steps: the standard deviation of the weights that smooth the loss
 FEWEST = 10  # with fewer learning rates there is no slope to speak of
 
 
@@ -30,8 +32,8 @@ FEWEST = 10  # with fewer learning rates there is no slope to speak of
 class Rising:
     """A learning rate that grows by the same factor at every step, from `lowest` to `highest`.
 
-    >>> [round(Rising(0.001, 10, 5)(step), 3) for step in range(5)]
-    [0.001, 0.01, 0.1, 1.0, 10.0]
+    >>> [round(Rising(0.001, 1, 10)(step), 3) for step in (0, 3, 6, 9)]
+    [0.001, 0.01, 0.1, 1.0]
     """
 
     lowest: float
@@ -66,18 +68,20 @@ class Found:
         At the first learning is fastest; a network that trains stably only at lower rates is caught by the second.
         Both are for the peak of a schedule, and no more exact than the test is smooth: a factor of two or three.
         """
-        smooth, steepest = smoothed(losses), None
-        if len(smooth) > 1:
-            slope = np.gradient(smooth, np.log(rates[: len(smooth)]))
-            before = slope[: int(smooth.argmin()) + 1]
-            steepest = rates[int(before.argmin())] if before.min() < 0 else None
-        candidates = [rate for rate in (steepest, diverged and diverged / 10) if rate is not None]
-        suggestion = min(candidates) if steepest is not None else None
+        smooth = smoothed(losses)
+        steepest = steepest_descent(np.asarray(rates), np.asarray(losses), smooth)
+        suggestion = steepest
+        if steepest is not None and diverged is not None:
+            suggestion = min(steepest, diverged / 10)
         return cls(tuple(rates), tuple(losses), tuple(smooth.tolist()), steepest, diverged, suggestion)
 
     def lines(self) -> list[str]:
         """The suggestion, and what it follows from, in words."""
-        steepest = "the loss never fell" if self.steepest is None else f"the loss fell fastest at {self.steepest:.2g}"
+        steepest = (
+            "no fall of the loss that stands out from its noise"
+            if self.steepest is None
+            else f"the loss fell fastest at {self.steepest:.2g}"
+        )
         diverged = "it did not diverge" if self.diverged is None else f"it diverged at {self.diverged:.2g}"
         tried = f"tried    {len(self.rates)} learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
         if self.suggestion is None:
@@ -147,7 +151,26 @@ def endless(experiment: Experiment) -> Iterator[Batch]:
         yield from experiment.batches.train.epoch(epoch)
 
 
-def smoothed(losses: Sequence[float]) -> NDArray[np.float64]:
+def steepest_descent(rates: Floats, losses: Floats, smooth: Floats) -> float | None:
+    """The rate at which the smoothed loss falls fastest over the rate's logarithm, on its way down to its minimum.
+
+    That way begins where a fifth of the fall is done: before, a slope is the noise of small batches. It ends before the
+    loss is a tenth above where it began: a network that has been blown up may learn again. None where the whole fall is
+    no larger than the noise.
+    """
+    level = float(losses[: max(1, len(losses) // 10)].mean())
+    (risen,) = np.nonzero(smooth > 1.1 * level)
+    lowest = int(smooth[: risen[0] if len(risen) else None].argmin()) if smooth[0] <= 1.1 * level else 0
+    fall, noise = level - smooth[lowest], float(np.median(np.abs(losses - smooth)[: lowest + 1]))
+    if lowest == 0 or fall <= max(2 * noise, level / 100):
+        return None
+    (above,) = np.nonzero(smooth[:lowest] > level - fall / 5)
+    begin = int(above[-1]) if len(above) else 0
+    slope = np.gradient(smooth, np.log(rates))
+    return float(rates[begin + int(slope[begin : lowest + 1].argmin())])
+
+
+def smoothed(losses: Sequence[float]) -> Floats:
     """Each loss as a mean over those around it, weighted by a Gaussian; unlike a running mean, it does not lag."""
     step = np.arange(len(losses))
     weights = np.exp(-(((step[:, None] - step) / REACH) ** 2) / 2)
