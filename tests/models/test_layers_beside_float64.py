@@ -43,7 +43,8 @@ def test_units_are_as_close_to_float64_as_torchs_own_bf16(
     name: str, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_model(name, 10, image_size=32).to(memory_format=torch.channels_last).train()
-    images = torch.randn(32 if name in ("resnet20", "fast_resnet8") else 8, 3, side, side, generator=torch.Generator().manual_seed(0))
+    batch = 32 if name in ("resnet20", "fast_resnet8") else 8
+    images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     units = inputs_of_units(model, images.to(memory_format=torch.channels_last))
     assert len(units) == sum(model.architecture.units_per_stage)
     for where, unit, x in units:
