@@ -1,0 +1,41 @@
+"""Folders of images to train on: the one that was given, or JPEG files of smooth noise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resnetlab.errors import BadInput
+
+CIFAR = "RESNETLAB_CIFAR10_JPEG"
+CLASSES = 10
+
+
+def given_folder(given: Path | None) -> Path | None:
+    """The folder of real images, if one was named; BadInput if it has no train/<class>/*."""
+    named = given or (Path(os.environ[CIFAR]) if os.environ.get(CIFAR) else None)
+    if named is None:
+        return None
+    if not (named / "train").is_dir() or not any(path.is_dir() for path in (named / "train").iterdir()):
+        raise BadInput(f"{named} has no train/<class>/*; give --data the folder above `train`, or leave it out")
+    return named.resolve()
+
+
+def make_folder(folder: Path, images: int, sides: tuple[int, int]) -> Path:
+    """Fill a folder with JPEG files at quality 75, smooth enough to be as many bytes as photographs of that size.
+
+    Sides are drawn between the two given, in pixels; a tenth of the images goes to `test`.
+    """
+    draw = np.random.default_rng(0)
+    for number in range(images + max(CLASSES, images // 10)):
+        part = "train" if number < images else "test"
+        target = folder / part / f"class{number % CLASSES}"
+        target.mkdir(parents=True, exist_ok=True)
+        width, height = (int(side) for side in draw.integers(sides[0], sides[1] + 1, 2))
+        coarse = draw.integers(0, 256, (max(4, height // 4), max(4, width // 4), 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(target / f"{number:06d}.jpg", quality=75)
+    return folder

@@ -1,0 +1,134 @@
+"""What every measured process shares: the job it is given, the clock around its steps, the line it prints.
+
+Runs in the environments of the peers, so it needs nothing but Python and torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "timm", "fastai", "transformers", "ultralytics", "pillow", "pillow-simd")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process is to do. Fields that a task does not need stay as they are."""
+
+    task: str
+    folder: str = ""  # has train/<class>/*
+    model: str = "resnet18"
+    stem: str = "cifar"
+    image_size: int = 32
+    batch: int = 128
+    optimizer: str = "sgd"
+    augment: bool = True
+    fast: bool = False  # every option that makes it faster, switched on
+    steps: int = 10
+    warmup: int = 3
+    images: int = 0
+    spawned: float = field(default_factory=time.time)  # when the process was started, in seconds since 1970
+    scratch: str = ""  # an empty folder for whatever has to be written
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Job:
+        known = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in known})
+
+
+class Clock:
+    """Times the steps after the warm-up, and what came before the first one apart."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.result: dict[str, Any] = {}
+        self.done = 0
+        self.loop_began = self.timed_from = 0.0
+        self.ended: list[float] = []  # when each timed step was
+
+    def start(self) -> None:
+        """The loop begins: everything is built, no batch has been asked for."""
+        self.result["setup_seconds"] = time.time() - self.job.spawned
+        self.loop_began = time.perf_counter()
+        if not self.job.warmup:
+            self._begin()
+
+    def step(self, images: int) -> bool:
+        """A step over so many images is done. True when it was the last one."""
+        self.done += 1
+        if self.done == 1:
+            wait_for_device()
+            self.result["first_step_seconds"] = time.perf_counter() - self.loop_began
+        if self.done == self.job.warmup:
+            self._begin()
+        elif self.done > self.job.warmup:
+            self.result["images"] += images
+            self.ended.append(time.perf_counter())
+        if self.done < self.job.warmup + self.job.steps:
+            return False
+        wait_for_device()
+        self.result["seconds"] = time.perf_counter() - self.timed_from
+        steps = [after - before for before, after in itertools.pairwise([self.timed_from, *self.ended])]
+        self.result["median_step_seconds"] = statistics.median(steps)
+        self.result["window"] = [self.result["window"][0], time.time()]
+        return True
+
+    def note(self, text: str) -> None:
+        """Something a reader of the result should know."""
+        self.result.setdefault("notes", []).append(text)
+
+    def _begin(self) -> None:
+        wait_for_device()
+        self.result |= {"window": [time.time()], "images": 0}
+        self.timed_from = time.perf_counter()
+
+
+def wait_for_device() -> None:
+    """A clock read on the host tells the truth only when the device has nothing left to do."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device() -> str:
+    """What a script that wants to run anywhere computes on."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main(contenders: Mapping[str, Callable[[Job, Clock], None]]) -> None:
+    """Do the job on the command line, and print what the clock has seen as the last line."""
+    job = Job.from_json(json.loads(sys.argv[1]))
+    if job.task not in contenders:
+        sys.exit(f"there is no {job.task!r} here; there is {', '.join(contenders)}")
+    clock = Clock(job)
+    contenders[job.task](job, clock)
+    if "seconds" not in clock.result:
+        sys.exit(f"only {clock.done} of {job.warmup + job.steps} steps were done")
+    clock.result["versions"] = versions()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        clock.result["threads"] = torch.get_num_threads()
+    sys.stderr.flush()
+    print("\n" + json.dumps(clock.result), flush=True)
+    os._exit(0)  # loaders may take seconds to end
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what is compared."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,86 @@
+"""Our training, or its data pipeline alone, on images made in memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benchmarks.peers.common import Clock, Job, main
+
+CLASSES = 10
+
+
+def made_images(images: int, side: int) -> Any:
+    """A training split of noise, filled in place: a million images are 3 GB, once. The other splits are tiny."""
+    import torch
+
+    from resnetlab.data.datasets import ImageData
+    from resnetlab.data.memory import require_memory
+    from resnetlab.data.preprocess import Preprocessing
+    from resnetlab.data.splits import Split
+
+    require_memory(images * side * side * 3, f"{images:,} images of {side}×{side} pixels")
+    draw = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        pixels = torch.empty(count, side, side, 3, dtype=torch.uint8).random_(0, 256, generator=draw)
+        labels = torch.randint(0, CLASSES, (count,), generator=draw)
+        return Split(pixels, labels, tuple(f"{number:07d}" for number in range(count)))
+
+    see = Preprocessing(image_size=side, resize_to=side, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    names = tuple(map(str, range(CLASSES)))
+    return ImageData("noise", names, split(images), split(2), split(2), see)
+
+
+def training(job: Job, clock: Clock) -> None:
+    from resnetlab import assembly
+    from resnetlab.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
+    from resnetlab.models.describe import count_macs
+    from resnetlab.runtime import start
+    from resnetlab.training.loop import StepDone, fit
+
+    steps = job.warmup + job.steps + 2
+    config = RunConfig(
+        model=ModelConfig(name=job.model, stem=job.stem),
+        augment=AugmentConfig(crop=4, flip=True),
+        optim=OptimConfig(lr=0.01),
+        batch_size=job.batch,
+        steps=steps,
+    )
+    runtime = start()
+    data = made_images(steps * job.batch, job.image_size)
+    network, _ = assembly.make_network(config, data)
+    work = count_macs(network, job.image_size) * job.batch
+    clock.result |= {"work": work, "images_of_work": job.batch, "batch": job.batch}
+    batches = assembly.make_batches(config, data, runtime)
+    plan, state = assembly.make_plan(config, len(batches.train)), assembly.make_state(config, network, runtime)
+    clock.start()
+    for event in fit(state, batches, plan, runtime):
+        if isinstance(event, StepDone) and clock.step(job.batch):
+            break
+
+
+def pipeline(job: Job, clock: Clock) -> None:
+    """Work is the images of an epoch; `epoch_seconds` is how long it takes to its first batch."""
+    from resnetlab.assembly import make_augmentations
+    from resnetlab.config import AugmentConfig
+    from resnetlab.data.loaders import TrainBatches
+    from resnetlab.runtime import start
+
+    data = made_images(job.images, job.image_size)
+    steps = make_augmentations(AugmentConfig(crop=4, flip=True), job.image_size)
+    batches = TrainBatches(data.train, data.preprocessing, steps, job.batch, 0, start())
+    clock.result |= {"work": job.images, "images_of_work": job.images, "batch": job.batch}
+    next(batches.epoch(0))  # whatever is made once
+    clock.start()
+    for epoch in range(1, 10**6):
+        began = time.perf_counter()
+        for number, batch in enumerate(batches.epoch(epoch)):
+            if epoch == 1 and number == 0:
+                clock.result["epoch_seconds"] = time.perf_counter() - began
+            if clock.step(len(batch.labels)):
+                return
+
+
+if __name__ == "__main__":
+    main({"training": training, "pipeline": pipeline})

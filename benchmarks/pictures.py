@@ -1,0 +1,87 @@
+"""A picture of a result: horizontal bars, ours first, a line from the lowest to the highest round on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnetlab.evaluation.plots_style import INK, MUTED, VALIDATION, fit_below_header, house_style, new_figure, save
+
+OURS, OTHERS = VALIDATION, "#b9c1cc"
+ROW = 0.34  # inches a bar takes
+
+
+def draw(name: str, result: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """A picture for each subject of a result, its units side by side; where each one is."""
+    subjects: dict[str, list[Mapping[str, Any]]] = {}
+    for group in result.get("groups", []):
+        if any(row["values"] for row in group["contenders"]):
+            subjects.setdefault(group["subject"], []).append(group)
+    found = {subject: folder / picture_name(name, subject) for subject in subjects}
+    for subject, groups in subjects.items():
+        save(bars(name, groups), found[subject])
+    return found
+
+
+def picture_name(name: str, subject: str) -> str:
+    """
+    >>> picture_name("training", "resnet18"), picture_name("data", "data")
+    ('training-resnet18.png', 'data.png')
+    """
+    return f"{name}.png" if name == subject else f"{name}-{subject}.png"
+
+
+@house_style()
+def bars(name: str, groups: Sequence[Mapping[str, Any]]) -> Figure:
+    """One panel a group."""
+    most = max(len(measured(group)) for group in groups)
+    rounds = max(len(row["values"]) for group in groups for row in group["contenders"])
+    machine = groups[0].get("environment", {}).get("device_name", "")
+    told = f"median of {rounds} interleaved rounds, line from lowest to highest" if rounds > 1 else "one round"
+    titles = {group["title"] for group in groups}
+    heading = titles.pop() if len(titles) == 1 else groups[0]["subject"]
+    figure = new_figure(5.6 * len(groups) + 1.0, ROW * most + 0.75, f"{name}: {heading}", f"{told}; {machine}")
+    for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        panel(axes, group, titled=len(groups) > 1 and bool(titles))
+    fit_below_header(figure)
+    return figure
+
+
+def measured(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row for row in group["contenders"] if row["values"]]
+
+
+def panel(axes: Axes, group: Mapping[str, Any], *, titled: bool) -> None:
+    rows = measured(group)
+    highest = max(row["highest"] for row in rows)
+    for place, row in enumerate(rows):
+        axes.barh(place, row["median"], 0.68, color=OURS if row["name"].startswith("resnetlab") else OTHERS)
+        axes.plot([row["lowest"], row["highest"]], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
+        text = number(row["median"])
+        if "first_against_it" in row:
+            text += f"   (resnetlab: {number(row['first_against_it'])}×)"
+        axes.text(row["highest"] + highest * 0.015, place, text, va="center", size=9, color=INK if not place else MUTED)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, highest * 1.55)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    better = "more is better" if group["more_is_better"] else "less is better"
+    axes.set_xlabel(f"{group['unit']} ({better})")
+    axes.grid(axis="x")
+    if titled:
+        axes.set_title(group["title"])
+
+
+def number(value: float) -> str:
+    """Three digits that count.
+
+    >>> number(1234.5), number(12.345), number(0.012345)
+    ('1,234', '12.3', '0.0123')
+    """
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value else "0"

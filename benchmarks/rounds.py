@@ -1,0 +1,105 @@
+"""Contenders one after the other, again and again, and what their numbers say: medians, spread, and ratios by round.
+
+Rounds are interleaved (A B C, A B C): when the machine is slow for a while, it is slow for everyone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Sample = Mapping[str, Any]
+
+
+class Failed(Exception):
+    """A contender cannot do what it is asked: the reason, as a sentence."""
+
+
+@dataclass
+class Outcome:
+    """What came of one contender: a sample a round, or the reason why there are none."""
+
+    samples: list[Sample] = field(default_factory=list)
+    failed: str | None = None
+
+    def values(self, value: Callable[[Sample], float | None]) -> list[float]:
+        """One number a round, where there is one."""
+        return [found for found in map(value, self.samples) if found is not None]
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], Sample]], rounds: int, say: Callable[[str], None] = print
+) -> dict[str, Outcome]:
+    """Let every contender run once a round; whoever has failed is not asked again."""
+    outcomes = {name: Outcome() for name in contenders}
+    for number in range(rounds):
+        for name, run in contenders.items():
+            outcome = outcomes[name]
+            if outcome.failed:
+                continue
+            try:
+                outcome.samples.append(run())
+            except Failed as error:
+                outcome.failed = str(error)
+            say(f"round {number + 1}/{rounds}  {name}{f' failed: {outcome.failed}' if outcome.failed else ''}")
+    return outcomes
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quarter points and ends.
+
+    >>> spread([3.0, 1.0, 2.0])["median"], spread([5.0])["quartile_1"]
+    (2.0, 5.0)
+    """
+    low, middle, high = statistics.quantiles([*values, *values] if len(values) == 1 else values, method="inclusive")
+    return {
+        "median": middle,
+        "quartile_1": low,
+        "quartile_3": high,
+        "lowest": min(values),
+        "highest": max(values),
+    }
+
+
+def ratio(first: Sequence[float], other: Sequence[float]) -> float:
+    """How many times `other` the first one is: the median over the rounds that both took part in.
+
+    >>> ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+    2.0
+    """
+    return statistics.median(a / b for a, b in zip(first, other, strict=False))
+
+
+def group(
+    subject: str,
+    title: str,
+    unit: str,
+    outcomes: Mapping[str, Outcome],
+    value: Callable[[Sample], float | None],
+    *,
+    more_is_better: bool,
+    compared: bool = True,
+) -> dict[str, Any]:
+    """One picture's or table's worth: a number for each contender, beside the first one's where they are `compared`."""
+    rows: list[dict[str, Any]] = []
+    for name, outcome in outcomes.items():
+        values = outcome.values(value)
+        row: dict[str, Any] = {"name": name, "values": values}
+        if values:
+            row |= spread(values)
+            if compared and rows and rows[0]["values"]:
+                row["first_against_it"] = ratio(rows[0]["values"], values)
+        if outcome.failed:
+            row["failed"] = outcome.failed
+        notes = dict.fromkeys(note for sample in outcome.samples for note in sample.get("notes", ()))
+        if notes:
+            row["notes"] = list(notes)
+        rows.append(row)
+    return {"subject": subject, "title": title, "unit": unit, "more_is_better": more_is_better, "contenders": rows}
+
+
+def details(outcomes: Mapping[str, Outcome]) -> dict[str, list[Sample]]:
+    """Everything that was seen, for the stored file."""
+    return {name: list(outcome.samples) for name, outcome in outcomes.items()}

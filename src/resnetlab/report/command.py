@@ -1,0 +1,57 @@
+"""The exact command that makes a run again, from its config."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from resnetlab import recipes
+from resnetlab.config import RunConfig
+from resnetlab.errors import printable
+
+SHORT = {"data.name": "data", "model.name": "model", "optim.lr": "lr"}
+HIDDEN = ("recipe", "extended_at", "epochs", "steps")
+
+
+def commands(config: RunConfig) -> list[str]:
+    """What to type: the recipe and every setting that differs from it; a run that was extended takes several.
+
+    >>> commands(recipes.get("quickstart").changed({"epochs": 5, "seed": 3, "augment": {"flip": True}}))
+    ['resnetlab train quickstart --augment.flip --seed 3 --epochs 5']
+    """
+    recipe = config.recipe if config.recipe in recipes.RECIPES else "quickstart"
+    base = recipes.get(recipe)
+    flags = list(differences(config.to_json(), base.to_json()))
+    whole = ["--steps", str(config.steps)] if config.steps is not None else ["--epochs", str(config.epochs)]
+    if not config.extended_at:
+        length = [] if (config.epochs, config.steps) == (base.epochs, base.steps) else whole
+        return [typed("resnetlab", "train", recipe, *flags, *length)]
+    lengths = [["--steps", str(steps)] for steps in config.extended_at] + [whole]
+    first = typed("resnetlab", "train", recipe, *flags, *lengths[0], "--out", "RUN")
+    return [first, *(typed("resnetlab", "resume", "RUN", *length) for length in lengths[1:])]
+
+
+def typed(*words: str) -> str:
+    """Words as they are typed into a shell, on one line."""
+    return printable(shlex.join(words))
+
+
+def differences(given: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The flags that lead from one config to another, in the order of the settings."""
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            yield from differences(value, base[name], f"{prefix}{name}.")
+        elif value != base[name] and prefix + name not in HIDDEN:
+            yield from flag(prefix + name, value)
+
+
+def flag(path: str, value: Any) -> Iterator[str]:
+    """One setting as words."""
+    section, _, name = SHORT.get(path, path).replace("_", "-").rpartition(".")
+    dotted = f"{section}." if section else ""
+    if isinstance(value, bool):
+        yield f"--{dotted}{'' if value else 'no-'}{name}"
+        return
+    yield f"--{dotted}{name}"
+    yield from map(str, value) if isinstance(value, list) else [str(value)]

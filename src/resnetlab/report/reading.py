@@ -1,0 +1,243 @@
+"""What a run has left on disk, as far as it is there and whole; what is missing is said, not guessed."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetlab.config import RunConfig
+from resnetlab.errors import BadInput, Damaged, printable
+from resnetlab.evaluation.ledger import Count
+from resnetlab.evaluation.looks import Looks
+from resnetlab.evaluation.metrics import Score
+from resnetlab.model_file import Model, read_model
+from resnetlab.run_folder import RunFolder
+from resnetlab.training.selection import best_epoch
+
+Value = TypeVar("Value")
+SPLITS = {"test": "test", "val": "validation"}
+"""Splits and what they are called, the most telling one first."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One split as it was scored. Tables that are gone, or belong to other scores, are None."""
+
+    split: str  # "val" or "test"
+    tta: str
+    metrics: Mapping[str, Any]
+    matrix: NDArray[np.int64] | None
+    confidence: NDArray[np.float64] | None
+    right: NDArray[np.bool_] | None
+
+    @property
+    def key(self) -> str:
+        """The name of its folder below evaluation/."""
+        return self.split if self.tta == "none" else f"{self.split}-{self.tta}"
+
+    @property
+    def title(self) -> str:
+        augmented = "" if self.tta == "none" else f", test-time augmentation: {self.tta}"
+        return f"{SPLITS[self.split]} split{augmented}"
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(row.get("name")) for row in self.metrics["per_class"]]
+
+    def at(self, *path: str | int) -> Any:
+        """The value at a path in metrics.json, None where there is none."""
+        value: Any = self.metrics
+        for step in path:
+            try:
+                value = value[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def bins(self, *path: str) -> list[dict[str, Any]] | None:
+        """The bins of confidence at a path in metrics.json, None unless they are some."""
+        found, keys = self.at(*path), ("low", "high", "images", "confidence", "accuracy")
+        if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
+            return None
+        known = all(is_number(row.get(key)) for row in found for key in keys[: 5 if row.get("images") else 3])
+        return found if known else None
+
+
+@dataclass
+class Facts:
+    """A run as its report sees it. `missing` says in sentences what is not there."""
+
+    run: RunFolder
+    config: RunConfig
+    environment: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    model: Model | None
+    scored: dict[str, Scored]  # by the names of their folders
+    looks: Looks | None
+    count: Count | None  # of looks at the test set
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def main(self) -> Scored | None:
+        """The scores that the page is about: the test split's, or else validation's."""
+        return next((self.scored[split] for split in SPLITS if split in self.scored), None)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights were kept, from 1."""
+        scores = [Score(row["val_loss"], row["val_accuracy"], row["val_macro_f1"]) for row in self.rows]
+        return best_epoch(scores, self.config.best_by) + 1 if scores else None
+
+    @property
+    def state(self) -> str:
+        """How far the run is."""
+        if not self.rows:
+            return "not one epoch finished"
+        last = "test" if self.config.final_test == "once" else "val"
+        return "finished" if last in self.scored else "unfinished"
+
+    @property
+    def title(self) -> str:
+        return f"{self.config.model.name} on {Path(self.config.data.name).name}"
+
+
+def read_facts(path: Path) -> Facts:
+    """What is known of the run in a folder. Raises BadInput where there is none, or its config cannot be read."""
+    run = RunFolder.open(path)
+    config, missing = run.config, []
+
+    def attempt(read: Callable[[], Value], otherwise: Value) -> Value:
+        try:
+            return read()
+        except BadInput as error:
+            missing.append(f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            return otherwise
+
+    no_rows: list[dict[str, Any]] = []
+    rows = attempt(lambda: checked_rows(run), no_rows)
+    scored = {}
+    for key in folders(run):
+        split, _, tta = key.partition("-")
+        found = attempt(partial(read_scored, run, split, tta or "none"), None)
+        if found is not None:
+            scored[key] = found
+    unknown: Mapping[str, Any] = {}
+    facts = Facts(
+        run=run,
+        config=config,
+        environment=attempt(lambda: dict(run.read_json("environment.json")), unknown),
+        rows=rows,
+        model=attempt(lambda: read_model(run.best), None) if run.best.exists() else None,
+        scored=scored,
+        looks=attempt(lambda: Looks.read(run.evaluation("val")), None),
+        count=count(run, scored.get("test")),
+    )
+    facts.missing = [*missing, *gaps(facts)]
+    return facts
+
+
+def gaps(facts: Facts) -> Iterator[str]:
+    """What a whole run has and this one has not, in sentences."""
+    path, scored = printable(facts.run.path), facts.scored
+    if not facts.rows:
+        yield f"No epoch has been finished yet; `resnetlab resume {path}` goes on with it."
+        return
+    if "val" not in scored:
+        yield f"The run has not been scored yet; `resnetlab resume {path}` goes on with it."
+    if "test" not in scored and scored:
+        never = " (final_test is never)" if facts.config.final_test == "never" else ""
+        yield f"The test split has not been scored{never}. All scores are of validation, which chose the best epoch."
+    for lacking, sentence in (
+        ([one for one in scored.values() if one.matrix is None], "The table of predictions of {} is not here."),
+        ([one for one in scored.values() if not one.at("calibration")], "No intervals: an older version scored {}."),
+        ([one for one in scored.values() if of_other_weights(one, facts.model)], "Other weights than these scored {}."),
+    ):
+        if lacking:
+            yield sentence.format(" and ".join(f"the {one.title}" for one in lacking))
+    if facts.model is None:
+        yield "The best weights (best.safetensors) are not here, so the first filters are not drawn."
+    if "val" in scored and facts.looks is None:
+        evaluate = f"; `resnetlab evaluate {path}` keeps some" if facts.model is not None else ""
+        yield f"No validation images were kept to show, for Grad-CAM and for the map of the features{evaluate}."
+
+
+def of_other_weights(scored: Scored, model: Model | None) -> bool:
+    return model is not None and scored.metrics["weights_digest"] != model.weights_digest
+
+
+def folders(run: RunFolder) -> list[str]:
+    """The scored splits, validation first, plain before augmented."""
+    found = {path.parent.name for path in run.path.glob("evaluation/*/metrics.json")}
+    return sorted((name for name in found if name.partition("-")[0] in SPLITS), key=lambda n: (n[:1] != "v", n))
+
+
+NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1", "lr")
+
+
+def checked_rows(run: RunFolder) -> list[dict[str, Any]]:
+    """The epochs: those of metrics.jsonl or, where only the table was kept, of metrics.csv. Raises Damaged."""
+    rows = run.rows
+    table = run.path / "metrics.csv"
+    try:
+        if not rows and table.exists():
+            with table.open(newline="", encoding="utf-8") as lines:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+        return [{**row, "epoch": int(row["epoch"]), **{name: float(row[name]) for name in NUMBERS}} for row in rows]
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"the record of the epochs of {printable(run.path)} is not whole ({printable(error)})") from error
+
+
+def read_scored(run: RunFolder, split: str, tta: str) -> Scored | None:
+    """A split's metrics.json, and the tables beside it."""
+    metrics = run.final_metrics(split, tta)
+    if metrics is None:
+        return None
+    kinds = {"accuracy": float, "loss": float, "images": int, "macro": dict, "per_class": list, "weights_digest": str}
+    rows = metrics.get("per_class")
+    whole = all(isinstance(metrics.get(name), kind) for name, kind in kinds.items())
+    if not whole or not all(isinstance(row, dict) and isinstance(row.get("support"), int) for row in rows or ()):
+        raise Damaged(f"{printable(run.evaluation(split, tta) / 'metrics.json')} is not what resnetlab wrote")
+    matrix, confidence, right = None, None, None
+    folder, names = run.evaluation(split, tta), [str(row.get("name")) for row in metrics["per_class"]]
+    try:
+        labels, guesses, confidence = read_predictions(folder / "predictions.csv", names)
+    except (OSError, csv.Error, KeyError, IndexError, ValueError):
+        pass
+    else:
+        matrix = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(matrix, (labels, guesses), 1)
+        right = labels == guesses
+        if not len(labels) or float(right.mean()) != metrics["accuracy"]:  # of other scores than these
+            matrix, confidence, right = None, None, None
+    return Scored(split, tta, metrics, matrix, confidence, right)
+
+
+def read_predictions(
+    path: Path, classes: list[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """True classes, predicted classes and their probabilities (N,) of a predictions.csv."""
+    number = {name: place for place, name in enumerate(classes)}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+        _, *rows = csv.reader(lines)
+    labels, guesses = (np.array([number[row[column]] for row in rows], np.int64) for column in (1, 2))
+    return labels, guesses, np.array([float(row[3]) for row in rows])
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def count(run: RunFolder, test: Scored | None) -> Count | None:
+    """How often the test set was looked at, where that is on record."""
+    if test is None or not isinstance(test.metrics.get("split_digest"), str):
+        return None
+    found = run.ledger.count(test.metrics["weights_digest"], test.metrics["split_digest"])
+    return found if found.looks else None
