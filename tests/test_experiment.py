@@ -213,6 +213,8 @@ def test_a_run_folder_holds_what_it_should(tmp_path: Path) -> None:
                 "predictions.csv",
                 "confusion_matrix.csv",
                 "confusion_matrix.png",
+                "classes.png",
+                "calibration.png",
                 "samples.png",
                 "mistakes.png",
             )

@@ -32,7 +32,7 @@ FACTS = {
 }
 TEMPERATURE = Temperature(1.5, "val", "ef" * 32, 9)
 TABLES = ("per_class.csv", "predictions.csv", "confusion_matrix.csv")
-PICTURES = ("confusion_matrix.png", "samples.png", "mistakes.png")
+PICTURES = ("confusion_matrix.png", "classes.png", "calibration.png", "samples.png", "mistakes.png")
 
 
 def evaluation() -> Evaluation:

@@ -70,7 +70,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities:
     matrix = confusion(evaluation.probabilities, evaluation.labels)
     table = ([name, *counts] for name, counts in zip(evaluation.classes, matrix.tolist(), strict=True))
     write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *evaluation.classes], table)
-    draw(folder, evaluation, matrix)
+    draw(folder, evaluation, matrix, result["calibration"])
     write_json(folder / "metrics.json", result)
     return result
 
@@ -96,8 +96,8 @@ def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> Non
     write_csv(path, header, rows)
 
 
-def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64]) -> None:
-    """The pictures: confusion matrix, samples, worst mistakes."""
+def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibration: Mapping[str, Any]) -> None:
+    """The pictures: confusion matrix, classes, calibration, samples, worst mistakes."""
     from resnetlab.evaluation import plots  # matplotlib takes its time to import
 
     labels, predicted, probability = evaluation.labels, evaluation.predicted, evaluation.probabilities.max(1)
@@ -105,6 +105,11 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64]) -> Non
     about: Any = {"classes": evaluation.classes, "title": evaluation.title}
     loss = losses(evaluation.probabilities, labels)
     plots.save(plots.confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
+    plots.save(plots.class_bars(matrix, **about), folder / "classes.png")
+    panels = {"as it is": calibration["bins"]}
+    if calibration["after"]:
+        panels[f"at temperature {calibration['temperature']['value']:.3g}"] = calibration["after"]["bins"]
+    plots.save(plots.reliability(panels, evaluation.title), folder / "calibration.png")
     plots.save(plots.samples(images, labels, predicted, probability, **about), folder / "samples.png")
     plots.save(plots.mistakes(images, labels, predicted, probability, loss, **about), folder / "mistakes.png")
 
