@@ -354,3 +354,13 @@ def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "resnetlab: optim.lr is 0.0, but must be greater than 0\n"
+
+
+def test_a_signal_after_the_last_word_changes_nothing() -> None:
+    code = (
+        "import signal, sys; from resnetlab import cli; sys.argv = ['resnetlab', '--version']\n"
+        "try: cli.entry_point()\n"
+        "except SystemExit: print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGTERM)])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("[True, True]\n")

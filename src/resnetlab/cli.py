@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from resnetlab import __version__
 from resnetlab.commands import COMMANDS
 from resnetlab.errors import BadInput, DiskTrouble, LabError, Stopped, printable, unknown
-from resnetlab.stopping import leave_on_sigterm
+from resnetlab.stopping import ignore_signals, leave_on_sigterm
 
 USAGE = """\
 usage: resnetlab COMMAND …
@@ -88,4 +88,6 @@ def entry_point() -> None:
     log = logging.getLogger("resnetlab")  # downloads announce themselves there
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    ignore_signals()
+    sys.exit(code)

@@ -101,3 +101,9 @@ def leave_on_sigterm() -> None:
 
     for number in SIGNALS:
         signal.signal(number, leave)
+
+
+def ignore_signals() -> None:
+    """All is done and told: a signal from here on would only make the interpreter stumble on its way out."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
