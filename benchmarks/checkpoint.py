@@ -9,8 +9,6 @@ that holds the system's folder for temporary files.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.options import Options
-from benchmarks.rounds import Outcome, group
+from benchmarks.rounds import Outcome, group, seconds
 from resnetlab.data.loaders import Batch
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.model_file import save_model
@@ -83,12 +81,3 @@ def costs(optimizer: str, steps: int, rounds: int, folder: Path, runtime: Runtim
         "checkpoint_bytes": checkpoint.stat().st_size,
         "both": [a + b for a, b in zip(models, checkpoints, strict=True)],
     }
-
-
-def seconds(work: Callable[[], object], runtime: Runtime) -> float:
-    """How long `work` takes, its share of the device included."""
-    runtime.synchronize()
-    began = time.perf_counter()
-    work()
-    runtime.synchronize()
-    return time.perf_counter() - began

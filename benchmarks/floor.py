@@ -9,7 +9,6 @@ metrics and an average of the weights.
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.options import Options
-from benchmarks.rounds import ratio, spread
+from benchmarks.rounds import ratio, seconds, spread
 from resnetlab.assembly import make_augmentations, make_plan, make_state
 from resnetlab.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
 from resnetlab.data.loaders import Batch, TrainBatches
@@ -60,14 +59,6 @@ def convolutions(network: nn.Module, image_size: int) -> Counter[Convolution]:
     for hook in hooks:
         hook.remove()
     return Counter(found)
-
-
-def seconds(work: Callable[[], object], runtime: Runtime) -> float:
-    runtime.synchronize()
-    began = time.perf_counter()
-    work()
-    runtime.synchronize()
-    return time.perf_counter() - began
 
 
 def best_of(shape: Convolution, batch: int, runtime: Runtime, repeats: int) -> float:

@@ -6,9 +6,13 @@ Rounds are interleaved (A B C, A B C): when the machine is slow for a while, it 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnetlab.runtime import Runtime
 
 Sample = Mapping[str, Any]
 
@@ -45,6 +49,15 @@ def interleaved(
                 outcome.failed = str(error)
             say(f"round {number + 1}/{rounds}  {name}{f' failed: {outcome.failed}' if outcome.failed else ''}")
     return outcomes
+
+
+def seconds(work: Callable[[], object], runtime: Runtime) -> float:
+    """How long `work` takes, its share of the device included."""
+    runtime.synchronize()
+    began = time.perf_counter()
+    work()
+    runtime.synchronize()
+    return time.perf_counter() - began
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

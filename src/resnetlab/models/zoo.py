@@ -152,7 +152,8 @@ def resolve(
     """The architecture of that name, with its stem chosen and, if asked for, other shortcuts.
 
     Stem "auto" goes by the images: up to 64 px the cifar stem, above it the imagenet stem; without an `image_size`
-    it is the one in the table. Raises `BadInput` for an unknown name, stem or shortcut.
+    it is the one in the table. A whitened stem belongs to its network and stays. Raises `BadInput` for an unknown name,
+    stem or shortcut.
 
     >>> resolve("resnet18", image_size=32).stem, resolve("resnet18", image_size=224).stem, resolve("resnet20").stem
     ('cifar', 'imagenet', 'cifar')
