@@ -1,11 +1,11 @@
 # Each target sets itself up in .venv, and uses it again when it is there.
-#   make demo · make test · make lint · make test-slow · make bench [BENCH="training --nets resnet18"]
+#   make demo · make test · make lint · make test-slow · make notebooks · make bench [BENCH="training --nets resnet18"]
 
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
-.PHONY: demo test test-slow lint bench
+.PHONY: demo test test-slow lint notebooks bench
 
 demo: $(READY)
 	$(VENV)/bin/resnetlab train quickstart
@@ -17,9 +17,14 @@ test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(READY)
-	$(VENV)/bin/ruff check src tests benchmarks
-	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/ruff check src tests benchmarks tools
+	$(VENV)/bin/ruff format --check src tests benchmarks tools
 	$(VENV)/bin/mypy
+
+notebooks: $(READY)
+	$(VENV)/bin/python tools/notebooks.py run --quick --into build/notebooks
+	$(VENV)/bin/python tools/notebooks.py check
+	$(VENV)/bin/python tools/prose.py --check
 
 bench: $(READY)
 	$(VENV)/bin/python -m benchmarks $(BENCH)

@@ -1,6 +1,6 @@
 """Measured runs kept in the repository: `add RUN` copies a run's small files, `readme` writes their figures into it.
 
-    python tools/results.py add runs/notebook-resnet34-001
+    python tools/results.py add runs/notebook-resnet34-001 [degradation/plain20]
     python tools/results.py readme            (--check: fail if the README says anything else)
 
 Figures in the README are never typed: they stand between two markers, and a test runs `readme --check`.
@@ -32,14 +32,18 @@ KEPT = (
 )
 
 
-def add(run: Path) -> None:
-    """Copy what is worth keeping of a finished run to `results/<recipe>`, replacing an older one."""
+def add(run: Path, name: str = "") -> None:
+    """Copy what is worth keeping of a finished run to `results/<recipe>`, or `results/<name>`, replacing an older one.
+
+    What has a name is part of an experiment, kept without the pictures of single images.
+    """
     config = json.loads((run / "config.json").read_text())
-    target = RESULTS / config["recipe"]
+    target = RESULTS / (name or config["recipe"])
     shutil.rmtree(target, ignore_errors=True)
-    for name in KEPT:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / name, target / name)
+    kept = [file for file in KEPT if "/" not in name or file.endswith((".json", ".csv")) or file == "curves.png"]
+    for file in kept:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / file, target / file)
     config["data"]["name"] = Path(config["data"]["name"]).name  # where it lay is nobody's business
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     environment = json.loads((target / "environment.json").read_text())
@@ -84,8 +88,8 @@ def readme(*, check: bool) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["add", run]:
-            add(Path(run))
+        case ["add", run, *name]:
+            add(Path(run), *name)
         case ["readme", *flags]:
             readme(check="--check" in flags)
         case _:

@@ -1,0 +1,171 @@
+"""Figures in the notebooks' prose, computed: `python tools/prose.py` writes them, `--check` fails where one is wrong.
+
+A figure stands between two comments that no reader sees, behind the expression that gives it:
+
+    <!--= parameters("resnet34", classes=10) -->21,289,802<!--/-->
+
+The expressions use the functions below: of the code (shapes, parameters), and of the runs stored in results/. Figures
+that look measured and have no expression are told, too, so that none is ever typed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from resnetlab.models import build_model
+from resnetlab.models.describe import describe
+
+ROOT = Path(__file__).parents[1]
+PAGES = (*sorted((ROOT / "notebooks").glob("*.py")), ROOT / "notebooks" / "README.md")
+MARKED = re.compile(r"<!--= ?(.+?) ?-->(.*?)<!--/-->", re.DOTALL)
+MEASURED = re.compile(r"\d[\d.,]* ?%|\d+\.\d+ (?:million|minutes|points)|\d{1,3}(?:,\d{3})+|\d+\.\d{2,}")
+GIVEN = {"1,000", "10,000", "45,000", "50,000", "60,000", "5,000"}  # sizes of published data sets and their splits
+
+
+@cache
+def run(name: str) -> tuple[dict[str, Any], list[dict[str, float]], dict[str, Any]]:
+    """A stored run: its config, its epochs, and the test scores of its best one."""
+    folder = ROOT / "results" / name
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    test = json.loads((folder / "evaluation/test/metrics.json").read_text())
+    return json.loads((folder / "config.json").read_text()), rows, test
+
+
+@cache
+def parameters(model: str, classes: int = 10, stem: str = "auto") -> str:
+    """Weights of a network, biases and norms included.
+
+    >>> parameters("resnet34", classes=1000)
+    '21,797,672'
+    """
+    network = build_model(model, classes, stem=stem, image_size=None if stem == "auto" else 32)
+    return f"{sum(weight.numel() for weight in network.parameters()):,}"
+
+
+def million(model: str, classes: int = 10, stem: str = "auto") -> str:
+    """The same, short.
+
+    >>> million("resnet34", classes=1000)
+    '21.8 million'
+    """
+    return f"{int(parameters(model, classes, stem).replace(',', '')) / 1e6:.1f} million"
+
+
+def shape(model: str, stage: str, size: int = 32, stem: str = "imagenet") -> str:
+    """What leaves a stage: channels × height × width.
+
+    >>> shape("resnet34", "layer4")
+    '512×1×1'
+    """
+    rows = {row.stage: row for row in describe(model, size, stem=stem)}
+    return "×".join(map(str, rows[stage].shape[-3:]))
+
+
+def percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def test(name: str) -> str:
+    """Accuracy on the test split of the epoch that validated best."""
+    return percent(run(name)[2]["accuracy"])
+
+
+def validation(name: str, epoch: int = 0) -> str:
+    """Accuracy on validation: of the best epoch, of one counted from 1, or with -1 of the last one."""
+    return percent(scores(name, "val_accuracy", epoch))
+
+
+def training(name: str, epoch: int = -1) -> str:
+    """Accuracy on the fixed sample of training images, without augmentation: of one epoch, or of the last one."""
+    return percent(scores(name, "train_accuracy", epoch))
+
+
+def scores(name: str, column: str, epoch: int) -> float:
+    rows = run(name)[1]
+    return rows[best(name) - 1 if epoch == 0 else epoch if epoch < 0 else epoch - 1][column]
+
+
+def best(name: str) -> int:
+    """The epoch that validated best, counted from 1; of equal ones the one with the lower loss."""
+    rows = run(name)[1]
+    return 1 + min(range(len(rows)), key=lambda i: (-rows[i]["val_accuracy"], rows[i]["val_loss"]))
+
+
+def epochs(name: str) -> int:
+    return len(run(name)[1])
+
+
+def seed(name: str) -> int:
+    return int(run(name)[0]["seed"])
+
+
+def minutes(name: str) -> str:
+    """Training alone, on the machine it ran on."""
+    return f"{sum(row['train_seconds'] for row in run(name)[1]) / 60:.0f}"
+
+
+def points(new: str, old: str, column: str = "") -> str:
+    """How many points of test accuracy lie between two runs; or of a column of their last epochs."""
+    if column:
+        gap = scores(new, column, -1) - scores(old, column, -1)
+    else:
+        gap = run(new)[2]["accuracy"] - run(old)[2]["accuracy"]
+    return f"{100 * gap:+.1f}".replace("-", "−")
+
+
+FUNCTIONS: dict[str, Callable[..., object]] = {
+    f.__name__: f
+    for f in (parameters, million, shape, percent, test, validation, training, best, epochs, seed, minutes, points, run)
+} | {"sum": sum, "max": max, "min": min, "abs": abs, "round": round, "len": len, "sqrt": math.sqrt}
+
+
+def filled(text: str) -> str:
+    """The page with every figure as its expression gives it."""
+
+    def figure(found: re.Match[str]) -> str:
+        value = eval(found[1].replace("\n#", "\n"), {"__builtins__": {}}, dict(FUNCTIONS))  # our own pages
+        return f"<!--= {found[1]} -->{value}<!--/-->"
+
+    return MARKED.sub(figure, text)
+
+
+def typed(page: Path) -> list[str]:
+    """Figures in the prose of a page that look measured, and that no expression gives."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    if page.suffix == ".py":
+        prose, inside = [], False
+        for line in lines:
+            inside = line.startswith("# %% [markdown]") or (inside and line.startswith("#") and line[:4] != "# %%")
+            prose += [line] * inside
+        lines = prose
+    bare = re.sub(r"`[^`]*`", "", MARKED.sub("", "\n".join(lines)))
+    return [found for found in MEASURED.findall(bare) if found not in GIVEN]
+
+
+def main() -> None:
+    check = "--check" in sys.argv[1:]
+    wrong = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        wrong += [f"{page.name}: {figure} is typed; write an expression before it" for figure in typed(page)]
+        if check:
+            pairs = zip(MARKED.findall(text), MARKED.findall(new), strict=True)
+            wrong += [f"{page.name}: {old[1]} should be {now[1]} ({now[0]})" for old, now in pairs if old != now]
+        elif new != text:
+            page.write_text(new, encoding="utf-8")
+    if wrong:
+        sys.exit("\n".join((*wrong, "run: python tools/prose.py")))
+
+
+if __name__ == "__main__":
+    main()
