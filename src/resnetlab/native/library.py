@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = ("norms.c", "pools.c", "vectors.h")
+SOURCES = ("norms.c", "pools.c", "winograd.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 
@@ -94,6 +94,11 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.norm_backward.argtypes = [*[pointer] * 3, count, count, pointer, yes, *[pointer] * 4]
     kernels.pool_forward.argtypes = [pointer, pointer, *[count] * 4]
     kernels.pool_backward.argtypes = [*[pointer] * 3, *[count] * 4]
+    kernels.winograd_input.argtypes = [pointer, pointer, *[count] * 3, yes]
+    kernels.winograd_output.argtypes = [pointer, pointer, *[count] * 3, yes]
+    kernels.winograd_spread.argtypes = [pointer, pointer, *[count] * 3]
+    kernels.winograd_kernels.argtypes = [pointer, pointer, count, count]
+    kernels.winograd_kernels_back.argtypes = [pointer, pointer, count, count]
     return kernels
 
 

@@ -1,0 +1,142 @@
+/* The transforms of Winograd's minimal 3x3 convolution F(2x2, 3x3) (Lavin and Gray 2015, Section 4.1), for bfloat16 maps
+   (images, size, size, channels) with a padding of 1.
+
+   A map is cut into tiles of 2x2 pixels; with an odd size the last ones reach beyond it. Each tile's 4x4 surroundings
+   become sixteen numbers a channel, kept as sixteen planes (tiles, channels); between those of the input and of the
+   output stand sixteen matrix products, which are torch's. `flip` exchanges the planes so that the kernels of a
+   convolution become those of its gradient. */
+
+#include "vectors.h"
+
+static const uint16_t nothing[8192]; /* a pixel of the padding, with as many channels as anyone has */
+
+INLINE int64_t plane(int row, int column, int flip) {
+    static const int other[4] = {3, 1, 2, 0};
+    return flip ? 4 * other[row] + other[column] : 4 * row + column;
+}
+
+/* x (images, size, size, channels) to planes (16, tiles, channels): B'dB of every tile's 4x4 pixels. */
+void winograd_input(const uint16_t *x, uint16_t *planes, int64_t images, int64_t size, int64_t channels, int flip) {
+    int64_t half = (size + 1) / 2, tiles = images * half * half;
+#pragma omp parallel for schedule(static)
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        int64_t top = tile / half % half * 2 - 1, left = tile % half * 2 - 1;
+        const uint16_t *map = x + tile / (half * half) * size * size * channels, *from[4][4];
+        uint16_t *to[4][4];
+        for (int row = 0; row < 4; row++)
+            for (int column = 0; column < 4; column++) {
+                int64_t y = top + row, z = left + column;
+                int outside = y < 0 || y >= size || z < 0 || z >= size;
+                from[row][column] = outside ? nothing : map + (y * size + z) * channels;
+                to[row][column] = planes + (plane(row, column, flip) * tiles + tile) * channels;
+            }
+        for (int64_t c = 0; c < channels; c += LANES) {
+            floats d[4][4];
+            for (int column = 0; column < 4; column++) {
+                floats a = load(from[0][column] + c), b = load(from[1][column] + c);
+                floats e = load(from[2][column] + c), f = load(from[3][column] + c);
+                d[0][column] = a - e, d[1][column] = b + e, d[2][column] = e - b, d[3][column] = b - f;
+            }
+            for (int row = 0; row < 4; row++) {
+                store(to[row][0] + c, d[row][0] - d[row][2]);
+                store(to[row][1] + c, d[row][1] + d[row][2]);
+                store(to[row][2] + c, d[row][2] - d[row][1]);
+                store(to[row][3] + c, d[row][1] - d[row][3]);
+            }
+        }
+    }
+}
+
+/* planes (16, tiles, channels) to y (images, size, size, channels): A'mA, the 2x2 pixels of every tile. */
+void winograd_output(const uint16_t *planes, uint16_t *y, int64_t images, int64_t size, int64_t channels, int flip) {
+    int64_t half = (size + 1) / 2, tiles = images * half * half;
+#pragma omp parallel for schedule(static)
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        int64_t row = tile / half % half * 2, column = tile % half * 2;
+        int has_right = column + 1 < size, has_below = row + 1 < size;
+        uint16_t *to = y + ((tile / (half * half) * size + row) * size + column) * channels;
+        for (int64_t c = 0; c < channels; c += LANES) {
+            floats above[4], below[4];
+            for (int j = 0; j < 4; j++) {
+                floats m[4];
+                for (int i = 0; i < 4; i++) m[i] = load(planes + (plane(i, j, flip) * tiles + tile) * channels + c);
+                above[j] = m[0] + m[1] + m[2], below[j] = m[1] - m[2] - m[3];
+            }
+            store(to + c, above[0] + above[1] + above[2]);
+            if (has_right) store(to + channels + c, above[1] - above[2] - above[3]);
+            if (has_below) store(to + size * channels + c, below[0] + below[1] + below[2]);
+            if (has_right && has_below) store(to + (size + 1) * channels + c, below[1] - below[2] - below[3]);
+        }
+    }
+}
+
+/* The gradient of what `winograd_output` does: grad (images, size, size, channels) to planes (16, tiles, channels). */
+void winograd_spread(const uint16_t *grad, uint16_t *planes, int64_t images, int64_t size, int64_t channels) {
+    int64_t half = (size + 1) / 2, tiles = images * half * half;
+#pragma omp parallel for schedule(static)
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        int64_t top = tile / half % half * 2, left = tile % half * 2;
+        const uint16_t *map = grad + tile / (half * half) * size * size * channels, *from[2][2];
+        for (int row = 0; row < 2; row++)
+            for (int column = 0; column < 2; column++) {
+                int outside = top + row >= size || left + column >= size;
+                from[row][column] = outside ? nothing : map + ((top + row) * size + left + column) * channels;
+            }
+        for (int64_t c = 0; c < channels; c += LANES) {
+            floats g[4][2];
+            for (int column = 0; column < 2; column++) {
+                floats a = load(from[0][column] + c), b = load(from[1][column] + c);
+                g[0][column] = a, g[1][column] = a + b, g[2][column] = a - b, g[3][column] = -b;
+            }
+            for (int row = 0; row < 4; row++) {
+                uint16_t *to = planes + (4 * row * tiles + tile) * channels + c;
+                store(to, g[row][0]);
+                store(to + tiles * channels, g[row][0] + g[row][1]);
+                store(to + 2 * tiles * channels, g[row][0] - g[row][1]);
+                store(to + 3 * tiles * channels, -g[row][1]);
+            }
+        }
+    }
+}
+
+/* weight (kernels, 3, 3, channels), float, to planes (16, kernels, channels): GgG' of every kernel. */
+void winograd_kernels(const float *weight, uint16_t *planes, int64_t kernels, int64_t channels) {
+#pragma omp parallel for schedule(static)
+    for (int64_t kernel = 0; kernel < kernels; kernel++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            floats g[4][3];
+            for (int column = 0; column < 3; column++) {
+                const float *at = weight + (9 * kernel + column) * channels + c;
+                floats a = vector(at), b = vector(at + 3 * channels), d = vector(at + 6 * channels);
+                g[0][column] = a, g[1][column] = (a + b + d) / 2, g[2][column] = (a - b + d) / 2, g[3][column] = d;
+            }
+            for (int row = 0; row < 4; row++) {
+                floats a = g[row][0], b = g[row][1], d = g[row][2], u[4] = {a, (a + b + d) / 2, (a - b + d) / 2, d};
+                for (int column = 0; column < 4; column++)
+                    store(planes + ((4 * row + column) * kernels + kernel) * channels + c, u[column]);
+            }
+        }
+}
+
+/* The gradient of `winograd_kernels`: planes (16, kernels, channels) to weight (kernels, 3, 3, channels), float. */
+void winograd_kernels_back(const uint16_t *planes, float *weight, int64_t kernels, int64_t channels) {
+#pragma omp parallel for schedule(static)
+    for (int64_t kernel = 0; kernel < kernels; kernel++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            floats g[3][4];
+            for (int column = 0; column < 4; column++) {
+                floats u[4];
+                for (int row = 0; row < 4; row++)
+                    u[row] = load(planes + ((4 * row + column) * kernels + kernel) * channels + c);
+                floats sum = (u[1] + u[2]) / 2;
+                g[0][column] = u[0] + sum, g[1][column] = (u[1] - u[2]) / 2, g[2][column] = sum + u[3];
+            }
+            for (int row = 0; row < 3; row++) {
+                floats sum = (g[row][1] + g[row][2]) / 2;
+                loose *to = (loose *)(weight + (9 * kernel + 3 * row) * channels + c);
+                to[0] = g[row][0] + sum;
+                *(loose *)((float *)to + channels) = (g[row][1] - g[row][2]) / 2;
+                *(loose *)((float *)to + 2 * channels) = sum + g[row][3];
+            }
+        }
+}
