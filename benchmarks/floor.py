@@ -1,7 +1,8 @@
 """The floor: what a training step would cost if it were made of its convolutions alone, and the share we reach.
 
 For every convolution of a network, its forward pass and its gradients are timed alone, as torch gives them, in the
-precision that `auto` chooses and in both memory formats; the floor is the sum of the best of each. The step that is
+precision that `auto` chooses and in both memory formats; the floor is the sum of the best of each. Wide 3x3 layers are
+not computed as torch computes them (models/winograd.py), so a whole step may lie below that floor: a share above 1. The step that is
 timed beside it, in the same process and interleaved, is ours whole: augmentation, forward, loss, backward, optimiser,
 metrics and an average of the weights.
 """

@@ -23,7 +23,7 @@ EXPERIMENTS = {
     "improvements/crop-flip": VARIED,
     "improvements/crop-flip-step": f"{VARIED} --schedule.name multistep",
     "improvements/crop-flip-cosine": SCHEDULED,
-    "improvements/cifar-stem": f"{SCHEDULED} --stem cifar --epochs 3",
+    "improvements/cifar-stem": f"{SCHEDULED} --stem cifar --epochs 2",
     # degradation on the paper's CIFAR nets: its Section 4.2, 20 epochs instead of 182
     "degradation/plain20": "paper-resnet20 --model plain20 --epochs 20",
     "degradation/resnet20": "paper-resnet20 --epochs 20",
@@ -33,10 +33,10 @@ EXPERIMENTS = {
     "degradation/plain18": f"{SCHEDULED} --model plain18",
     "degradation/resnet18": f"{SCHEDULED} --model resnet18",
     "degradation/plain34": f"{SCHEDULED} --model plain34",
-    # variations of resnet20, whose shortcuts are option A
-    "shortcuts/B": "paper-resnet20 --epochs 20 --model.shortcut B",
-    "shortcuts/C": "paper-resnet20 --epochs 20 --model.shortcut C",
-    "shortcuts/zero-init": "paper-resnet20 --epochs 20 --model.zero-init",
+    # variations of degradation/resnet18, whose shortcuts are option B
+    "shortcuts/A": f"{SCHEDULED} --model resnet18 --model.shortcut A",
+    "shortcuts/C": f"{SCHEDULED} --model resnet18 --model.shortcut C",
+    "shortcuts/zero-init": f"{SCHEDULED} --model resnet18 --model.zero-init",
 }
 
 

@@ -39,7 +39,8 @@ def run(source: Path, target: Path) -> None:
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     began = time.perf_counter()
-    client = NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", resources={"metadata": {"path": HOME}})
+    where = {"metadata": {"path": HOME}}
+    client = NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", resources=where, coalesce_streams=True)
     try:
         client.execute()
     except CellExecutionError as error:
