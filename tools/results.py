@@ -30,18 +30,21 @@ KEPT = (
     "evaluation/test/samples.png",
     "evaluation/test/mistakes.png",
 )
+WEIGHTS = "best.safetensors"
+TAKEN_APART = ("degradation/plain56", "degradation/resnet56")
 
 
 def add(run: Path, name: str = "") -> None:
     """Copy what is worth keeping of a finished run to `results/<recipe>`, or `results/<name>`, replacing an older one.
 
-    What has a name is part of an experiment, kept without the pictures of single images.
+    What has a name is part of an experiment, kept without the pictures of single images; two small networks that a
+    notebook takes apart are kept with their weights.
     """
     config = json.loads((run / "config.json").read_text())
     target = RESULTS / (name or config["recipe"])
     shutil.rmtree(target, ignore_errors=True)
     kept = [file for file in KEPT if "/" not in name or file.endswith((".json", ".csv")) or file == "curves.png"]
-    for file in kept:
+    for file in (*kept, *[WEIGHTS] * (name in TAKEN_APART)):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / file, target / file)
     config["data"]["name"] = Path(config["data"]["name"]).name  # where it lay is nobody's business
