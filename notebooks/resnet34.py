@@ -73,6 +73,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import resnetlab
+from resnetlab.evaluation.journey import journey
+from resnetlab.evaluation.plots_journey import journey_figure
 from resnetlab.evaluation.plots_style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION
 from resnetlab.evaluation.proportions import wilson
 from resnetlab.models.describe import describe
@@ -521,6 +523,21 @@ for axis, index, scale, title in ((axes[0], 0, 1, "Loss (cross-entropy, nats)"),
     axis.grid(visible=True)
 axes[0].legend()
 plt.show()
+
+# %% [markdown]
+# ### One image, stage by stage
+#
+# What the trained network makes of one test image: behind each stage the shape, mean and standard deviation of its
+# output, and the eight feature maps that vary most. The maps get smaller and more abstract; the last ones have a single
+# pixel. On the left the network, read off its modules. (`resnetlab models RUN --image PICTURE --save-figure FILE` draws
+# this for any network.)
+
+# %%
+library = resnetlab.build_model("resnet34", len(classes), in_channels=train_images.shape[3], stem="imagenet")
+library.load_state_dict(network.state_dict())
+image = data.test.images[:1]
+stops = journey(library.eval(), normalise(image.to(device)).cpu())
+display(journey_figure(library, stops, image[0].numpy(), classes=classes, title="the trained ResNet-34"))
 
 # %% [markdown]
 # ## 9. Saving, loading, and a summary

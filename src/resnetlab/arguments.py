@@ -149,10 +149,14 @@ class RunsArguments:
 
 @dataclass(frozen=True)
 class ModelsArguments:
-    """The networks there are, or one of them stage by stage."""
+    """The networks there are, or one of them stage by stage, in numbers and as a picture."""
 
     name: Positional[str | None] = None
-    """one network, to be shown stage by stage"""
+    """one network, to be shown stage by stage; or a model file or a run's folder, with the weights it holds"""
+    image: Path | None = None
+    """a picture to send through the network: mean and standard deviation of what leaves each stage"""
+    save_figure: Path | None = None
+    """draw the network, with --image also the feature maps of each stage; a file that ends in .png, .svg or .pdf"""
     image_size: int | None = None
     """side of the image in pixels; default: 224, and 32 for the CIFAR nets"""
     stem: Literal["auto", "imagenet", "cifar"] = "auto"

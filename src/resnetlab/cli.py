@@ -27,7 +27,7 @@ Build, understand, train, judge and use residual networks.
   baseline         a network from scratch, and with ImageNet's weights, frozen and fine-tuned: which is better
   report RUN       a run as one HTML page: scores, curves, classes, calibration, mistakes, and how to get it again
   runs [FOLDER]    the runs in a folder, best first
-  models [NAME]    the networks there are, or one of them stage by stage
+  models [NAME]    the networks there are, or one of them stage by stage, as numbers and as a picture
 
   --help, --version, --debug (show tracebacks); `resnetlab COMMAND --help` says more
 

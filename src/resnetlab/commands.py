@@ -205,12 +205,34 @@ def runs(arguments: Sequence[str]) -> None:
 
 def models(arguments: Sequence[str]) -> None:
     given = parse(ModelsArguments, arguments, "resnetlab models [NAME]")
+    if given.name is None and (given.image or given.save_figure):
+        flag = "--image" if given.image else "--save-figure"
+        raise BadInput(f"{flag} is about one network; say which: resnetlab models NAME {flag} FILE")
+    require_figure(given.save_figure, given.image)
     from resnetlab import tables
 
     if given.name is None:
         tables.show_models(given.image_size, given.stem)
-    else:
-        tables.show_model(given.name, given.image_size, given.stem, given.classes)
+        return
+    from resnetlab.inference.specimen import find
+
+    specimen = find(given.name, given.image_size, given.stem, given.classes, is_blank=given.image is None)
+    seen = None if given.image is None else specimen.look(given.image)
+    tables.show_model(specimen, seen)
+    if given.save_figure is not None:
+        specimen.draw(given.save_figure, seen)
+        tables.say(f"the picture is {given.save_figure}")
+
+
+def require_figure(file: Path | None, image: Path | None) -> None:
+    """Refuse what no figure can be written to."""
+    if file is None:
+        return
+    if file.suffix.lower() not in (".png", ".svg", ".pdf") or not file.parent.is_dir() or file.is_dir():
+        told = "but must be a file in a folder there is, and end in .png, .svg or .pdf"
+        raise BadInput(f"--save-figure is {printable(file)}, {told}")
+    if image is not None and file.exists() and image.exists() and file.samefile(image):
+        raise BadInput(f"--save-figure is {printable(file)}, the picture to be shown; give another name")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -19,6 +19,9 @@ from resnetlab.evaluation.ledger import Ledger, runs_were, times
 from resnetlab.facts import score_line
 from resnetlab.run_folder import SHARED_LEDGER, RunFolder
 from resnetlab.series import SUMMARY, Series
+
+if TYPE_CHECKING:
+    from resnetlab.inference.specimen import Seen, Specimen
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -112,26 +115,19 @@ def show_models(image_size: int | None, stem: str) -> None:
     output().print(table)
 
 
-def show_model(name: str, image_size: int | None, stem: str, num_classes: int | None) -> None:
-    """One network stage by stage, and what to know before training it at this size."""
-    from resnetlab.models.describe import PAPER_SETTING, describe, warnings_for
-    from resnetlab.models.zoo import resolve
-
-    papers_size, papers_classes = PAPER_SETTING[resolve(name).stem]
-    size = papers_size if image_size is None else image_size
-    classes = papers_classes if num_classes is None else num_classes
-    rows = describe(name, size, num_classes=classes, stem=stem)
-    table = make_table("stage", "output", "parameters", "MACs")
+def show_model(specimen: Specimen, seen: Seen | None = None) -> None:
+    """One network stage by stage, what an image became there, and what to know before training it at this size."""
+    rows, numbers = specimen.rows(), {} if seen is None else seen.numbers()
+    table = make_table("stage", "output", "parameters", "MACs", *(("mean", "std") if seen else ()))
     for row in rows:
-        table.add_row(row.stage, "×".join(map(str, row.shape)), f"{row.params:,}", millions(row.macs))
+        cells = (row.stage, "×".join(map(str, row.shape)), f"{row.params:,}", millions(row.macs))
+        table.add_row(*cells, *(f"{value:.4g}" for value in numbers.get(row.stage, ())))
     table.add_section()
     table.add_row("in all", "", f"{sum(row.params for row in rows):,}", millions(sum(row.macs for row in rows)))
-    console = output()
-    chosen = resolve(name, stem=stem, image_size=size)
-    console.print(f"{name}, {chosen.stem} stem, images of {size}×{size} px, {classes:,} classes ({chosen.source})")
-    console.print(table)
-    for warning in warnings_for(name, size, stem=stem):
-        console.print(f"note: {warning}", markup=False, soft_wrap=True)
+    say(specimen.heading)
+    output().print(table)
+    for line in [*specimen.notes(), *([] if seen is None else [seen.outcome()])]:
+        say(line)
 
 
 def show_runs(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, the header, how names and numbers are written, and how a PNG is saved.
+"""What all pictures share: colours, fonts, the header, how names and numbers are written, and how they are saved.
 
 Only matplotlib's `Figure` is used, never pyplot: no display is needed and no figure outlives its last reference.
 """
@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import matplotlib.style
 from matplotlib import font_manager
@@ -23,6 +23,9 @@ from resnetlab.sealed import replacing
 DPI = 130
 HEADER = 0.85  # inches above the axes
 MARGIN = 0.12  # inches between the header and the edges of the picture
+
+Form: TypeAlias = Literal["png", "svg", "pdf"]
+FORMS: dict[str, Form] = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 
 # After Okabe and Ito (2008): apart for every common colour vision, in print, and as text on white.
 TRAIN, VALIDATION, TEST = "#d98200", "#0072b2", "#a3387a"
@@ -120,21 +123,28 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write `figure` as a PNG, whole or not at all; the same figure gives the same bytes. Raises `DiskTrouble`."""
-    content = rendered(figure, "png")
+    """Write `figure`, whole or not at all, as a PNG, or as what the name ends in: .svg or .pdf.
+
+    The same figure gives the same bytes. Raises `DiskTrouble`.
+    """
+    content = rendered(figure, FORMS.get(Path(path).suffix.lower(), "png"))
     with replacing(Path(path), len(content)) as file:
         file.write(content)
 
 
-def rendered(figure: Figure, form: Literal["png", "svg"]) -> bytes:
+def rendered(figure: Figure, form: Form) -> bytes:
     """`figure` as the bytes of a file; the same figure gives the same bytes.
 
     Letters that no installed font has become boxes, without a warning.
     """
     picture = io.BytesIO()
-    unsigned = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    unsigned: dict[Form, dict[str, None]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        figure.savefig(picture, format=form, dpi=DPI, metadata=unsigned)
+        figure.savefig(picture, format=form, dpi=DPI, metadata=unsigned[form])
     figure.set_layout_engine("none")  # laid out again it would move by a hair
     return picture.getvalue()
