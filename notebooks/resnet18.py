@@ -52,13 +52,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from IPython.display import Markdown
+from IPython.display import Image, Markdown
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 
 import resnetlab
 from resnetlab.evaluation.compare import mcnemar
-from resnetlab.evaluation.plots_style import RULES
+from resnetlab.evaluation.plots_diagram import diagram_figure
+from resnetlab.evaluation.plots_style import RULES, rendered
 from resnetlab.evaluation.proportions import wilson
 from resnetlab.models.describe import count_macs
 from resnetlab.runtime import start
@@ -248,6 +249,14 @@ for name, other in others.items():
         print(f"{name:<12} {mode:<11} {'equal to the bit' if same else 'different'}")
 
 print(f"{sum(weight.numel() for weight in ours.parameters()):,} parameters")
+
+# %% [markdown]
+# The network as a picture, read off the library's modules: a box for each unit, a solid arc for each shortcut that is
+# the identity, a dashed one where a projection changes the shape.
+
+# %%
+picture = diagram_figure(others["resnetlab"], image_size=32, title="ResNet-18 with the 7×7 stem")
+Image(rendered(picture, "png"), width=640)
 
 # %% [markdown]
 # ## 4. The images

@@ -65,7 +65,7 @@ if importlib.util.find_spec("resnetlab") is None:
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
@@ -75,7 +75,7 @@ from torch import nn
 import resnetlab
 from resnetlab.evaluation.journey import journey
 from resnetlab.evaluation.plots_journey import journey_figure
-from resnetlab.evaluation.plots_style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION
+from resnetlab.evaluation.plots_style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION, rendered
 from resnetlab.evaluation.proportions import wilson
 from resnetlab.models.describe import describe
 from resnetlab.runtime import start
@@ -537,7 +537,8 @@ library = resnetlab.build_model("resnet34", len(classes), in_channels=train_imag
 library.load_state_dict(network.state_dict())
 image = data.test.images[:1]
 stops = journey(library.eval(), normalise(image.to(device)).cpu())
-display(journey_figure(library, stops, image[0].numpy(), classes=classes, title="the trained ResNet-34"))
+picture = journey_figure(library, stops, image[0].numpy(), classes=classes, title="the trained ResNet-34")
+display(Image(rendered(picture, "png"), width=880))
 
 # %% [markdown]
 # ## 9. Saving, loading, and a summary
