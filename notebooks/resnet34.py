@@ -63,6 +63,7 @@ if importlib.util.find_spec("resnetlab") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from IPython.display import Image, Markdown, display
@@ -752,8 +753,8 @@ print(f"{costs['cifar'] / costs['imagenet']:.1f} times the multiply-adds")
 #
 # $$ p - q \pm 1{.}96\,\sqrt{\frac{p(1-p)}{n} + \frac{q(1-q)}{n}}. $$
 #
-# Both runs saw the same test images, so the true interval is somewhat narrower. The minutes are those of the runs as
-# they were, some of them beside other work on the same cores.
+# Both runs saw the same test images, so the true interval is somewhat narrower. What a run costs is told by the
+# multiply-adds of its forward passes: minutes would depend on what else the machine did.
 
 # %%
 RUNS = {
@@ -766,16 +767,17 @@ RUNS = {
 
 
 def stored(name):
-    """A stored run: its epochs, its minutes of training, and its test scores."""
+    """A stored run: its epochs, what each cost, its best one, and its test scores."""
     folder = Path("../results", name)
     if not folder.is_dir():
         raise FileNotFoundError(f"no results/{name} here: python tools/experiments.py {name} --data cifar10")
     with (folder / "metrics.csv").open(newline="") as file:
         epochs = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    minutes = [row["train_seconds"] / 60 for row in epochs]
+    config = json.loads((folder / "config.json").read_text())
+    cost = 45_000 * costs[config["model"]["stem"]] / 1e12
     test = json.loads((folder / "evaluation/test/metrics.json").read_text())
     best = max(epochs, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-    return {"epochs": epochs, "minutes": minutes, "test": test, "best": best}
+    return {"epochs": epochs, "cost": cost, "test": test, "best": best}
 
 
 def difference(run, first):
@@ -788,12 +790,12 @@ def difference(run, first):
 runs = {title: stored(name) for title, name in RUNS.items()}
 first = runs[next(iter(runs))]
 table(
-    ("run", "epochs", "minutes", "train, last", "val, last", "val, best (epoch)", "test", "points"),
+    ("run", "epochs", "10¹² multiply-adds", "train, last", "val, last", "val, best (epoch)", "test", "points"),
     [
         (
             title,
             len(run["epochs"]),
-            f"{sum(run['minutes']):.0f}",
+            f"{run['cost'] * len(run['epochs']):.0f}",
             f"{run['epochs'][-1]['train_accuracy']:.1%}",
             f"{run['epochs'][-1]['val_accuracy']:.1%}",
             f"{run['best']['val_accuracy']:.1%} ({run['best']['epoch']:.0f})",
@@ -815,11 +817,11 @@ figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", share
 styles = zip((MUTED, TRAIN, TEST, VALIDATION, "#00795a"), "osv^D", strict=True)
 for (title, run), (colour, marker) in zip(runs.items(), styles, strict=True):
     accuracy = [100 * row["val_accuracy"] for row in run["epochs"]]
-    spent = torch.tensor(run["minutes"]).cumsum(0)
-    for axis, x in zip(axes, ([row["epoch"] for row in run["epochs"]], spent), strict=True):
+    done = np.arange(1, len(accuracy) + 1)
+    for axis, x in zip(axes, (done, done * run["cost"]), strict=True):
         axis.plot(x, accuracy, color=colour, marker=marker, markersize=4, label=title)
 axes[0].set(title="Validation accuracy (%) by epoch", xlabel="epochs")
-axes[1].set(title="Validation accuracy (%) by time", xlabel="minutes of training")
+axes[1].set(title="Validation accuracy (%) by cost", xlabel="10¹² multiply-adds of forward passes")
 for axis in axes:
     axis.grid(visible=True)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -837,10 +839,10 @@ plt.show()
 #   a cosine in its place: <!--= points("improvements/crop-flip-cosine", "improvements/crop-flip") -->?<!--/-->.
 # - The 3×3 stem on top of crop, flip and cosine:
 #   <!--= points("improvements/cifar-stem", "improvements/crop-flip-cosine") -->?<!--/--> points, in
-#   <!--= epochs("improvements/cifar-stem") -->3<!--/--> epochs and
-#   <!--= minutes("improvements/cifar-stem") -->?<!--/--> minutes instead of
-#   <!--= epochs("improvements/crop-flip-cosine") -->10<!--/--> and
-#   <!--= minutes("improvements/crop-flip-cosine") -->?<!--/-->.
+#   <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of
+#   <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->, and with
+#   <!--= cost("improvements/cifar-stem") -->?<!--/--> · 10¹² multiply-adds instead of
+#   <!--= cost("improvements/crop-flip-cosine") -->?<!--/--> · 10¹².
 #
 # Each run is one seed. Another seed is likely to move such an accuracy by about half a point, and other test images by
 # more, as the intervals say: a difference smaller than its interval cannot be told from luck. The line below the table

@@ -114,6 +114,13 @@ def minutes(name: str) -> str:
     return f"{sum(row['train_seconds'] for row in run(name)[1]) / 60:.0f}"
 
 
+def cost(name: str) -> str:
+    """Multiply-adds of all forward passes over the training images, in 10¹²."""
+    model = run(name)[0]["model"]
+    stages = describe(model["name"], 32, num_classes=10, stem=model["stem"], shortcut=model["shortcut"])
+    return f"{epochs(name) * 45_000 * sum(stage.macs for stage in stages) / 1e12:.0f}"
+
+
 def points(new: str, old: str, column: str = "") -> str:
     """How many points of test accuracy lie between two runs; or of a column of their last epochs."""
     if column:
@@ -125,7 +132,22 @@ def points(new: str, old: str, column: str = "") -> str:
 
 FUNCTIONS: dict[str, Callable[..., object]] = {
     f.__name__: f
-    for f in (parameters, million, shape, percent, test, validation, training, best, epochs, seed, minutes, points, run)
+    for f in (
+        parameters,
+        million,
+        shape,
+        percent,
+        test,
+        validation,
+        training,
+        best,
+        epochs,
+        seed,
+        minutes,
+        cost,
+        points,
+        run,
+    )
 } | {"sum": sum, "max": max, "min": min, "abs": abs, "round": round, "len": len, "sqrt": math.sqrt}
 
 
