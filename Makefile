@@ -17,8 +17,8 @@ test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(READY)
-	$(VENV)/bin/ruff check src tests benchmarks tools
-	$(VENV)/bin/ruff format --check src tests benchmarks tools
+	$(VENV)/bin/ruff check src tests benchmarks tools notebooks
+	$(VENV)/bin/ruff format --check src tests benchmarks tools notebooks
 	$(VENV)/bin/mypy
 
 notebooks: $(READY)
