@@ -77,7 +77,7 @@ from resnetlab.runtime import start
 # %%
 QUICK = "RESNETLAB_QUICK" in os.environ
 DATA = "digits" if QUICK else os.environ.get("RESNETLAB_CIFAR10_JPEG", "cifar10")
-EPOCHS = 1 if QUICK else 10
+EPOCHS = 1 if QUICK else 6
 
 plt.rcParams.update(RULES)
 COLOURS = {"Adam": "#d98200", "SGD": "#0072b2"}  # apart for every common colour vision
@@ -447,7 +447,7 @@ def train(model, optimizer, seed=0):
 
 # %% [markdown]
 # Both networks begin with the same weights, for they are drawn with the same seed. We train with the 7×7 stem, because
-# ten epochs then take minutes without a graphics card; what the 3×3 stem costs and gains is shown in section 8.
+# a training then takes minutes without a graphics card; what the 3×3 stem costs and gains is shown in section 8.
 #
 # Our network and the library's are the same function, as section 3 shows, so it does not matter which of the two is
 # trained. It is the library's: on a CPU it has quicker ways for maps of 1×1 and 2×2 pixels, and takes half the time.
@@ -461,7 +461,7 @@ def train(model, optimizer, seed=0):
 # training images. SGD goes on in the direction of past steps with a factor of 0.9 (*momentum*, in Nesterov's form), and
 # *weight decay* pulls all weights a little towards zero.
 #
-# The next two cells take about four minutes each on two CPU cores.
+# The next two cells take about three minutes each on two CPU cores.
 
 # %%
 models, histories = {}, {}

@@ -842,7 +842,9 @@ plt.show()
 #   <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of
 #   <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->, and with
 #   <!--= cost("improvements/cifar-stem") -->?<!--/--> · 10¹² multiply-adds instead of
-#   <!--= cost("improvements/crop-flip-cosine") -->?<!--/--> · 10¹².
+#   <!--= cost("improvements/crop-flip-cosine") -->?<!--/--> · 10¹². Two epochs are a beginning: ResNet-18 with this stem,
+#   trained for <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs by the recipe `cifar10-resnet18`, reaches
+#   <!--= test("cifar10-resnet18") -->83.0 %<!--/-->.
 #
 # Each run is one seed. Another seed is likely to move such an accuracy by about half a point, and other test images by
 # more, as the intervals say: a difference smaller than its interval cannot be told from luck. The line below the table

@@ -42,9 +42,12 @@ def add(run: Path, name: str = "") -> None:
     """
     config = json.loads((run / "config.json").read_text())
     target = RESULTS / (name or config["recipe"])
-    shutil.rmtree(target, ignore_errors=True)
     kept = [file for file in KEPT if "/" not in name or file.endswith((".json", ".csv")) or file == "curves.png"]
-    for file in (*kept, *[WEIGHTS] * (name in TAKEN_APART)):
+    kept += [WEIGHTS] * (name in TAKEN_APART)
+    if missing := [file for file in kept if not (run / file).exists()]:
+        sys.exit(f"{run} is not finished: it has no {missing[0]}")
+    shutil.rmtree(target, ignore_errors=True)
+    for file in kept:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / file, target / file)
     config["data"]["name"] = Path(config["data"]["name"]).name  # where it lay is nobody's business
