@@ -151,9 +151,9 @@ print("same weights:", all(torch.equal(a, b) for a, b in pairs))
 #
 # - **CIFAR networks**, 20 and 56 layers of 16, 32 and 64 channels: the paper's Section 4.2 (SGD with momentum, learning
 #   rate 0.1 and a tenth of it after 1/2 and 3/4, weight decay $10^{-4}$, crop and flip, batches of 128), in
-#   <!--= epochs("degradation/plain56") -->?<!--/--> epochs instead of the paper's 182;
+#   <!--= epochs("degradation/plain56") -->20<!--/--> epochs instead of the paper's 182;
 # - **ImageNet networks**, 18 and 34 layers with the 7×7 stem, which leaves so little of a 32-pixel image that training
-#   is cheap: Adam with a cosine schedule, crop and flip, <!--= epochs("degradation/plain34") -->?<!--/--> epochs. Their
+#   is cheap: Adam with a cosine schedule, crop and flip, <!--= epochs("degradation/plain34") -->10<!--/--> epochs. Their
 #   residual forms have projections where the shape changes, and so a few more weights than the plain ones.
 #
 # `python tools/experiments.py degradation improvements/crop-flip-cosine --data cifar10` makes them anew (hours on a
