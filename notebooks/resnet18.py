@@ -208,9 +208,7 @@ def resnet18(**options):
 
 
 # %% [markdown]
-# What leaves each part for an image of 32×32 pixels, with either stem. With the 7×7 stem the last stage sees maps of
-# <!--= shape("resnet18", "layer4", stem="imagenet") -->512×1×1<!--/--> instead of
-# <!--= shape("resnet18", "layer4", stem="cifar") -->512×4×4<!--/-->: it computes far less, and knows less about where
+# What leaves each part for an image of 32×32 pixels, with either stem. With the 7×7 stem the last stage sees maps of <!--= shape("resnet18", "layer4", stem="imagenet") -->512×1×1<!--/--> instead of <!--= shape("resnet18", "layer4", stem="cifar") -->512×4×4<!--/-->: it computes far less, and knows less about where
 # things are.
 
 
@@ -657,8 +655,7 @@ plt.show()
 #
 # With the 3×3 stem nothing is thrown away before the first unit, and every layer works on maps of 16 times the area.
 # Such a training takes too long for this notebook on a CPU; it was made with the command line and is stored in
-# `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs in
-# <!--= minutes("cifar10-resnet18") -->28<!--/--> minutes on two CPU cores, partly beside other work. Make it anew with
+# `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs in <!--= minutes("cifar10-resnet18") -->28<!--/--> minutes on two CPU cores, partly beside other work. Make it anew with
 # `resnetlab train cifar10-resnet18 --epochs 5`.
 
 # %%

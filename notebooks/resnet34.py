@@ -96,8 +96,7 @@ plt.rcParams.update(RULES)  # figures in the style of the library's reports
 #
 # A deeper network can do everything a shallower one can: let its additional layers compute the identity. So its
 # *training* error should be no higher. In practice it is higher. On ImageNet, the paper's plain network of 34 layers
-# has a validation error of <!--= percent(0.2854, 2) -->28.54 %<!--/-->, the one of 18 layers
-# <!--= percent(0.2794, 2) -->27.94 %<!--/--> (Table 2), and the deeper one is the worse one on the training images,
+# has a validation error of <!--= percent(0.2854, 2) -->28.54 %<!--/-->, the one of 18 layers <!--= percent(0.2794, 2) -->27.94 %<!--/--> (Table 2), and the deeper one is the worse one on the training images,
 # too (Fig. 4); on CIFAR-10 the same happens from 20 to 56 layers (Fig. 1). This is not overfitting, and, as every
 # convolution is followed by a batch norm that keeps the scale of its output, not simply a signal that vanishes. The
 # paper calls it *degradation*: the solution exists, and gradient descent does not find it, because a stack of
@@ -476,9 +475,7 @@ for epoch in range(1, EPOCHS + 1):
 
 # %% [markdown]
 # The library's run of the same recipe (`notebook-resnet34`: the same network, data and optimiser, other random numbers)
-# reached <!--= training("notebook-resnet34") -->93.7 %<!--/--> on the training sample,
-# <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/--> on validation, both after its last epoch, and
-# <!--= test("notebook-resnet34") -->74.2 %<!--/--> on the test images.
+# reached <!--= training("notebook-resnet34") -->93.7 %<!--/--> on the training sample, <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/--> on validation, both after its last epoch, and <!--= test("notebook-resnet34") -->74.2 %<!--/--> on the test images.
 
 # %% [markdown]
 # ## 8. The test, then the curves
@@ -833,21 +830,11 @@ plt.show()
 # - Crop and flip: <!--= points("improvements/crop-flip", "notebook-resnet34") -->+1.0<!--/--> points. After ten epochs the
 #   network is right about <!--= training("improvements/crop-flip") -->76.6 %<!--/--> of the stored training images, and
 #   about <!--= validation("improvements/crop-flip", -1) -->73.4 %<!--/--> of the validation images; without crop and flip
-#   these were <!--= training("notebook-resnet34") -->93.7 %<!--/--> and
-#   <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/-->.
+#   these were <!--= training("notebook-resnet34") -->93.7 %<!--/--> and <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/-->.
 # - A step schedule on top: <!--= points("improvements/crop-flip-step", "improvements/crop-flip") -->+1.4<!--/--> points;
 #   a cosine in its place: <!--= points("improvements/crop-flip-cosine", "improvements/crop-flip") -->+2.7<!--/-->.
-# - The 3×3 stem on top of crop, flip and cosine:
-#   <!--= points("improvements/cifar-stem", "improvements/crop-flip-cosine") -->−7.2<!--/--> points, in
-#   <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of
-#   <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->, and with
-#   <!--= cost("improvements/cifar-stem") -->104<!--/--> · 10¹² multiply-adds instead of
-#   <!--= cost("improvements/crop-flip-cosine") -->34<!--/--> · 10¹². That is a beginning: after two
-#   epochs the run with the 7×7 stem was right about
-#   <!--= validation("improvements/crop-flip-cosine", 2) -->60.7 %<!--/--> of the validation images, this one about
-#   <!--= validation("improvements/cifar-stem", 2) -->69.8 %<!--/-->; and ResNet-18 with the 3×3 stem, trained for
-#   <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs by the recipe `cifar10-resnet18`, reaches
-#   <!--= test("cifar10-resnet18") -->83.0 %<!--/--> on the test images.
+# - The 3×3 stem on top of crop, flip and cosine: <!--= points("improvements/cifar-stem", "improvements/crop-flip-cosine") -->−7.2<!--/--> points, in <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->, and with <!--= cost("improvements/cifar-stem") -->104<!--/--> · 10¹² multiply-adds instead of <!--= cost("improvements/crop-flip-cosine") -->34<!--/--> · 10¹². That is a beginning: after two
+#   epochs the run with the 7×7 stem was right about <!--= validation("improvements/crop-flip-cosine", 2) -->60.7 %<!--/--> of the validation images, this one about <!--= validation("improvements/cifar-stem", 2) -->69.8 %<!--/-->; and ResNet-18 with the 3×3 stem, trained for <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs by the recipe `cifar10-resnet18`, reaches <!--= test("cifar10-resnet18") -->83.0 %<!--/--> on the test images.
 #
 # Each run is one seed. Another seed is likely to move such an accuracy by about half a point, and other test images by
 # more, as the intervals say: a difference smaller than its interval cannot be told from luck. The line below the table

@@ -132,9 +132,7 @@ print(inspect.getsource(BasicBlock.forward))
 
 # %% [markdown]
 # `downsample` is the shortcut: the identity where input and output have the same shape. In the paper's CIFAR networks
-# the shortcut has no weights anywhere, so a plain and a residual network of the same depth have exactly as many:
-# <!--= parameters("plain20") -->269,722<!--/--> and <!--= parameters("resnet20") -->269,722<!--/--> with 20 layers,
-# <!--= parameters("plain56") -->853,018<!--/--> and <!--= parameters("resnet56") -->853,018<!--/--> with 56.
+# the shortcut has no weights anywhere, so a plain and a residual network of the same depth have exactly as many: <!--= parameters("plain20") -->269,722<!--/--> and <!--= parameters("resnet20") -->269,722<!--/--> with 20 layers, <!--= parameters("plain56") -->853,018<!--/--> and <!--= parameters("resnet56") -->853,018<!--/--> with 56.
 # With the same seed they even start from the same numbers:
 
 # %%
@@ -150,8 +148,7 @@ print("same weights:", all(torch.equal(a, b) for a, b in pairs))
 # Two families of stored runs, one seed each:
 #
 # - **CIFAR networks**, 20 and 56 layers of 16, 32 and 64 channels: the paper's Section 4.2 (SGD with momentum, learning
-#   rate 0.1 and a tenth of it after 1/2 and 3/4, weight decay $10^{-4}$, crop and flip, batches of 128), in
-#   <!--= epochs("degradation/plain56") -->20<!--/--> epochs instead of the paper's 182;
+#   rate 0.1 and a tenth of it after 1/2 and 3/4, weight decay $10^{-4}$, crop and flip, batches of 128), in <!--= epochs("degradation/plain56") -->20<!--/--> epochs instead of the paper's 182;
 # - **ImageNet networks**, 18 and 34 layers with the 7×7 stem, which leaves so little of a 32-pixel image that training
 #   is cheap: Adam with a cosine schedule, crop and flip, <!--= epochs("degradation/plain34") -->10<!--/--> epochs. Their
 #   residual forms have projections where the shape changes, and so a few more weights than the plain ones.

@@ -1,8 +1,9 @@
-"""The notebooks from their sources: `run` executes them from a fresh kernel, `check` compares them with their sources.
+"""The notebooks from their sources: `run` executes them from a fresh kernel, `check` compares the two.
 
     python tools/notebooks.py run                     all of notebooks/*.py, written executed beside their sources
     python tools/notebooks.py run resnet34            one of them
     python tools/notebooks.py run --quick --into DIR  an epoch on small data, written somewhere else: what CI does
+    python tools/notebooks.py text                    only the prose has changed: copy it, keep what the code showed
     python tools/notebooks.py check                   every .ipynb has the cells of its .py, and no cell failed
 
 A notebook's source is Python in jupytext's percent format: it can be read, searched and compared line by line. The
@@ -60,6 +61,22 @@ def numbered(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def copy_text(source: Path) -> None:
+    """The prose of a source into its executed notebook, whose code must be the source's."""
+    file = source.with_suffix(".ipynb")
+    written, shown = jupytext.read(source).cells, nbformat.read(file, as_version=4)
+    if code_of(written) != code_of(shown.cells):
+        sys.exit(f"the code of {source.name} has changed, too; run: python tools/notebooks.py run {source.stem}")
+    for new, old in zip(written, shown.cells, strict=True):
+        old.source = new.source
+    nbformat.write(shown, file)
+
+
+def code_of(cells: list[NotebookNode]) -> list[tuple[str, str]]:
+    """The cells in their order, without the text of those that are prose."""
+    return [(cell.cell_type, cell.source if cell.cell_type == "code" else "") for cell in cells]
+
+
 def check(source: Path) -> list[str]:
     """What is wrong with a source's executed notebook: a sentence each."""
     file = source.with_suffix(".ipynb")
@@ -78,7 +95,7 @@ def check(source: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("run", "check"))
+    parser.add_argument("what", choices=("run", "text", "check"))
     parser.add_argument("names", nargs="*", help="notebooks; default: all")
     parser.add_argument("--quick", action="store_true", help="small data, one epoch")
     parser.add_argument("--into", type=Path, default=HOME, help="where the executed notebooks are written")
@@ -87,6 +104,10 @@ def main() -> None:
     if given.what == "check":
         if wrong := [sentence for source in chosen for sentence in check(source)]:
             sys.exit("\n".join((*wrong, "run: python tools/notebooks.py run")))
+        return
+    if given.what == "text":
+        for source in chosen:
+            copy_text(source)
         return
     if given.quick:
         os.environ["RESNETLAB_QUICK"] = "1"

@@ -28,6 +28,7 @@ PAGES = (*sorted((ROOT / "notebooks").glob("*.py")), *(ROOT / "notebooks").glob(
 MARKED = re.compile(r"<!--= ?(.+?) ?-->(.*?)<!--/-->", re.DOTALL)
 MEASURED = re.compile(r"\d[\d.,]* ?%|\d+\.\d+ (?:million|minutes|points)|\d{1,3}(?:,\d{3})+|\d+\.\d{2,}")
 GIVEN = {"1,000", "10,000", "45,000", "50,000", "60,000", "5,000", "95 %"}  # published data sets; the usual interval
+BEGINS = re.compile(r"^#? *(<!--=.+?-->)", re.MULTILINE)
 ELSEWHERE = re.compile(r"`[^`]*`|https?://\S+|arXiv:[\d.]+")  # code, addresses and papers have digits of their own
 
 
@@ -181,6 +182,9 @@ def main() -> None:
         text = page.read_text(encoding="utf-8")
         new = filled(text)
         wrong += [f"{page.name}: {figure} is typed; write an expression before it" for figure in typed(page)]
+        wrong += [
+            f"{page.name}: {line} begins a line, which Markdown takes for a block" for line in BEGINS.findall(text)
+        ]
         if check:
             pairs = zip(MARKED.findall(text), MARKED.findall(new), strict=True)
             wrong += [f"{page.name}: {old[1]} should be {now[1]} ({now[0]})" for old, now in pairs if old != now]
