@@ -448,7 +448,7 @@ def test_epoch(network, images, labels):
 # down: nothing is chosen by it, and it is not looked at before the training is over. The weights of the epoch that
 # validates best are kept.
 #
-# This takes about ten minutes on two CPU cores with bfloat16, somewhat more without, and far less on a GPU.
+# This takes about a quarter of an hour on two CPU cores with bfloat16, more without, and far less on a GPU.
 
 # %%
 shuffle = torch.Generator().manual_seed(SEED)
