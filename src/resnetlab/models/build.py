@@ -49,10 +49,22 @@ def build_model(
 
     with torch.device("meta"):  # shapes only: nothing is drawn
         model = ResNet(shape, num_classes, in_channels)
-    model.to_empty(device="cpu")
+    take_memory(model)
     initialize(model, torch.Generator().manual_seed(seed), zero_init=zero_init)
     model.name = name
     return model
+
+
+def take_memory(model: nn.Module) -> None:
+    """Put uninitialised tensors of this machine in the place of those that only have a shape.
+
+    As `model.to_empty(device="cpu")` does it, which imports a package for symbolic shapes: half a second.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape), parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool = False) -> None:

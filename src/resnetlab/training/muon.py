@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from resnetlab.training.bare import Bare
+
 # Of the quintic a x + b x^3 + c x^5: not convergence to 1, but the steepest start that ends between 0.7 and 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -35,7 +37,7 @@ def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
     return x.t() if tall else x  # type: ignore[no-any-return]
 
 
-class Muon(optim.Optimizer):
+class Muon(Bare, optim.Optimizer):
     """Muon for parameters with four dimensions, Adam for the others, at `lr_share` of the learning rate.
 
     `precision` is the dtype of the iterations. A step that the guard calls not finite (`found_inf`) changes nothing.

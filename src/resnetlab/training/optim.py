@@ -6,9 +6,19 @@ import torch
 from torch import nn, optim
 
 from resnetlab.errors import unknown
+from resnetlab.training.bare import Bare
 from resnetlab.training.muon import Muon
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+
+
+class SGD(Bare, optim.SGD): ...
+
+
+class Adam(Bare, optim.Adam): ...
+
+
+class AdamW(Bare, optim.AdamW): ...
 
 
 def make_optimizer(
@@ -39,15 +49,15 @@ def make_optimizer(
     fused = all(p.device.type in ("cpu", "cuda", "mps") for p in trained)
     match name:
         case "sgd":
-            sgd = optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
+            sgd = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
             for parameter in trained if momentum else ():
                 # Otherwise taken from uninitialised memory, if the first step of all has to be left out.
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return sgd
         case "adam":
-            return optim.Adam(groups, lr=lr, betas=betas, fused=fused)
+            return Adam(groups, lr=lr, betas=betas, fused=fused)
         case "adamw":
-            return optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+            return AdamW(groups, lr=lr, betas=betas, fused=fused)
         case "muon":
             return Muon(groups, lr=lr, momentum=momentum, betas=betas, lr_share=lr_share, precision=precision)
     raise unknown("optimiser", name, OPTIMIZERS)
