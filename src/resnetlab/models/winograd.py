@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from resnetlab.native.calls import LANES, address, kernels, laid_out, takes
 
 FEWEST = 2**14  # channels in times channels out: with fewer, the products are too thin to pay for the transforms
+AT_ONCE = 2**23  # bytes of planes
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
@@ -42,22 +43,40 @@ class Winograd(torch.autograd.Function):
         planes = x.new_empty(16, out, channels)
         kernels().winograd_kernels(address(weight), address(planes), out, channels)
         ctx.save_for_backward(x, planes)
-        return joined(torch.bmm(surroundings(x), planes.transpose(1, 2)), x)
+        y = maps_like(x, out)
+        for some in pieces(x, y):
+            join(torch.bmm(surroundings(x[some]), planes.transpose(1, 2)), y[some])
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, planes = ctx.saved_tensors
         grad = laid_out(grad.to(x.dtype))
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = joined(torch.bmm(surroundings(grad, flip=True), planes), grad, flip=True)
-        if ctx.needs_input_grad[1]:
-            product = torch.bmm(spread(grad).transpose(1, 2), surroundings(x))
-            _, out, channels = planes.shape
-            grad_weight = torch.empty(out, 3, 3, channels).permute(0, 3, 1, 2)
-            kernels().winograd_kernels_back(address(product), address(grad_weight), out, channels)
+        _, out, channels = planes.shape
+        grad_x = maps_like(x, channels) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros(out, 3, 3, channels).permute(0, 3, 1, 2) if ctx.needs_input_grad[1] else None
+        for some in pieces(x, grad):
+            if grad_x is not None:
+                join(torch.bmm(surroundings(grad[some], flip=True), planes), grad_x[some], flip=True)
+            if grad_weight is not None:
+                product = torch.bmm(spread(grad[some]).transpose(1, 2), surroundings(x[some]))
+                kernels().winograd_kernels_back(address(product), address(grad_weight), out, channels)
         return grad_x, grad_weight
+
+
+def maps_like(x: Tensor, channels: int) -> Tensor:
+    """Memory for maps (N, channels, H, H) of as many images and pixels as those of `x`."""
+    images, _, size, _ = x.shape
+    return x.new_empty(images, size, size, channels).permute(0, 3, 1, 2)
+
+
+def pieces(*maps: Tensor) -> list[slice]:
+    """Images a few at a time: planes are four times as large as maps, and whole ones would tear holes in the heap."""
+    images, _, size, _ = maps[0].shape
+    each = 16 * tiles(size) * max(x.shape[1] for x in maps) * maps[0].element_size()
+    some = max(1, AT_ONCE // each)
+    return [slice(first, first + some) for first in range(0, images, some)]
 
 
 def surroundings(x: Tensor, *, flip: bool = False) -> Tensor:
@@ -68,17 +87,14 @@ def surroundings(x: Tensor, *, flip: bool = False) -> Tensor:
     return planes
 
 
-def joined(planes: Tensor, like: Tensor, *, flip: bool = False) -> Tensor:
-    """A' m A of every tile: planes (16, tiles, C) to maps (N, C, H, H), of as many images and pixels as `like`."""
-    images, _, size, _ = like.shape
-    channels = planes.shape[2]
-    y = planes.new_empty(images, size, size, channels).permute(0, 3, 1, 2)
+def join(planes: Tensor, y: Tensor, *, flip: bool = False) -> None:
+    """A' m A of every tile: planes (16, tiles, C) into the maps `y` (N, C, H, H)."""
+    images, channels, size, _ = y.shape
     kernels().winograd_output(address(planes), address(y), images, size, channels, flip)
-    return y
 
 
 def spread(grad: Tensor) -> Tensor:
-    """A g A', the gradient of `joined`: maps (N, C, H, H) to planes (16, tiles, C)."""
+    """A g A', the gradient of `join`: maps (N, C, H, H) to planes (16, tiles, C)."""
     images, channels, size, _ = grad.shape
     planes = grad.new_empty(16, images * tiles(size), channels)
     kernels().winograd_spread(address(grad), address(planes), images, size, channels)

@@ -118,7 +118,7 @@ void winograd_kernels(const float *weight, uint16_t *planes, int64_t kernels, in
         }
 }
 
-/* The gradient of `winograd_kernels`: planes (16, kernels, channels) to weight (kernels, 3, 3, channels), float. */
+/* The gradient of `winograd_kernels`: planes (16, kernels, channels), added to weight (kernels, 3, 3, channels), float. */
 void winograd_kernels_back(const uint16_t *planes, float *weight, int64_t kernels, int64_t channels) {
 #pragma omp parallel for schedule(static)
     for (int64_t kernel = 0; kernel < kernels; kernel++)
@@ -134,9 +134,9 @@ void winograd_kernels_back(const uint16_t *planes, float *weight, int64_t kernel
             for (int row = 0; row < 3; row++) {
                 floats sum = (g[row][1] + g[row][2]) / 2;
                 loose *to = (loose *)(weight + (9 * kernel + 3 * row) * channels + c);
-                to[0] = g[row][0] + sum;
-                *(loose *)((float *)to + channels) = (g[row][1] - g[row][2]) / 2;
-                *(loose *)((float *)to + 2 * channels) = sum + g[row][3];
+                to[0] += g[row][0] + sum;
+                *(loose *)((float *)to + channels) += (g[row][1] - g[row][2]) / 2;
+                *(loose *)((float *)to + 2 * channels) += sum + g[row][3];
             }
         }
 }
