@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.models import build_model
-from resnetlab.models.norms import is_fusible, norm_add_relu, norm_alone, norm_relu
+from resnetlab.models.norms import is_fusible, norm_add_relu, norm_alone, norm_relu, twin
 from resnetlab.native import library as native
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
@@ -32,6 +32,7 @@ def a_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def run(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None, grad: Tensor, kind: str) -> dict[str, Tensor]:
+    """One pass forward and back; a kind that ends in "twice" has a second gradient come back through the twin."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     shortcut = None if shortcut is None else shortcut.detach().clone().requires_grad_()
     if kind == "alone":
@@ -40,7 +41,10 @@ def run(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None, grad: Tensor, 
         y = norm_relu(norm, nn.ReLU(), x)
     else:
         y = norm_add_relu(norm, nn.ReLU(), x, shortcut)
-    y.backward(grad.to(y.dtype))
+    if kind.endswith("twice"):
+        torch.autograd.backward([y, twin(y)], [grad.to(y.dtype), grad.flip(0).to(y.dtype)])
+    else:
+        y.backward(grad.to(y.dtype))
     assert x.grad is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -51,10 +55,10 @@ def run(norm: nn.BatchNorm2d, x: Tensor, shortcut: Tensor | None, grad: Tensor, 
 
 @needs_kernels
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["alone", "relu", "add"])
+@pytest.mark.parametrize("kind", ["alone", "relu", "relu, twice", "add", "add, twice"])
 def test_as_close_to_float64_as_the_modules(shape: tuple[int, ...], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     norm, x, grad = a_norm(shape[1]), maps(shape, 1, mean=3), maps(shape, 3)
-    shortcut = maps(shape, 2) if kind == "add" else None
+    shortcut = maps(shape, 2) if kind.startswith("add") else None
     ours = run(copy.deepcopy(norm), x, shortcut, grad, kind)
     widened = None if shortcut is None else shortcut.double()
     truth = run(copy.deepcopy(norm).double(), x.double(), widened, grad.double(), kind)
@@ -91,6 +95,18 @@ def test_the_bits_do_not_depend_on_the_threads() -> None:
         torch.set_num_threads(before)
     for first, second in itertools.pairwise(found):
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@needs_kernels
+def test_a_twin_is_the_same_memory_with_a_gradient_of_its_own() -> None:
+    x = maps((4, 16, 4, 4), 1).requires_grad_()
+    y = norm_relu(a_norm(16), nn.ReLU(), x)
+    assert twin(y) is not y
+    assert twin(y).data_ptr() == y.data_ptr()
+    (through_twin,) = torch.autograd.grad(twin(y), x, torch.ones_like(y), retain_graph=True)
+    (through_y,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert torch.equal(through_twin, through_y)
+    assert twin(x) is x
 
 
 @needs_kernels

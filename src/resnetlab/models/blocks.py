@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.models.convolutions import conv1x1, conv3x3
-from resnetlab.models.norms import norm_add_relu, norm_alone, norm_relu
+from resnetlab.models.norms import norm_add_relu, norm_alone, norm_relu, twin
 from resnetlab.models.pools import max_pool2x2
+
+torch.fx.wrap("twin")  # one node of a traced graph: whether there is one is seen when the graph runs
 
 Norm = Callable[[int], nn.Module]
 Shortcut = Callable[[int, int, int, Norm], nn.Module]  # (in_channels, out_channels, stride, norm) -> module
@@ -99,7 +102,7 @@ class BasicBlock(Unit):
     def forward(self, x: Tensor) -> Tensor:
         residual = norm_relu(self.bn1, self.relu1, self.conv1(x))
         residual = self.conv2(residual)
-        return norm_add_relu(self.bn2, self.relu2, residual, self.downsample(x))
+        return norm_add_relu(self.bn2, self.relu2, residual, self.downsample(twin(x)))
 
 
 class Bottleneck(Unit):
@@ -143,7 +146,7 @@ class Bottleneck(Unit):
         residual = norm_relu(self.bn1, self.relu1, self.conv1(x))
         residual = norm_relu(self.bn2, self.relu2, self.conv2(residual))
         residual = self.conv3(residual)
-        return norm_add_relu(self.bn3, self.relu3, residual, self.downsample(x))
+        return norm_add_relu(self.bn3, self.relu3, residual, self.downsample(twin(x)))
 
 
 class PlainBlock(Unit):
@@ -190,7 +193,7 @@ class PooledBlock(Unit):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         x = norm_relu(self.bn1, self.relu1, max_pool2x2(x) if self.pools else x)
-        return norm_add_relu(self.bn2, self.relu2, self.conv2(x), x)
+        return norm_add_relu(self.bn2, self.relu2, self.conv2(x), twin(x))
 
 
 class PreActBlock(Unit):

@@ -3,6 +3,10 @@
 `norm_relu` is relu(norm(x)), `norm_add_relu` is relu(norm(residual) + shortcut): modules in, the same numbers out,
 whichever way they were computed. The kernels take bfloat16 maps in training on the CPU; everything else, and whoever
 traces, exports or hooks a network, meets the modules one by one.
+
+What comes out is used twice in a residual network, by the next unit and by the shortcut around it, and two gradients
+come back, which autograd would add in a pass of its own. So a shortcut takes the `twin` of its unit's input: the same
+memory, with a gradient of its own, and the kernel adds the two while it reads them.
 """
 
 from __future__ import annotations
@@ -19,21 +23,31 @@ from resnetlab.native.calls import LANES, address, check, is_bare, kernels, laid
 def norm_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
     """relu(norm(x)) for maps (N, C, H, W)."""
     if is_fusible(norm, x) and is_bare(relu):
-        return fused(norm, x, None, rectify=True)
+        return with_twin(*fused(norm, x, None, rectify=True))
     return relu(norm(x))  # type: ignore[no-any-return]
 
 
 def norm_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: Tensor) -> Tensor:
     """relu(norm(residual) + shortcut): the end of a residual unit, y = F(x) + x, both maps (N, C, H, W)."""
     if is_fusible(norm, residual) and is_bare(relu) and shortcut.dtype == residual.dtype:
-        return fused(norm, residual, shortcut, rectify=True)
+        return with_twin(*fused(norm, residual, shortcut, rectify=True))
     return relu(norm(residual) + shortcut)  # type: ignore[no-any-return]
+
+
+def with_twin(y: Tensor, other: Tensor) -> Tensor:
+    y.twin = other  # type: ignore[attr-defined]
+    return y
+
+
+def twin(x: Tensor) -> Tensor:
+    """The same maps once more, for the second of their two uses; they themselves, where there is no twin."""
+    return getattr(x, "twin", x)
 
 
 def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
     """norm(x) for maps (N, C, H, W)."""
     if is_fusible(norm, x):
-        return fused(norm, x, None, rectify=False)
+        return fused(norm, x, None, rectify=False)[0]
     return norm(x)  # type: ignore[no-any-return]
 
 
@@ -50,7 +64,7 @@ def is_fusible(norm: nn.Module, x: Tensor) -> bool:
     )
 
 
-def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> Tensor:
+def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> tuple[Tensor, Tensor]:
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
@@ -58,12 +72,12 @@ def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool)
 
 
 class FusedNorm(torch.autograd.Function):
-    """y = normalised x * weight + bias, plus a shortcut, rectified; updates the norm's running statistics."""
+    """y = normalised x * weight + bias, plus a shortcut, rectified, twice; updates the norm's running statistics."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d, rectify: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         x = laid_out(x)
         shortcut = None if shortcut is None else laid_out(shortcut)
         y = torch.empty_like(x)
@@ -84,21 +98,24 @@ class FusedNorm(torch.autograd.Function):
         keep = rectify and shortcut is not None
         ctx.save_for_backward(x, statistics, y if keep else None)
         ctx.rectify, ctx.has_shortcut = rectify, shortcut is not None
-        return y
+        ctx.set_materialize_grads(False)
+        # Not a view: autograd would take the two for one tensor.
+        return y, torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, statistics, y = ctx.saved_tensors
         channels = statistics.shape[1]
-        grad = laid_out(grad.to(x.dtype))
+        grad, *others = (laid_out(grad.to(x.dtype)) for grad in grads if grad is not None)
+        more = others[0] if others else None
         grad_x = torch.empty_like(x)
         # Without a ReLU, what comes in goes to the shortcut as it is.
         grad_shortcut = torch.empty_like(x) if ctx.has_shortcut and ctx.rectify else None
         grad_weight, grad_bias = torch.empty(2, channels)
         check(
             kernels().norm_backward(
-                *map(address, (grad, x, y)),
+                *map(address, (grad, more, x, y)),
                 x.numel() // channels,
                 channels,
                 address(statistics),

@@ -91,7 +91,7 @@ def run(command: list[str]) -> bytes:
 def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     pointer, count, number, yes = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     kernels.norm_forward.argtypes = [*[pointer] * 3, count, count, *[pointer] * 4, number, number, yes, pointer]
-    kernels.norm_backward.argtypes = [*[pointer] * 3, count, count, pointer, yes, *[pointer] * 4]
+    kernels.norm_backward.argtypes = [*[pointer] * 4, count, count, pointer, yes, *[pointer] * 4]
     kernels.pool_forward.argtypes = [pointer, pointer, *[count] * 4]
     kernels.pool_backward.argtypes = [*[pointer] * 3, *[count] * 4]
     kernels.winograd_input.argtypes = [pointer, pointer, *[count] * 3, yes]

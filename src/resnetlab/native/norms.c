@@ -61,11 +61,11 @@ INLINE void sum_squares(const uint16_t *x, int64_t begin, int64_t end, int64_t c
         }
 }
 
-/* Sums of g and g * (x - mean), g being the gradient behind the ReLU, which goes to grad_shortcut, too, if there is one. */
-INLINE void sum_gradients(const uint16_t *grad, const uint16_t *x, const uint16_t *y, uint16_t *grad_shortcut,
-                          int64_t begin, int64_t end, int64_t channels, const float *mean, const float *scale,
-                          const float *shift, double *sums, double *sums_of_products, const int rectify,
-                          const int vectors, const int rows_at_once) {
+/* Sums of g and g * (x - mean), g being the gradient behind the ReLU, which is kept, too, where there is a place. */
+INLINE void sum_gradients(const uint16_t *grad, const uint16_t *more, const uint16_t *x, const uint16_t *y,
+                          uint16_t *kept, int64_t begin, int64_t end, int64_t channels, const float *mean,
+                          const float *scale, const float *shift, double *sums, double *sums_of_products,
+                          const int rectify, const int vectors, const int rows_at_once) {
     floats sum[4] = {0}, products[4] = {0};
     int64_t row = begin;
     for (int64_t step = rows_at_once; row < end; row += step) {
@@ -74,9 +74,10 @@ INLINE void sum_gradients(const uint16_t *grad, const uint16_t *x, const uint16_
             for (int v = 0; v < vectors; v++) {
                 int64_t at = (row + r) * channels + v * LANES;
                 floats g = load(grad + at), value = load(x + at);
+                if (more) g += load(more + at);
                 if (rectify)
                     g = keep_where((y ? load(y + at) : value * vector(scale + v * LANES) + vector(shift + v * LANES)) > 0, g);
-                if (grad_shortcut) store(grad_shortcut + at, g);
+                if (kept) store(kept + at, g);
                 sum[v + r] += g;
                 products[v + r] += g * (value - vector(mean + v * LANES));
             }
@@ -154,11 +155,12 @@ int norm_forward(const uint16_t *x, const uint16_t *shortcut, uint16_t *y, int64
     return 0;
 }
 
-/* grad: of y. y: what forward gave, where a shortcut was added and rectified; else NULL, and the ReLU's side is
-   computed again from x. grad_shortcut: where its gradient goes, or NULL. */
-int norm_backward(const uint16_t *grad, const uint16_t *x, const uint16_t *y, int64_t rows, int64_t channels,
-                  const float *statistics, int rectify, uint16_t *grad_x, uint16_t *grad_shortcut,
+/* grad: of y; more: another gradient of y, to be added, or NULL. y: what forward gave, where a shortcut was added and
+   rectified; else NULL, and the ReLU's side is computed again from x. grad_shortcut: where its gradient goes, or NULL. */
+int norm_backward(const uint16_t *grad, const uint16_t *more, const uint16_t *x, const uint16_t *y, int64_t rows,
+                  int64_t channels, const float *statistics, int rectify, uint16_t *grad_x, uint16_t *grad_shortcut,
                   float *grad_weight, float *grad_bias) {
+    uint16_t *kept = grad_shortcut ? grad_shortcut : more ? grad_x : NULL; /* g, for the second pass */
     const float *mean = statistics, *inverse = mean + channels, *scale = inverse + channels, *shift = scale + channels;
     int64_t pieces = pieces_of(rows, channels);
     double *partial = malloc((size_t)(pieces + 1) * 2 * channels * sizeof(double));
@@ -174,14 +176,15 @@ int norm_backward(const uint16_t *grad, const uint16_t *x, const uint16_t *y, in
         int64_t begin = begin_of(piece, pieces, rows), end = begin_of(piece + 1, pieces, rows);
         double *sums = partial + piece * 2 * channels;
         int64_t c = 0;
-#define SUM(vectors, rows_at_once, rectify, y, grad_shortcut)                                                          \
-    sum_gradients(grad + c, x + c, y, grad_shortcut, begin, end, channels, mean + c, scale + c, shift + c, sums + c,   \
+#define SUM(vectors, rows_at_once, rectify, more, y, kept)                                                             \
+    sum_gradients(grad + c, more, x + c, y, kept, begin, end, channels, mean + c, scale + c, shift + c, sums + c,      \
                   sums + channels + c, rectify, vectors, rows_at_once)
 #define SUM_IN_EACH_CASE(vectors, rows_at_once)                                                                        \
-    if (!rectify && !grad_shortcut) SUM(vectors, rows_at_once, 0, NULL, NULL);                                         \
-    else if (!grad_shortcut) SUM(vectors, rows_at_once, 1, NULL, NULL);                                                \
-    else if (!rectify) SUM(vectors, rows_at_once, 0, NULL, grad_shortcut + c);                                         \
-    else SUM(vectors, rows_at_once, 1, y + c, grad_shortcut + c)
+    if (!rectify) SUM(vectors, rows_at_once, 0, NULL, NULL, NULL);                                                     \
+    else if (!kept) SUM(vectors, rows_at_once, 1, NULL, NULL, NULL);                                                   \
+    else if (!y) SUM(vectors, rows_at_once, 1, more + c, NULL, kept + c);                                              \
+    else if (!more) SUM(vectors, rows_at_once, 1, NULL, y + c, kept + c);                                              \
+    else SUM(vectors, rows_at_once, 1, more + c, y + c, kept + c)
         for (; c + 4 * LANES <= channels; c += 4 * LANES) {
             SUM_IN_EACH_CASE(4, 1);
         }
@@ -208,8 +211,8 @@ int norm_backward(const uint16_t *grad, const uint16_t *x, const uint16_t *y, in
             FOR_COLUMNS(channels) {
                 int64_t at = row * channels + c;
                 floats by = vector(scale + c), value = load(x + at);
-                floats g = load((grad_shortcut ? grad_shortcut : grad) + at);
-                if (rectify && !grad_shortcut) g = keep_where(value * by + vector(shift + c) > 0, g);
+                floats g = load((kept ? kept : grad) + at);
+                if (rectify && !kept) g = keep_where(value * by + vector(shift + c) > 0, g);
                 store(grad_x + at, g * by + value * vector(slope + c) + vector(constant + c));
             }
     }
