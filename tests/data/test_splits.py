@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from resnetlab.data.splits import Draw, Split, names_digest, stratified
 from resnetlab.errors import BadInput
@@ -119,3 +120,22 @@ def test_missing_splits_are_drawn_test_first():
         Draw(0.1, 0.2, 0)("ab", Labelled([0, 0, 0, 1, 1]), None, None)
     (train, val, test), _ = Draw(0.1, 0.2, 0)("ab", Labelled([0, 0, 0, 1, 1, 1]), None, None)
     assert [sorted(part.labels) for part in (train, val, test)] == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_it_draws_what_scikit_learn_draws(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    classes = int(draw.integers(2, 12))
+    labels = np.concatenate([np.repeat(np.arange(classes), 2), draw.integers(0, classes, draw.integers(0, 300))])
+    draw.shuffle(labels)
+    total, fraction = len(labels), float(draw.uniform(0.05, 0.5))
+    held = max(round(fraction * total), classes)
+    kept, held_out = train_test_split(
+        np.arange(total), test_size=held, train_size=total - held, random_state=seed, stratify=labels
+    )
+    if len(np.unique(labels[kept])) < classes:
+        with pytest.raises(BadInput, match="would keep no image"):
+            stratified(labels, fraction, seed)
+    else:
+        ours = stratified(labels, fraction, seed)
+        assert [part.tolist() for part in ours] == [sorted(kept.tolist()), sorted(held_out.tolist())]
