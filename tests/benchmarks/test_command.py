@@ -33,7 +33,13 @@ def test_training_ours_and_the_plain_script() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluation", "data", "inference", "startup", "checkpoint", "notebook", "scaling"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("evaluation", "data", "inference", "startup", "checkpoint", "notebook", "scaling", "numerics"),
+        "beside_script",
+    ],
+)
 def test_the_others(name: str) -> None:
     done = benchmarks(name, "--quick", "--dry", "--only", "plain")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,104 @@
+"""Seconds of the recipe `cifar10-resnet18` to the accuracy that the plain script reaches in ten epochs.
+
+Both train a ResNet-18 with the 3x3 stem on 45,000 images with crop and flip; the script with Adam and without a
+schedule, and it keeps its best epoch. How accurate that is comes from one stored run (`script_epochs.json`, made by the
+command in it); how long it takes comes from a tenth of an epoch before and after each of our runs, in fp32 as the
+script is, and its validation. Ours is the recipe as it stands; both are timed with validation.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import run
+from benchmarks.options import RESULTS, Options
+from benchmarks.results import read
+from benchmarks.rounds import Outcome, Sample, details, group
+from resnetlab.errors import BadInput
+from resnetlab.run_folder import RunFolder
+
+SCRIPT = Path(__file__).parent / "plain_script.py"
+STORED = "script_epochs.json"
+RECIPE, EPOCHS, PART = "cifar10-resnet18", 10, 10
+LIMIT = 3 * 3600.0  # seconds
+
+
+def measure(options: Options) -> dict[str, Any]:
+    reached = stored_accuracy(options)
+    folder = options.small_images(1000)
+    script, ours = Outcome(), Outcome()
+    result: dict[str, Any] = {}
+    for seed in range(options.rounds):
+        script.samples.append(part_of_an_epoch(folder))
+        ours.samples.append(recipe(folder, seed, options))
+        script.samples.append(part_of_an_epoch(folder))
+        result = report(ours, script, reached)
+        options.keep(result)
+        options.say(f"seed {seed}  {result['notes'][0]}")
+    return result
+
+
+def stored_accuracy(options: Options) -> dict[str, Any]:
+    """What the script reached, on the images that it is trained on here."""
+    if options.quick:
+        return {"epochs": [{"val_accuracy": 0.1}], "test_accuracy": 0.1}
+    if not (RESULTS / STORED).exists():
+        raise BadInput(
+            f"{STORED} is not in {RESULTS}: run python benchmarks/plain_script.py FOLDER --epochs {EPOCHS} "
+            "--model resnet18 --stem cifar --augment --bf16 --checkpoint FILE, and keep what it prints there"
+        )
+    return read(RESULTS / STORED)
+
+
+def part_of_an_epoch(folder: Path) -> Sample:
+    """Seconds of a whole epoch of the script, validation included, from a tenth of its training images."""
+    images = sum(1 for path in (folder / "train").rglob("*") if path.is_file())
+    kept = images - images // 10
+    options = ["--epochs", "1", "--model", "resnet18", "--stem", "cifar", "--augment", "--images", str(kept // PART)]
+    done = run([sys.executable, str(SCRIPT), str(folder), *options], limit=LIMIT)
+    epoch = json.loads(done.said.splitlines()[0])
+    train = epoch["train_seconds"] * kept / (kept // PART)
+    return {"epoch_seconds": train + epoch["seconds"] - epoch["train_seconds"], "peak_bytes": done.memory.peak()}
+
+
+def recipe(folder: Path, seed: int, options: Options) -> Sample:
+    """A run of the recipe: what validation says after each epoch and when, and the final score of the test split."""
+    length = ["--epochs", "1"] if options.quick else []
+    with tempfile.TemporaryDirectory(prefix="resnetlab-bench-") as scratch:
+        train = [sys.executable, "-m", "resnetlab", "train", RECIPE, "--data", str(folder), "--seed", str(seed)]
+        done = run([*train, *length, "--out", f"{scratch}/run"], limit=LIMIT)
+        found = RunFolder.open(Path(scratch, "run"))
+        rows = [dict(row) for row in found.rows]
+        test = found.read_json("evaluation/test/metrics.json")["accuracy"]
+    return {"seed": seed, "seconds": done.seconds, "epochs": rows, "test_accuracy": test}
+
+
+def report(ours: Outcome, script: Outcome, reached: dict[str, Any]) -> dict[str, Any]:
+    best = max(epoch["val_accuracy"] for epoch in reached["epochs"])
+    whole = EPOCHS * statistics.median(script.values(lambda sample: sample["epoch_seconds"]))
+    mine = statistics.median(ours.values(lambda sample: sample["seconds"]))
+    accuracies = ours.values(lambda sample: max(row["val_accuracy"] for row in sample["epochs"]))
+    outcomes = {f"resnetlab {RECIPE}": ours, f"plain script, {EPOCHS} epochs": script}
+    title = "ResNet-18 from scratch, as whole runs"
+
+    def seconds(sample: Sample) -> float:
+        return float(sample["seconds"] if "seconds" in sample else EPOCHS * sample["epoch_seconds"])
+
+    return {
+        "groups": [group("beside_script", title, "seconds", outcomes, seconds, more_is_better=False)],
+        "samples": details(outcomes),
+        "script_val_accuracy": best,
+        "script_test_accuracy": reached["test_accuracy"],
+        "val_accuracy": accuracies,
+        "test_accuracy": ours.values(lambda sample: sample["test_accuracy"]),
+        "share_of_time": mine / whole,
+        "notes": [
+            f"The script's best epoch has {best:.2%} of validation, the recipe's {statistics.fmean(accuracies):.2%} "
+            f"(mean of {len(accuracies)}), in {mine / whole:.2f} of its time, start, scores and pictures included."
+        ],
+    }

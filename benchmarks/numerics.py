@@ -1,0 +1,86 @@
+"""Whether the fast path learns what plain float32 learns: ResNet-20, three epochs of CIFAR-10, the same seeds.
+
+One run a round and precision, each a process of its own. `auto` is what a training takes by itself on this machine:
+bfloat16 with fused norms and the faster convolutions where it has them; float32 is torch's operations alone. What is
+compared is the validation loss after the last epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import run
+from benchmarks.options import Options
+from benchmarks.rounds import Outcome, Sample, details, group, interleaved
+from resnetlab.run_folder import RunFolder
+
+EPOCHS, SEEDS = 3, 3
+TRAIN = ["train", "cifar10-resnet18", "--model.name", "resnet20"]  # the recipe's schedule, a network for many seeds
+LIMIT = 2 * 3600.0  # seconds
+
+
+def measure(options: Options) -> dict[str, Any]:
+    folder, epochs = options.small_images(1000), 1 if options.quick else EPOCHS
+    seeds = {precision: iter(range(SEEDS)) for precision in ("auto", "fp32")}
+    outcomes = interleaved(
+        {f"precision {name}": partial(trained, folder, epochs, name, seeds[name]) for name in seeds},
+        min(options.rounds, SEEDS),
+        options.say,
+    )
+    title = f"ResNet-20, {epochs} epoch{'s' * (epochs > 1)} of the recipe cifar10-resnet18"
+    return {
+        "groups": [
+            group("numerics", title, "validation loss", outcomes, loss, more_is_better=False, compared=False),
+            group("numerics", title, "% of validation", outcomes, accuracy, more_is_better=True, compared=False),
+            group("numerics", title, "seconds of training", outcomes, seconds, more_is_better=False),
+        ],
+        "samples": details(outcomes),
+        **difference(outcomes),
+    }
+
+
+def trained(folder: Path, epochs: int, precision: str, seeds: Any) -> Sample:
+    seed = next(seeds)
+    with tempfile.TemporaryDirectory(prefix="resnetlab-bench-") as scratch:
+        options = ["--data", str(folder), "--epochs", str(epochs), "--seed", str(seed), "--precision", precision]
+        run([sys.executable, "-m", "resnetlab", *TRAIN, *options, "--out", f"{scratch}/run"], limit=LIMIT)
+        found = RunFolder.open(Path(scratch, "run"))
+        precision = found.read_json("environment.json")["precision"]
+        rows = found.rows
+    return {"seed": seed, "precision": precision, "epochs": [dict(row) for row in rows]}
+
+
+def loss(sample: Sample) -> float:
+    return float(sample["epochs"][-1]["val_loss"])
+
+
+def accuracy(sample: Sample) -> float:
+    return 100 * float(sample["epochs"][-1]["val_accuracy"])
+
+
+def seconds(sample: Sample) -> float:
+    return sum(float(row["train_seconds"]) for row in sample["epochs"])
+
+
+def difference(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """The difference of the two mean losses, beside its standard error (Welch's)."""
+    fast, plain = (outcome.values(loss) for outcome in outcomes.values())
+    if min(len(fast), len(plain)) < 2:
+        return {}
+    apart = statistics.fmean(fast) - statistics.fmean(plain)
+    error = math.sqrt(statistics.variance(fast) / len(fast) + statistics.variance(plain) / len(plain))
+    return {
+        "difference": apart,
+        "standard_error": error,
+        "notes": [
+            f"The mean validation losses differ by {apart:+.4f}, which is {abs(apart) / error:.1f} standard errors "
+            f"({error:.4f}) of that difference."
+        ],
+    }
