@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -107,6 +108,24 @@ def test_a_twin_is_the_same_memory_with_a_gradient_of_its_own() -> None:
     (through_y,) = torch.autograd.grad(y, x, torch.ones_like(y))
     assert torch.equal(through_twin, through_y)
     assert twin(x) is x
+    y.mul_(2)
+    assert twin(y) is y
+
+
+@needs_kernels
+def test_a_change_in_place_is_part_of_both_uses_gradient() -> None:
+    def gradient(halve: Callable[[nn.Module, object, Tensor], Tensor]) -> Tensor:
+        model = build_model("resnet20", 10).to(memory_format=torch.channels_last).train()
+        model.maxpool.register_forward_hook(halve)  # between the stem and the first unit
+        images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images.to(memory_format=torch.channels_last))
+        nn.functional.cross_entropy(logits.float(), torch.arange(8)).backward()
+        assert model.conv1.weight.grad is not None
+        return model.conv1.weight.grad.flatten()
+
+    new_maps, same_maps = gradient(lambda _, __, maps: maps * 0.5), gradient(lambda _, __, maps: maps.mul_(0.5))
+    assert float((new_maps - same_maps).norm()) < 0.01 * float(new_maps.norm())
 
 
 @needs_kernels

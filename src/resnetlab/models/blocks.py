@@ -36,7 +36,9 @@ class ZeroPad(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        # As (N, H, W, C), so that the gradient lies like the maps do: otherwise it is turned around later.
+        kept = x.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
+        return F.pad(kept, (0, self.new_channels)).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return f"new_channels={self.new_channels}, stride={self.stride}"

@@ -60,7 +60,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
     if x.dtype in HALF and x.device.type == "cpu" and groups == 1 and 2 < x.shape[2] == x.shape[3]:
         channels, out_size = weight.shape[0] * weight.shape[1], (x.shape[2] - 1) // stride + 1
         # Measured with bf16 on AVX-512, batches of 32 to 256; smaller kernels, larger maps: the convolution is faster.
-        if out_size <= 4 or (out_size <= 8 and (stride == 2 or channels >= 2**18)):
+        if out_size <= 4 or (out_size <= 8 and channels >= 2**16):
             all_of_it = out_size <= 4 and channels >= 2**17
             return ByColumns.apply(x, weight.to(x.dtype), stride, all_of_it)  # type: ignore[no-any-return]
     if x.dtype in HALF and x.shape[2] == x.shape[3] <= 2:

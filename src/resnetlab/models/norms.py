@@ -35,13 +35,17 @@ def norm_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: 
 
 
 def with_twin(y: Tensor, other: Tensor) -> Tensor:
-    y.twin = other  # type: ignore[attr-defined]
+    y.twin = other, y._version  # type: ignore[attr-defined]
     return y
 
 
 def twin(x: Tensor) -> Tensor:
-    """The same maps once more, for the second of their two uses; they themselves, where there is no twin."""
-    return getattr(x, "twin", x)
+    """The same maps once more, for the second of their two uses; they themselves, where there is no twin.
+
+    Whoever has changed the maps in place since, in a hook, gets them, too: their gradient has to go through the change.
+    """
+    found = getattr(x, "twin", None)
+    return found[0] if found and found[1] == x._version else x
 
 
 def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
