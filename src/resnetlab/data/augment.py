@@ -30,27 +30,30 @@ class Step:
 def crop(images: Tensor, draws: Tensor, padding: int, mode: str = "constant") -> Tensor:
     """Pad by `padding` pixels (black, or mirrored with mode "reflect"), then cut out the old size (Section 4.2).
 
-    Nothing is padded: the pixels are fetched from where they would have come from, which works for uint8 everywhere.
+    All windows of the padded images are one view of them, so that what is copied is whole rows and not pixels.
     """
-    height, width = images.shape[1:3]
-    top, left = (whole(draws, 2 * padding + 1) - padding).unbind(1)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.arange(width, device=images.device)
-    sample = torch.arange(len(images), device=images.device)[:, None, None]
+    count, height, width, channels = images.shape
     if mode == "reflect":
-        return images[sample, mirrored(rows, height)[:, :, None], mirrored(columns, width)[:, None, :]]
-    cut = images[sample, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
-    outside_y, outside_x = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
-    return cut.masked_fill((outside_y[:, :, None] | outside_x[:, None, :])[..., None], 0)
+        wide = mirrored(mirrored(images, 1, padding), 2, padding)
+    else:
+        wide = F.pad(images, (0, 0, padding, padding, padding, padding))
+    row, offsets = (width + 2 * padding) * channels, 2 * padding + 1
+    windows = wide.contiguous().as_strided(
+        (count, offsets, offsets, height, width * channels), ((height + 2 * padding) * row, row, channels, row, 1)
+    )
+    top, left = whole(draws, offsets).unbind(1)
+    return windows[torch.arange(count, device=images.device), top, left].view(images.shape)
 
 
-def mirrored(places: Tensor, size: int) -> Tensor:
-    """Places up to `size - 1` outside of 0 … size - 1, reflected at the outermost pixels.
+def mirrored(images: Tensor, dim: int, padding: int) -> Tensor:
+    """Images with `padding` more pixels at both ends of a dimension, reflected at the outermost ones.
 
-    >>> mirrored(torch.tensor([-2, -1, 0, 3, 4, 5]), 4).tolist()
-    [2, 1, 0, 3, 2, 1]
+    >>> mirrored(torch.tensor([0, 1, 2, 3]), 0, 2).tolist()
+    [2, 1, 0, 1, 2, 3, 2, 1]
     """
-    return (size - 1) - ((size - 1) - places.abs()).abs()
+    first = images.narrow(dim, 1, padding).flip(dim)
+    last = images.narrow(dim, images.shape[dim] - 1 - padding, padding).flip(dim)
+    return torch.cat([first, images, last], dim)
 
 
 def shrunk(images: Tensor, size: int) -> Tensor:
