@@ -110,6 +110,9 @@ def test_a_twin_is_the_same_memory_with_a_gradient_of_its_own() -> None:
     assert twin(x) is x
     y.mul_(2)
     assert twin(y) is y
+    with torch.inference_mode():
+        y = norm_relu(a_norm(16), nn.ReLU(), x)
+    assert twin(y) is y
 
 
 @needs_kernels

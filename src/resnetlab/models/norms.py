@@ -35,7 +35,8 @@ def norm_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: 
 
 
 def with_twin(y: Tensor, other: Tensor) -> Tensor:
-    y.twin = other, y._version  # type: ignore[attr-defined]
+    if y.requires_grad:
+        y.twin = other, y._version  # type: ignore[attr-defined]
     return y
 
 
