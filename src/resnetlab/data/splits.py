@@ -68,7 +68,7 @@ def stratified(
     """Indices (kept, held out), both int64 and ascending; `fraction` of the images is held out, class by class.
 
     Depends on the labels, the fraction and the seed only. It draws what scikit-learn's `train_test_split` draws, but
-    does not import it, which would take half a second and 80 MB. At least one image per class is kept, and at least as
+    does not import it, which would take 0.8 s and 80 MB. At least one image per class is kept, and at least as
     many images are held out as there are classes. Raises BadInput, naming the class, where that cannot be; `classes`
     are the names to use, `purpose` says in that sentence what is being drawn.
 
