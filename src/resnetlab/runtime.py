@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,6 +20,7 @@ from resnetlab.native.library import why_not
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Network = TypeVar("Network", bound=nn.Module)
+CPUINFO = Path("/proc/cpuinfo")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -164,6 +167,20 @@ def use_large_pages(libc: ctypes.CDLL) -> None:
 
 
 def processor() -> str:
-    """The CPU by its marketing name, where the system tells it."""
+    """The CPU by its marketing name, where the system tells it, and by its number where that name has none.
+
+    Virtual machines often say no more than "AMD EPYC", whose generations differ by a factor of two.
+    """
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+    number = "" if any(map(str.isdigit, name)) else family_and_model(CPUINFO)
+    return f"{name}{number}, {os.cpu_count()} cores"
+
+
+def family_and_model(cpuinfo: Path) -> str:
+    """The numbers of the x86 CPU that Linux describes in this file, ready to follow a name; "" where it has none."""
+    with contextlib.suppress(OSError, ValueError):
+        pairs = (line.partition(":")[::2] for line in cpuinfo.read_text().splitlines())
+        found = {key.strip(): value.strip() for key, value in pairs}
+        if "cpu family" in found and "model" in found:
+            return f" family {int(found['cpu family'])} model {int(found['model'])}"
+    return ""

@@ -6,7 +6,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -19,15 +19,20 @@ class WeightAverage(Generic[Network]):
 
     def __init__(self, model: Network, decay: float) -> None:
         self.decay = decay
-        self.source = model
         self.model: Network = copy.deepcopy(model).requires_grad_(False) if decay else model
+        # Whoever loads weights copies them into these tensors; looking them up takes as long as averaging them.
+        pairs = list(zip(tensors_of(self.model), tensors_of(model), strict=True)) if decay else []
+        self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
-        if not self.decay:
-            return
-        mine, theirs = self.model.state_dict(), self.source.state_dict()
-        floats = [name for name, value in mine.items() if value.is_floating_point()]
-        torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - self.decay)
-        for name in mine.keys() - set(floats):
-            mine[name].copy_(theirs[name])
+        if self.averaged:
+            mine, theirs = map(list, zip(*self.averaged, strict=True))
+            torch._foreach_lerp_(mine, theirs, 1 - self.decay)
+        for counter, its in self.copied:
+            counter.copy_(its)
+
+
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
