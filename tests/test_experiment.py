@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from resnetlab import experiment, load, recipes, resuming
+from resnetlab.assembly import Experiment
 from resnetlab.config import RunConfig
 from resnetlab.console import Voice
 from resnetlab.errors import BadInput, NonFinite, NoSoundCheckpoint, Stopped
@@ -337,6 +338,21 @@ def test_a_run_notices_that_its_images_have_changed(shapes: Path, tmp_path: Path
             resuming.resume(tmp_path / "run", voice=Voice(quiet=True))
     finally:
         extra.rename(shapes / "bars" / "0.png")
+
+
+@pytest.mark.parametrize(("size", "seen"), [(None, [4, 6, 8]), (12, [6, 9, 12]), (5, [2, 4, 5])])
+def test_images_grow_to_the_full_size_whatever_that_is(size: int | None, seen: list[int]) -> None:
+    config = tiny(epochs=3, augment={"sizes": (0.5, 0.75, 1)}, data={"image_size": size})
+    batches = Experiment.of(config).batches
+    assert [next(batches.train.epoch(epoch)).images.shape[-1] for epoch in range(3)] == seen
+    assert next(iter(batches.val)).images.shape[-1] == seen[-1]
+
+
+def test_a_size_is_a_share_and_no_number_of_pixels(command: Any) -> None:
+    code, _, err = command("train", "quickstart", "--augment.sizes", "24", "32")
+    assert code == 2
+    assert "augment.sizes" in err
+    assert "less than or equal to 1" in err
 
 
 def test_freezing_trains_the_head_alone(tmp_path: Path) -> None:

@@ -106,11 +106,13 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime) -> Batche
     # As many training images as validation has, and always the same: the two curves then differ by what was learned.
     order = Draws(config.data.split_seed, 0, len(train)).order()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values
-    steps = make_augmentations(config.augment, data.preprocessing.image_size)
+    full = data.preprocessing.image_size
+    steps = make_augmentations(config.augment, full)
     train_batches = TrainBatches(train, data.preprocessing, steps, config.batch_size, config.seed, runtime)
+    sizes = [max(1, round(share * full)) for share in config.augment.sizes]
     run = config.extended_at[0] if config.extended_at else total_steps(config, len(train_batches))
     return Batches(
-        train=dataclasses.replace(train_batches, sizes=config.augment.sizes, steps=run),
+        train=dataclasses.replace(train_batches, sizes=sizes, steps=run),
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),
     )

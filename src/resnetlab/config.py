@@ -89,8 +89,8 @@ class AugmentConfig(Section):
     """side of a blackened square; 0 is off"""
     resized_crop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """smallest share of the area for a random resized crop (ImageNet: 0.08); 0 is off"""
-    sizes: tuple[Annotated[int, Field(ge=4, le=4096)], ...] = ()
-    """image sizes of the run's parts, of equal length, e.g. 24 28 32; default: the whole run at full size"""
+    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """image sizes of the run's parts, of equal length, as shares of the full size, e.g. 0.75 0.875 1; default: 1"""
 
 
 class OptimConfig(Section):
