@@ -1,4 +1,4 @@
-"""The long trainings behind the notebooks, as command lines: `python tools/experiments.py --data FOLDER [NAME …]`.
+"""The long trainings behind notebooks and pages, as command lines: `python tools/experiments.py --data FOLDER [NAME …]`.
 
 Each is a `resnetlab train` that can be stopped and started again; its run lies in runs/NAME, and what is small of a
 finished one is copied to results/NAME, where the notebooks read it. `--list` shows the commands.
@@ -16,6 +16,7 @@ from results import add
 CLASSIC = "notebook-resnet34"
 VARIED = f"{CLASSIC} --augment.crop 4 --augment.flip"
 SCHEDULED = f"{VARIED} --schedule.name cosine"
+FAST = "cifar10-fast"
 
 EXPERIMENTS = {
     # what each improvement of the tutorial is worth: 10 epochs, Adam, 7x7 stem
@@ -37,6 +38,17 @@ EXPERIMENTS = {
     "shortcuts/A": f"{SCHEDULED} --model resnet18 --model.shortcut A",
     "shortcuts/C": f"{SCHEDULED} --model resnet18 --model.shortcut C",
     "shortcuts/zero-init": f"{SCHEDULED} --model resnet18 --model.zero-init",
+    # cifar10-fast with one of its ingredients exchanged: docs/cifar10-fast.md, written by tools/ablation.py
+    "ablation/cifar10-fast": FAST,
+    "ablation/sgd": f"{FAST} --optim.name sgd --lr 0.2 --optim.momentum 0.9 --optim.weight-decay 5e-4",
+    "ablation/full-size": f"{FAST} --augment.sizes 1",
+    "ablation/random-flip": f"{FAST} --augment.no-alternate",
+    "ablation/no-crop": f"{FAST} --augment.crop 0",
+    "ablation/no-smoothing": f"{FAST} --label-smoothing 0",
+    "ablation/one-cycle": f"{FAST} --schedule.name one_cycle",
+    "ablation/cifar-stem": f"{FAST} --stem cifar",
+    "ablation/small-batch": f"{FAST} --batch-size 128 --lr 0.065",
+    "ablation/average": f"{FAST} --ema 0.99",
 }
 
 
