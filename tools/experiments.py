@@ -1,4 +1,4 @@
-"""The long trainings behind notebooks and pages, as command lines: `python tools/experiments.py --data FOLDER [NAME …]`.
+"""The long trainings behind notebooks and pages, as commands: `python tools/experiments.py --data FOLDER [NAME …]`.
 
 Each is a `resnetlab train` that can be stopped and started again; its run lies in runs/NAME, and what is small of a
 finished one is copied to results/NAME, where the notebooks read it. `--list` shows the commands.
