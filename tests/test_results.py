@@ -24,3 +24,12 @@ def test_the_readme_names_every_module_of_the_package_and_none_that_is_not_there
     assert there <= listed
     for name in listed:
         assert (source / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_code_that_the_readme_shows_is_the_code() -> None:
+    shown = next(part for part in (ROOT / "README.md").read_text().split("```python\n") if "def forward" in part)
+    head, *body = shown.split("```")[0].rstrip().splitlines()
+    code = (ROOT / "src" / "resnetlab" / head.partition("resnetlab/")[2]).read_text().splitlines()
+    lines = [line.strip() for line in code]
+    start = lines.index(body[0].strip())
+    assert lines[start : start + len(body)] == [line.strip() for line in body]

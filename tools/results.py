@@ -18,7 +18,7 @@ from resnetlab import recipes
 
 ROOT = Path(__file__).parents[1]
 RESULTS, README = ROOT / "results", ROOT / "README.md"
-BEGIN, END = "<!-- results: written by tools/results.py -->\n", "<!-- end of results -->\n"
+SPEEDS = ROOT / "benchmarks" / "results" / "training.json"
 KEPT = (
     "config.json",
     "environment.json",
@@ -77,18 +77,41 @@ def row(folder: Path) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def table() -> str:
+def runs() -> str:
+    """The runs that are no part of an experiment."""
     head = "| command | network | data | epochs | test accuracy | training time | on |\n|---|---|---|---|---|---|---|\n"
     return head + "".join(map(row, sorted(path.parent for path in RESULTS.glob("*/config.json"))))
 
 
+def speeds() -> str:
+    """Training throughput as `python -m benchmarks training` stored it."""
+    lines = ["| training, images/s | resnetlab | plain script | the fastest of the packages |\n|---|---:|---:|---:|\n"]
+    for group in json.loads(SPEEDS.read_text())["groups"]:
+        ours, *others = group["contenders"]
+        measured = [found for found in others if found.get("first_against_it")]
+        packages = [found for found in measured if not found["name"].startswith("plain")]
+        if group["unit"] == "images/s" and packages:
+            plain = next(found for found in measured if found["name"] == "plain script")
+            best = min(packages, key=lambda found: found["first_against_it"])
+            cells = (group["title"], f"{ours['median']:,.0f}", against(plain), f"{best['name']} {against(best)}")
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def against(found: dict[str, Any]) -> str:
+    return f"{found['median']:,.0f} ({found['first_against_it']:.2f}×)"
+
+
 def readme(*, check: bool) -> None:
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    written = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    """Write the tables between their markers, or say that they are not what they should be."""
+    text = written = README.read_text()
+    for name, table in (("results", runs()), ("speed", speeds())):
+        begin, end = f"<!-- {name}: written by tools/results.py -->\n", f"<!-- end of {name} -->\n"
+        before, rest = written.split(begin)
+        _, after = rest.split(end)
+        written = f"{before}{begin}\n{table}\n{end}{after}"
     if check and written != text:
-        sys.exit("the README's figures are not those of results/; run: python tools/results.py readme")
+        sys.exit("the README's figures are not those that are stored; run: python tools/results.py readme")
     README.write_text(written)
 
 
