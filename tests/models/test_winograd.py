@@ -10,9 +10,12 @@ from torch import Tensor
 from resnetlab.models import build_model
 from resnetlab.models.convolutions import convolve
 from resnetlab.models.winograd import pays, tiles, winograd
+from resnetlab.native.calls import multiply_pairs
 from resnetlab.native.library import library
 
-pytestmark = pytest.mark.skipif(library() is None, reason="there are no compiled kernels here")
+pytestmark = pytest.mark.skipif(
+    library() is None or not multiply_pairs(), reason="there are no kernels here that multiply bfloat16"
+)
 
 
 def maps(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -25,7 +28,12 @@ def error(values: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("images", "channels", "out", "size"), [(3, 32, 48, 8), (2, 16, 64, 7), (5, 64, 16, 3), (1, 16, 16, 4)]
+    ("images", "channels", "out", "size"),
+    [
+        *[(3, 32, 48, 8), (2, 16, 64, 7), (5, 64, 16, 3), (1, 16, 16, 4)],
+        *[(2, 32, 32, 16), (9, 64, 64, 6), (41, 32, 32, 7), (3, 112, 80, 5)],  # common widths, ragged blocks
+        *[(2, 128, 128, 5), (2, 64, 256, 6), (3, 512, 48, 4)],  # too wide for the weights' gradient in the cache
+    ],
 )
 def test_it_is_the_convolution_and_its_gradients(images: int, channels: int, out: int, size: int) -> None:
     x = maps((images, channels, size, size), 0).requires_grad_()
@@ -70,10 +78,12 @@ def test_the_networks_layout_and_another_give_the_same_bits() -> None:
     )
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+@pytest.mark.parametrize("channels", [32, 48, 128])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_do_not_depend_on_the_number_of_threads(threads: int, channels: int) -> None:
     before = torch.get_num_threads()
-    x, weight = maps((8, 128, 8, 8), 0).requires_grad_(), torch.randn(128, 128, 3, 3, requires_grad=True)
+    x = maps((9, channels, 15, 15), 0).requires_grad_()
+    weight = torch.randn(channels, channels, 3, 3, requires_grad=True)
     results = []
     try:
         for count in (threads, before):
@@ -91,7 +101,9 @@ def test_only_what_it_is_faster_for_is_given_to_it() -> None:
     assert not pays(maps((2, 128, 8, 8), 0).float(), wide)  # in float32 a network is torchvision's to the bit
     assert not pays(maps((2, 128, 2, 2), 0), wide)  # tiny maps have a way of their own
     assert not pays(maps((2, 128, 8, 6), 0), wide)
-    assert not pays(maps((2, 64, 8, 8), 0), torch.empty(64, 64, 3, 3))
+    assert pays(maps((2, 64, 8, 8), 0), torch.empty(32, 64, 3, 3))
+    assert not pays(maps((2, 64, 8, 8), 0), torch.empty(16, 64, 3, 3))
+    assert not pays(maps((2, 16, 8, 8), 0), torch.empty(64, 16, 3, 3))
     assert not pays(maps((2, 128, 8, 8), 0), torch.empty(136, 128, 3, 3))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ def takes(maps: Tensor) -> bool:
     )
 
 
+@cache
+def multiply_pairs() -> bool:
+    """Whether the kernels that multiply bfloat16 themselves are there, and nothing faster: AMX is, and torch has it."""
+    return bool(kernels().blocks_there()) and not torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
 def is_bare(module: nn.Module) -> bool:
     """Nobody listens to this module's inputs and outputs."""
     return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
@@ -47,4 +54,4 @@ def address(tensor: Tensor | None) -> int | None:
 
 def check(failed: int) -> None:
     if failed:
-        raise MemoryError("no memory for the sums of a batch norm")
+        raise MemoryError("no memory for the sums of a kernel")

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = ("norms.c", "pools.c", "winograd.c", "vectors.h")
+SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 
@@ -94,11 +94,13 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.norm_backward.argtypes = [*[pointer] * 4, count, count, pointer, yes, *[pointer] * 4]
     kernels.pool_forward.argtypes = [pointer, pointer, *[count] * 4]
     kernels.pool_backward.argtypes = [*[pointer] * 3, *[count] * 4]
-    kernels.winograd_input.argtypes = [pointer, pointer, *[count] * 3, yes]
-    kernels.winograd_output.argtypes = [pointer, pointer, *[count] * 3, yes]
+    kernels.winograd_input.argtypes = [pointer, pointer, *[count] * 3]
     kernels.winograd_spread.argtypes = [pointer, pointer, *[count] * 3]
-    kernels.winograd_kernels.argtypes = [pointer, pointer, count, count]
     kernels.winograd_kernels_back.argtypes = [pointer, pointer, count, count]
+    if kernels.blocks_there():
+        kernels.blocks_pack.argtypes = [pointer, pointer, count, count, yes]
+        kernels.blocks_convolve.argtypes = [*[pointer] * 3, *[count] * 4]
+        kernels.blocks_weights.argtypes = [*[pointer] * 3, *[count] * 4]
     return kernels
 
 

@@ -1,22 +1,16 @@
-/* The transforms of Winograd's minimal 3x3 convolution F(2x2, 3x3) (Lavin and Gray 2015, Section 4.1), for bfloat16 maps
-   (images, size, size, channels) with a padding of 1.
+/* The transforms of Winograd's minimal 3x3 convolution F(2x2, 3x3) (Lavin and Gray 2015, Section 4.1) that the gradient
+   of a wide layer's weights takes, for bfloat16 maps (images, size, size, channels) with a padding of 1.
 
    A map is cut into tiles of 2x2 pixels; with an odd size the last ones reach beyond it. Each tile's 4x4 surroundings
-   become sixteen numbers a channel, kept as sixteen planes (tiles, channels); between those of the input and of the
-   output stand sixteen matrix products, which are torch's. `flip` exchanges the planes so that the kernels of a
-   convolution become those of its gradient. */
+   become sixteen numbers a channel, kept as sixteen planes (tiles, channels), and so do its 2x2 gradients; the product
+   of two planes over all tiles is torch's. */
 
 #include "vectors.h"
 
 static const uint16_t nothing[8192]; /* a pixel of the padding, with as many channels as anyone has */
 
-INLINE int64_t plane(int row, int column, int flip) {
-    static const int other[4] = {3, 1, 2, 0};
-    return flip ? 4 * other[row] + other[column] : 4 * row + column;
-}
-
 /* x (images, size, size, channels) to planes (16, tiles, channels): B'dB of every tile's 4x4 pixels. */
-void winograd_input(const uint16_t *x, uint16_t *planes, int64_t images, int64_t size, int64_t channels, int flip) {
+void winograd_input(const uint16_t *x, uint16_t *planes, int64_t images, int64_t size, int64_t channels) {
     int64_t half = (size + 1) / 2, tiles = images * half * half;
 #pragma omp parallel for schedule(static)
     for (int64_t tile = 0; tile < tiles; tile++) {
@@ -28,7 +22,7 @@ void winograd_input(const uint16_t *x, uint16_t *planes, int64_t images, int64_t
                 int64_t y = top + row, z = left + column;
                 int outside = y < 0 || y >= size || z < 0 || z >= size;
                 from[row][column] = outside ? nothing : map + (y * size + z) * channels;
-                to[row][column] = planes + (plane(row, column, flip) * tiles + tile) * channels;
+                to[row][column] = planes + ((4 * row + column) * tiles + tile) * channels;
             }
         for (int64_t c = 0; c < channels; c += LANES) {
             floats d[4][4];
@@ -47,30 +41,7 @@ void winograd_input(const uint16_t *x, uint16_t *planes, int64_t images, int64_t
     }
 }
 
-/* planes (16, tiles, channels) to y (images, size, size, channels): A'mA, the 2x2 pixels of every tile. */
-void winograd_output(const uint16_t *planes, uint16_t *y, int64_t images, int64_t size, int64_t channels, int flip) {
-    int64_t half = (size + 1) / 2, tiles = images * half * half;
-#pragma omp parallel for schedule(static)
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        int64_t row = tile / half % half * 2, column = tile % half * 2;
-        int has_right = column + 1 < size, has_below = row + 1 < size;
-        uint16_t *to = y + ((tile / (half * half) * size + row) * size + column) * channels;
-        for (int64_t c = 0; c < channels; c += LANES) {
-            floats above[4], below[4];
-            for (int j = 0; j < 4; j++) {
-                floats m[4];
-                for (int i = 0; i < 4; i++) m[i] = load(planes + (plane(i, j, flip) * tiles + tile) * channels + c);
-                above[j] = m[0] + m[1] + m[2], below[j] = m[1] - m[2] - m[3];
-            }
-            store(to + c, above[0] + above[1] + above[2]);
-            if (has_right) store(to + channels + c, above[1] - above[2] - above[3]);
-            if (has_below) store(to + size * channels + c, below[0] + below[1] + below[2]);
-            if (has_right && has_below) store(to + (size + 1) * channels + c, below[1] - below[2] - below[3]);
-        }
-    }
-}
-
-/* The gradient of what `winograd_output` does: grad (images, size, size, channels) to planes (16, tiles, channels). */
+/* grad (images, size, size, channels) to planes (16, tiles, channels): AgA' of every tile's 2x2 pixels. */
 void winograd_spread(const uint16_t *grad, uint16_t *planes, int64_t images, int64_t size, int64_t channels) {
     int64_t half = (size + 1) / 2, tiles = images * half * half;
 #pragma omp parallel for schedule(static)
@@ -99,26 +70,7 @@ void winograd_spread(const uint16_t *grad, uint16_t *planes, int64_t images, int
     }
 }
 
-/* weight (kernels, 3, 3, channels), float, to planes (16, kernels, channels): GgG' of every kernel. */
-void winograd_kernels(const float *weight, uint16_t *planes, int64_t kernels, int64_t channels) {
-#pragma omp parallel for schedule(static)
-    for (int64_t kernel = 0; kernel < kernels; kernel++)
-        for (int64_t c = 0; c < channels; c += LANES) {
-            floats g[4][3];
-            for (int column = 0; column < 3; column++) {
-                const float *at = weight + (9 * kernel + column) * channels + c;
-                floats a = vector(at), b = vector(at + 3 * channels), d = vector(at + 6 * channels);
-                g[0][column] = a, g[1][column] = (a + b + d) / 2, g[2][column] = (a - b + d) / 2, g[3][column] = d;
-            }
-            for (int row = 0; row < 4; row++) {
-                floats a = g[row][0], b = g[row][1], d = g[row][2], u[4] = {a, (a + b + d) / 2, (a - b + d) / 2, d};
-                for (int column = 0; column < 4; column++)
-                    store(planes + ((4 * row + column) * kernels + kernel) * channels + c, u[column]);
-            }
-        }
-}
-
-/* The gradient of `winograd_kernels`: planes (16, kernels, channels), added to weight (kernels, 3, 3, channels), float. */
+/* planes (16, kernels, channels), added to weight (kernels, 3, 3, channels), float: G'uG of every kernel. */
 void winograd_kernels_back(const uint16_t *planes, float *weight, int64_t kernels, int64_t channels) {
 #pragma omp parallel for schedule(static)
     for (int64_t kernel = 0; kernel < kernels; kernel++)
