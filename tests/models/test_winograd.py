@@ -10,7 +10,7 @@ from torch import Tensor
 from resnetlab.models import build_model
 from resnetlab.models.convolutions import convolve
 from resnetlab.models.winograd import pays, tiles, winograd
-from resnetlab.native.calls import multiply_pairs
+from resnetlab.native.calls import kernels, multiply_pairs
 from resnetlab.native.library import library
 
 pytestmark = pytest.mark.skipif(
@@ -125,3 +125,32 @@ def test_a_network_in_half_precision_throughout_can_use_it() -> None:
 @pytest.mark.parametrize(("size", "count"), [(3, 4), (4, 4), (7, 16), (8, 16)])
 def test_tiles_cover_the_map(size: int, count: int) -> None:
     assert tiles(size) == count
+
+
+def test_where_there_is_amx_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = torch.cpu.get_capabilities()
+    for amx in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {**there, "amx_bf16": amx})
+        assert multiply_pairs.__wrapped__() is not amx
+
+
+def test_nothing_is_read_or_written_beside_the_maps() -> None:
+    """A map in the middle of memory full of NaN, and its result in the middle of memory full of sevens."""
+    size, channels, images = 5, 32, 2
+    numbers = images * size * size * channels
+    outer = torch.full((3 * numbers,), float("nan"), dtype=torch.bfloat16)
+    x = outer[numbers : 2 * numbers].view(images, size, size, channels).permute(0, 3, 1, 2)
+    x.copy_(maps((images, channels, size, size), 0))
+    weight = torch.randn(channels, channels, 3, 3, generator=torch.Generator().manual_seed(1))
+    y = winograd(x, weight)
+    assert y.isfinite().all()
+    assert torch.equal(y, winograd(x.clone(memory_format=torch.channels_last), weight))
+    result = torch.full((3 * numbers,), 7.0, dtype=torch.bfloat16)
+    packed = torch.empty(16 * channels * channels, dtype=torch.bfloat16)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    kernels().blocks_pack(weight.data_ptr(), packed.data_ptr(), channels, channels, False)
+    place = result[numbers:].data_ptr()
+    assert kernels().blocks_convolve(x.data_ptr(), packed.data_ptr(), place, images, size, channels, channels) == 0
+    assert (result[:numbers] == 7).all()
+    assert (result[2 * numbers :] == 7).all()
+    assert torch.equal(result[numbers : 2 * numbers].view(images, size, size, channels).permute(0, 3, 1, 2), y)
