@@ -1,10 +1,10 @@
 """The floor: what a training step would cost if it were made of its convolutions alone, and the share we reach.
 
 For every convolution of a network, its forward pass and its gradients are timed alone, as torch gives them, in the
-precision that `auto` chooses and in both memory formats; the floor is the sum of the best of each. Wide 3x3 layers are
-not computed as torch computes them (models/winograd.py), so a whole step may take less: a share above 1. The step that
-is timed beside it, in the same process and interleaved, is ours whole: augmentation, forward, loss, backward,
-optimiser, metrics and an average of the weights.
+precision that `auto` chooses and in both memory formats; the floor is the sum of the best of each. 3x3 layers from 32
+channels up are not computed as torch computes them (models/winograd.py), so a whole step may take less: a share above
+1. The step that is timed beside it, in the same process and interleaved, is ours whole: augmentation, forward, loss,
+backward, optimiser, metrics and an average of the weights.
 """
 
 from __future__ import annotations
