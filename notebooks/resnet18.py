@@ -656,7 +656,7 @@ plt.show()
 # With the 3×3 stem nothing is thrown away before the first unit, and every layer works on maps of 16 times the area.
 # Such a training takes too long for this notebook on a CPU; it was made with the command line and is stored in
 # `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs in <!--= minutes("cifar10-resnet18") -->28<!--/--> minutes on two CPU cores, partly beside other work. Make it anew with
-# `resnetlab train cifar10-resnet18 --epochs 5`.
+# `resnetlab train cifar10-resnet18 --epochs 5 --augment.sizes 1`.
 
 # %%
 stored = Path("../results/cifar10-resnet18")

@@ -64,9 +64,12 @@ def row(folder: Path) -> str:
     test = json.loads((folder / "evaluation/test/metrics.json").read_text())
     header, *lines = (folder / "metrics.csv").read_text().split()
     seconds = [float(line.split(",")[header.split(",").index("train_seconds")]) for line in lines]
-    length = "" if config["epochs"] == recipes.get(config["recipe"]).epochs else f" --epochs {len(lines)}"
+    recipe = recipes.get(config["recipe"])
+    changed = "" if config["epochs"] == recipe.epochs else f" --epochs {len(lines)}"
+    if recipe.augment.sizes and not config["augment"].get("sizes"):
+        changed += " --augment.sizes 1"  # the run is older than the recipe's growing images
     cells = (
-        f"`train {config['recipe']}{length}`",
+        f"`train {config['recipe']}{changed}`",
         config["model"]["name"],
         {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}.get(config["data"]["name"], config["data"]["name"]),
         str(len(lines)),
