@@ -1,7 +1,7 @@
 """Compile the C kernels once a machine, and load them; without a compiler everything works, only slower.
 
 The library lies in the user's cache folder under a name that says what it was made from (source, compiler, processor,
-torch's OpenMP), so that a change of any of them makes another. Compiling takes about a second, once.
+torch's OpenMP), so that a change of any of them makes another. Compiling takes about two seconds, once.
 """
 
 from __future__ import annotations
