@@ -58,12 +58,15 @@ def measured(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def panel(axes: Axes, group: Mapping[str, Any], *, titled: bool) -> None:
     rows = measured(group)
     highest = max(row["highest"] for row in rows)
+    ours = group["contenders"][0]["name"]
+    first = "resnetlab" if ours.startswith("resnetlab") else ours
     for place, row in enumerate(rows):
-        axes.barh(place, row["median"], 0.68, color=OURS if row["name"].startswith("resnetlab") else OTHERS)
+        is_ours = row["name"] == ours or row["name"].startswith("resnetlab")
+        axes.barh(place, row["median"], 0.68, color=OURS if is_ours else OTHERS)
         axes.plot([row["lowest"], row["highest"]], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
         text = number(row["median"])
         if "first_against_it" in row:
-            text += f"   (resnetlab: {number(row['first_against_it'])}×)"
+            text += f"   ({first}: {number(row['first_against_it'])}×)"
         axes.text(row["highest"] + highest * 0.015, place, text, va="center", size=9, color=INK if not place else MUTED)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
