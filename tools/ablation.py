@@ -67,7 +67,7 @@ def page() -> str:
         changed = EXPERIMENTS[f"ablation/{name}"].removeprefix(FAST).strip()
         rows.append(row(INGREDIENTS[name], f"`{changed}`", result, whole))
     machines = sorted({result.machine for result in (whole, *others.values())})
-    # Two accuracies p on the same number of other images each: the difference's standard error, times 1.96.
+    # The standard error of the difference of two accuracies p, each on so many images of its own, times 1.96.
     share = whole.test / 100
     chance = 196 * math.sqrt(2 * share * (1 - share) / whole.images)
     return f"""# What each ingredient of cifar10-fast gives
@@ -80,9 +80,10 @@ def page() -> str:
 | ingredient exchanged | option | test, % | Δ | validation, % | training, s |
 |---|---|---:|---:|---:|---:|
 {"".join(rows)}
-One run each: two equally good recipes differ by up to {chance:.1f} points in 95 of 100 such pairs, by the draw of the
-test images alone, so smaller differences tell nothing by themselves. What was exchanged was not tuned again for the
-exchange, but for SGD's learning rate. Made by `python tools/experiments.py ablation --data FOLDER`.
+One run each. Were each scored on {whole.images:,} images of its own, two equally good recipes would differ by up to
+{chance:.1f} points in 95 of 100 pairs; on the same images they differ less, but a difference of half a point tells
+nothing by itself. Nothing was tuned again for an exchange, but for SGD's learning rate. Made by
+`python tools/experiments.py ablation --data FOLDER`.
 """
 
 
