@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab import experiment, recipes
+from resnetlab import cli, experiment, recipes
 from resnetlab.cli import COMMANDS, USAGE
 from resnetlab.console import Voice
 from resnetlab.model_file import read_model
@@ -364,3 +364,27 @@ def test_a_signal_after_the_last_word_changes_nothing() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.endswith("[True, True]\n")
+
+
+@pytest.mark.parametrize(("done", "code"), [(True, 0), (False, 6)])
+def test_a_signal_in_the_instant_in_which_the_command_ends(
+    done: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `main` has returned all is done and told; before that, it is an interruption with a sentence."""
+    calls = []
+
+    def interrupt_once() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt("stopped by SIGTERM")
+
+    def interrupted_main(_: Any) -> int:
+        raise KeyboardInterrupt("stopped by SIGTERM")
+
+    monkeypatch.setattr(cli, "main", (lambda _: 0) if done else interrupted_main)
+    monkeypatch.setattr(cli, "ignore_signals", interrupt_once if done else lambda: None)
+    monkeypatch.setattr(cli, "leave_on_sigterm", lambda: None)
+    with pytest.raises(SystemExit) as leaving:
+        cli.entry_point()
+    assert leaving.value.code == code
+    assert capsys.readouterr().err == ("" if done else "resnetlab: stopped by SIGTERM\n")

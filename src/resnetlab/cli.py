@@ -88,6 +88,13 @@ def entry_point() -> None:
     log = logging.getLogger("resnetlab")  # downloads announce themselves there
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
-    code = main(sys.argv[1:])
-    ignore_signals()
+    code: int | None = None
+    try:
+        code = main(sys.argv[1:])
+        ignore_signals()
+    except KeyboardInterrupt as error:  # a signal in the very instant in which `main` is left
+        ignore_signals()
+        if code is None:
+            code = Stopped.exit_code
+            print(f"resnetlab: {error}", file=sys.stderr)
     sys.exit(code)
