@@ -2,9 +2,9 @@
 
 For every convolution of a network, its forward pass and its gradients are timed alone, as torch gives them, in the
 precision that `auto` chooses and in both memory formats; the floor is the sum of the best of each. 3x3 layers from 32
-channels up are not computed as torch computes them (models/winograd.py), so a whole step may take less: a share above
-1. The step that is timed beside it, in the same process and interleaved, is ours whole: augmentation, forward, loss,
-backward, optimiser, metrics and an average of the weights.
+channels up are not computed as torch computes them (models/winograd.py, models/tiled.py), so a whole step may take
+less: a share above 1. The step that is timed beside it, in the same process and interleaved, is ours whole:
+augmentation, forward, loss, backward, optimiser, metrics and an average of the weights.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resnetlab.models.winograd import pays, winograd
+from resnetlab.models import tiled, winograd
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -55,8 +55,10 @@ class Conv3x3(nn.Conv2d):
 @torch.fx.wrap  # one node of a traced graph: the choice below is made when the graph runs
 def convolve(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
     """Maps (N, C, H, W) and kernels (O, C / groups, 3, 3) to (N, O, H / stride, W / stride)."""
-    if x.dtype in HALF and stride == groups == 1 and pays(x, weight):
-        return winograd(x, weight)
+    if x.dtype in HALF and groups == 1 and tiled.pays(x, weight, stride):
+        return tiled.tiled(x, weight, stride)
+    if x.dtype in HALF and stride == groups == 1 and winograd.pays(x, weight):
+        return winograd.winograd(x, weight)
     if x.dtype in HALF and x.device.type == "cpu" and groups == 1 and 2 < x.shape[2] == x.shape[3]:
         channels, out_size = weight.shape[0] * weight.shape[1], (x.shape[2] - 1) // stride + 1
         # Measured with bf16 on AVX-512, batches of 32 to 256; smaller kernels, larger maps: the convolution is faster.

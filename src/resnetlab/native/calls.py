@@ -35,8 +35,14 @@ def takes(maps: Tensor) -> bool:
 
 @cache
 def multiply_pairs() -> bool:
-    """Whether the kernels that multiply bfloat16 themselves are there, and nothing faster: AMX is, and torch has it."""
+    """Whether the kernels that multiply pairs of bfloat16 are there, and no tiles (AMX), which are faster."""
     return bool(kernels().blocks_there()) and not torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+@cache
+def multiply_tiles() -> bool:
+    """Whether the kernels that multiply whole tiles of bfloat16 matrices (AMX) are there."""
+    return bool(kernels().tiles_there())
 
 
 def is_bare(module: nn.Module) -> bool:

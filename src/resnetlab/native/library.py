@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "vectors.h")
+SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "tiles.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 
@@ -101,6 +101,11 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
         kernels.blocks_pack.argtypes = [pointer, pointer, count, count, yes]
         kernels.blocks_convolve.argtypes = [*[pointer] * 3, *[count] * 4]
         kernels.blocks_weights.argtypes = [*[pointer] * 3, *[count] * 4]
+    if kernels.tiles_there():
+        kernels.tiles_packed.argtypes, kernels.tiles_packed.restype = [count, count], count
+        kernels.tiles_pack.argtypes = [pointer, pointer, count, count, yes]
+        kernels.tiles_convolve.argtypes = [*[pointer] * 3, *[count] * 4]
+        kernels.tiles_weights.argtypes = [*[pointer] * 3, *[count] * 5]
     return kernels
 
 

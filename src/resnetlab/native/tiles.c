@@ -1,0 +1,323 @@
+/* A 3x3 convolution with a padding of 1 on machines that multiply whole tiles of matrices (AMX): 16 rows of 32 bfloat16
+   numbers times 32 rows of 16, added up in float.
+
+   Maps are copied to where a pixel's neighbours are found by adding to its place alone: rows of `size` pixels become
+   rows of size + 1, one of which is zero and pads both the row's end and the next one's beginning, and so do maps. A
+   tile then holds any sixteen places that follow each other, the few between two rows among them, and to look at
+   another of a kernel's nine taps is to begin elsewhere. The gradient of the weights is summed over places, so there
+   pairs of numbers are those of two images at the same place.
+
+   Bits do not depend on the number of threads: each sum is one thread's, in the order of places. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "vectors.h"
+
+#if defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) &&                \
+    defined(__AVX512BW__) && defined(__AVX512VL__)
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TILE 256 /* pairs of numbers in a tile, or sums */
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* Linux gives a process tiles when it asks for them. */
+int tiles_there(void) {
+    const int request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
+static void begin_tiles(void) {
+    struct {
+        uint8_t palette, first, zero[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1};
+    for (int i = 0; i < 8; i++) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+    _tile_loadconfig(&shapes);
+}
+
+static int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
+static int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+INLINE void transpose(__m512i r[16]) { /* 16 x 16 */
+    __m512i t[16];
+    UNROLL for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    UNROLL for (int j = 0; j < 4; j++) {
+        __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+        __m512i c = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd), d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        t[j] = _mm512_shuffle_i32x4(a, b, 0x88), t[8 + j] = _mm512_shuffle_i32x4(a, b, 0xdd);
+        t[4 + j] = _mm512_shuffle_i32x4(c, d, 0x88), t[12 + j] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    }
+    UNROLL for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+/* Sixteen numbers each of two rows as sixteen pairs. */
+INLINE __m512i pairs_of(__m256i first, __m256i second) {
+    __m512i low = _mm512_cvtepu16_epi32(first), high = _mm512_cvtepu16_epi32(second);
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+INLINE __m256i sixteen(const uint16_t *at) { return _mm256_loadu_si256((const void *)at); }
+INLINE __m256i rounded(const float *at) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at)); }
+
+/* ---- forward, and the gradient of the maps -------------------------------------------------------------------- */
+
+/* What a tile of maps holds of a place: 32 channels; or, of maps with 16, those of two places. */
+static int64_t panel_of(int64_t channels) { return channels <= 16 ? 16 : 32; }
+static int64_t panels_of(int64_t channels) { return (channels + panel_of(channels) - 1) / panel_of(channels); }
+static int64_t steps_of(int64_t channels) { return channels <= 16 ? 6 : 9 * panels_of(channels); }
+
+/* Pairs of numbers that `tiles_pack` writes. */
+int64_t tiles_packed(int64_t channels, int64_t out) { return out / 16 * steps_of(channels) * TILE; }
+
+/* weight (kernels, 3, 3, depth), float, to tiles (kernels / 16, steps, 16 pairs of depth, 16 kernels); or, back, the
+   kernels turned around, to (depth / 16, steps, 16 pairs of kernels, 16 of depth). */
+void tiles_pack(const float *weight, uint32_t *packed, int64_t kernels, int64_t depth, int back) {
+    const int64_t channels = back ? kernels : depth, out = back ? depth : kernels, steps = steps_of(channels);
+    const int64_t panels = panels_of(channels);
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < out; o += 16)
+        for (int64_t step = 0; step < steps; step++) {
+            __m512i rows[16];
+            for (int half = 0; half < 2; half++) { /* of a tile's 32 channels, which may be those of two taps */
+                int64_t tap = channels <= 16 ? step / 2 * 3 + step % 2 * 2 + half : step / panels;
+                int64_t c = channels <= 16 ? 0 : step % panels * 32 + 16 * half;
+                int there = channels <= 16 ? step % 2 * 2 + half < 3 : c < channels;
+                if (back) /* kernels one under the other, two to a row of pairs */
+                    for (int k = 0; k < 8; k++) {
+                        const float *at = weight + ((c + 2 * k) * 9 + 8 - tap) * depth + o;
+                        rows[8 * half + k] = there ? pairs_of(rounded(at), rounded(at + 9 * depth)) : (__m512i){0};
+                    }
+                else
+                    for (int k = 0; k < 16; k++) {
+                        __m256i found = there ? rounded(weight + ((o + k) * 9 + tap) * depth + c) : (__m256i){0};
+                        rows[k] = half ? _mm512_inserti64x4(rows[k], found, 1) : _mm512_castsi256_si512(found);
+                    }
+            }
+            if (!back) transpose(rows);
+            for (int k = 0; k < 16; k++) _mm512_storeu_si512(packed + ((o / 16 * steps + step) * 16 + k) * 16, rows[k]);
+        }
+}
+
+/* Two tiles of places by one or two of kernels, summed over all steps. */
+INLINE void multiply(const char *places, const int64_t *starts, int64_t row_bytes, const uint32_t *kernels,
+                     int64_t steps, float sums[4 * TILE], const int wide) {
+    _tile_zero(0); _tile_zero(1);
+    if (wide) { _tile_zero(2); _tile_zero(3); }
+    for (int64_t step = 0; step < steps; step++) {
+        const char *at = places + starts[step];
+        _tile_loadd(4, at, row_bytes);
+        _tile_loadd(5, at + 16 * row_bytes, row_bytes);
+        _tile_loadd(6, kernels + step * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 5, 6);
+        if (!wide) continue;
+        _tile_loadd(7, kernels + (steps + step) * TILE, 64);
+        _tile_dpbf16ps(2, 4, 7); _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, 64); _tile_stored(1, sums + TILE, 64);
+    if (wide) { _tile_stored(2, sums + 2 * TILE, 64); _tile_stored(3, sums + 3 * TILE, 64); }
+}
+
+/* x (images, size, size, channels) and packed kernels to y (images, size, size, out), with a stride of 1;
+   channels and out are multiples of 16. Returns 0, or 1 without memory. */
+int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64_t images, int64_t size,
+                   int64_t channels, int64_t out) {
+    const int64_t pitch = size + 1, map = pitch * pitch, panel = panel_of(channels), steps = steps_of(channels);
+    const int64_t panels = panels_of(channels), row_bytes = panel * sizeof(uint16_t);
+    int64_t together = at_least_one((int64_t)(1 << 18) / (map * panels * row_bytes)); /* images in a core's cache */
+    if (together > (images + 7) / 8) together = (images + 7) / 8;
+    const int64_t places = rounded_up(together * map, 32), plane = (places + 2 * pitch + 4) * panel;
+    int64_t *starts = malloc(steps * sizeof *starts), *pixels = malloc(places * sizeof *pixels);
+    int failed = !starts || !pixels;
+    for (int64_t step = 0; step < steps && !failed; step++) {
+        int64_t tap = step / panels;
+        starts[step] = panel == 16 ? (step / 2 * pitch + step % 2 * 2) * row_bytes
+                                   : (step % panels * plane * 2 + (tap / 3 * pitch + tap % 3) * row_bytes);
+    }
+    for (int64_t place = 0; place < places && !failed; place++) {
+        int64_t row = place % map / pitch, column = place % pitch;
+        int real = place < together * map && row < size && column < size;
+        pixels[place] = real ? (place / map * size + row) * size + column : -1;
+    }
+#pragma omp parallel reduction(| : failed)
+    {
+        uint16_t *padded = aligned_alloc(64, rounded_up(panels * plane * sizeof(uint16_t), 64));
+        float sums[4 * TILE] __attribute__((aligned(64)));
+        failed |= !padded;
+        if (!failed) {
+            memset(padded, 0, panels * plane * sizeof(uint16_t));
+            begin_tiles();
+        }
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < images; first += together) {
+            if (failed) continue;
+            int64_t count = images - first < together ? images - first : together;
+            const uint16_t *from = x + first * size * size * channels;
+            for (int64_t row = 0; row < count * size; row++) {
+                uint16_t *to = padded + ((row / size * pitch + row % size + 1) * pitch + 1) * panel;
+                for (int64_t column = 0; column < size; column++, from += channels, to += panel)
+                    for (int64_t c = 0; c < channels; c += 16)
+                        _mm256_storeu_si256((void *)(to + c / 32 * plane + c % 32), sixteen(from + c));
+            }
+            for (int64_t o = 0; o < out; o += 32) {
+                const uint32_t *kernels = packed + o / 16 * steps * TILE;
+                const int wide = o + 16 < out;
+                for (int64_t place = 0; place < count * map; place += 32) {
+                    const char *at = (const char *)(padded + place * panel);
+                    if (wide) multiply(at, starts, row_bytes, kernels, steps, sums, 1);
+                    else multiply(at, starts, row_bytes, kernels, steps, sums, 0);
+                    for (int64_t row = 0; row < 32; row++) {
+                        int64_t pixel = pixels[place + row];
+                        if (pixel < 0 || place + row >= count * map) continue;
+                        uint16_t *to = y + (first * size * size + pixel) * out + o;
+                        store(to, vector(sums + row * 16));
+                        if (wide) store(to + 16, vector(sums + 2 * TILE + row * 16));
+                    }
+                }
+            }
+        }
+        if (!failed) _tile_release();
+        free(padded);
+    }
+    free(starts);
+    free(pixels);
+    return failed;
+}
+
+/* ---- the gradient of the weights ------------------------------------------------------------------------------ */
+
+/* Adds to sums (the 3 taps of a row, of each of one or two tiles of kernels) over `steps` tiles of places. */
+INLINE void add_products(const uint32_t *gradients, int64_t next_tile, const uint32_t *const places[3], int64_t steps,
+                         float *sums, int64_t next_sums, const int tall) {
+    const uint32_t *left = places[0], *middle = places[1], *right = places[2], *under = gradients + next_tile;
+    float *more = sums + next_sums;
+    _tile_loadd(0, sums, 64); _tile_loadd(1, sums + TILE, 64); _tile_loadd(2, sums + 2 * TILE, 64);
+    if (tall) { _tile_loadd(3, more, 64); _tile_loadd(4, more + TILE, 64); _tile_loadd(5, more + 2 * TILE, 64); }
+    for (int64_t at = 0; at < steps * TILE; at += TILE) {
+        _tile_loadd(6, gradients + at, 64);
+        _tile_loadd(7, left + at, 64);
+        _tile_dpbf16ps(0, 6, 7);
+        _tile_loadd(7, middle + at, 64);
+        _tile_dpbf16ps(1, 6, 7);
+        _tile_loadd(7, right + at, 64);
+        _tile_dpbf16ps(2, 6, 7);
+        if (!tall) continue;
+        _tile_loadd(6, under + at, 64);
+        _tile_dpbf16ps(5, 6, 7);
+        _tile_loadd(7, middle + at, 64);
+        _tile_dpbf16ps(4, 6, 7);
+        _tile_loadd(7, left + at, 64);
+        _tile_dpbf16ps(3, 6, 7);
+    }
+    _tile_stored(0, sums, 64); _tile_stored(1, sums + TILE, 64); _tile_stored(2, sums + 2 * TILE, 64);
+    if (tall) { _tile_stored(3, more, 64); _tile_stored(4, more + TILE, 64); _tile_stored(5, more + 2 * TILE, 64); }
+}
+
+/* x (images, size, size, channels) and grad (images, out_size, out_size, out), with a stride of 1 or 2, to the gradient
+   of the weights (out, 3, 3, channels), float; both multiples of 16. Returns 0, or 1 without memory.
+
+   With a stride of 2, a kernel's middle row and column meet pixels 0, 2, 4, ... and the others 1, 3, 5, ...: the map is
+   taken apart into four, in which a tap's places follow each other again. */
+int tiles_weights(const uint16_t *x, const uint16_t *grad, float *grad_weight, int64_t images, int64_t size,
+                  int64_t stride, int64_t channels, int64_t out) {
+    const int64_t out_size = (size - 1) / stride + 1, pitch = out_size + 1, map = pitch * pitch;
+    const int64_t panels = channels / 16, rows = out / 16, parts = stride * stride, all_pairs = (images + 1) / 2;
+    int64_t together = at_least_one((int64_t)(1 << 21) / (map * (parts * panels + rows) * 64)); /* pairs in caches */
+    if (together > all_pairs) together = all_pairs;
+    const int64_t steps = (together * map + 15) / 16, plane = (steps * 16 + 2 * pitch + 2) * 16;
+    uint32_t *padded = aligned_alloc(64, parts * panels * plane * sizeof(uint32_t));
+    uint32_t *gradients = aligned_alloc(64, rows * steps * TILE * sizeof(uint32_t));
+    float *sums = aligned_alloc(64, rows * panels * 9 * TILE * sizeof(float));
+    const int failed = !padded || !gradients || !sums;
+    if (!failed) {
+        memset(padded, 0, parts * panels * plane * sizeof(uint32_t));
+        memset(sums, 0, rows * panels * 9 * TILE * sizeof(float));
+#pragma omp parallel
+        {
+            begin_tiles();
+            for (int64_t first = 0; first < all_pairs; first += together) {
+                const int64_t count = all_pairs - first < together ? all_pairs - first : together;
+                const int64_t now = (count * map + 15) / 16;
+#pragma omp for schedule(static) nowait
+                for (int64_t line = 0; line < count * size; line++) { /* of maps */
+                    int64_t pair = line / size, row = line % size, image = 2 * (first + pair);
+                    int64_t there = image + 1 < images;
+                    const uint16_t *one = x + (image * size + row) * size * channels;
+                    const uint16_t *two = one + there * size * size * channels;
+                    for (int64_t column = 0; column < size; column++, one += channels, two += channels) {
+                        int64_t part = row % stride * stride + column % stride;
+                        int64_t place = (pair * pitch + row / stride + 1) * pitch + column / stride + 1;
+                        uint32_t *to = padded + part * panels * plane + place * 16;
+                        for (int64_t c = 0; c < channels; c += 16) {
+                            __m256i b = there ? sixteen(two + c) : (__m256i){0};
+                            _mm512_storeu_si512(to + c / 16 * plane, pairs_of(sixteen(one + c), b));
+                        }
+                    }
+                }
+#pragma omp for schedule(static)
+                for (int64_t step = 0; step < now; step++) {
+                    const uint16_t *one[16], *two[16];
+                    for (int64_t i = 0; i < 16; i++) {
+                        int64_t place = step * 16 + i, row = place % map / pitch, column = place % pitch;
+                        int64_t image = 2 * (first + place / map);
+                        int real = place < count * map && row < out_size && column < out_size;
+                        one[i] = real ? grad + ((image * out_size + row) * out_size + column) * out : NULL;
+                        two[i] = real && image + 1 < images ? one[i] + out_size * out_size * out : NULL;
+                    }
+                    for (int64_t r = 0; r < rows; r++) {
+                        __m512i tile[16];
+                        UNROLL for (int i = 0; i < 16; i++) {
+                            __m256i a = one[i] ? sixteen(one[i] + 16 * r) : (__m256i){0};
+                            __m256i b = two[i] ? sixteen(two[i] + 16 * r) : (__m256i){0};
+                            tile[i] = pairs_of(a, b);
+                        }
+                        transpose(tile);
+                        uint32_t *to = gradients + (r * steps + step) * TILE;
+                        UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(to + 16 * i, tile[i]);
+                    }
+                }
+#pragma omp for schedule(static)
+                for (int64_t task = 0; task < (rows + 1) / 2 * panels * 3; task++) {
+                    int64_t r = task / (3 * panels) * 2, panel = task / 3 % panels, line = task % 3; /* of a kernel */
+                    const uint32_t *places[3];
+                    for (int64_t tap = 0; tap < 3; tap++) {
+                        int64_t part = stride == 1 ? 0 : (line != 1) * 2 + (tap != 1);
+                        int64_t down = stride == 1 ? line : line > 0, along = stride == 1 ? tap : tap > 0;
+                        places[tap] = padded + (part * panels + panel) * plane + (down * pitch + along) * 16;
+                    }
+                    float *to = sums + ((r * panels + panel) * 3 + line) * 3 * TILE;
+                    const uint32_t *from = gradients + r * steps * TILE;
+                    if (r + 1 < rows) add_products(from, steps * TILE, places, now, to, panels * 9 * TILE, 1);
+                    else add_products(from, 0, places, now, to, 0, 0);
+                }
+            }
+            _tile_release();
+#pragma omp for schedule(static)
+            for (int64_t o = 0; o < out; o++)
+                for (int64_t tap = 0; tap < 9; tap++)
+                    for (int64_t c = 0; c < channels; c += 16) {
+                        const float *from = sums + ((o / 16 * panels + c / 16) * 9 + tap) * TILE + o % 16 * 16;
+                        _mm512_storeu_ps(grad_weight + (9 * o + tap) * channels + c, _mm512_load_ps(from));
+                    }
+        }
+    }
+    free(padded);
+    free(gradients);
+    free(sums);
+    return failed;
+}
+
+#else
+
+int tiles_there(void) { return 0; }
+
+#endif
