@@ -111,7 +111,7 @@ def cifar10_fast() -> RunConfig:
         optim=OptimConfig(name="muon", lr=0.13, momentum=0.6, betas=(0.9, 0.95), lr_share=0.05),
         schedule=ScheduleConfig(name="linear"),
         label_smoothing=0.2,
-        epochs=12,
+        epochs=15,
         batch_size=500,
     )
 
