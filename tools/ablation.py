@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import EXPERIMENTS, FAST
+from experiments import EXPERIMENTS, SHORT
 
 ROOT = Path(__file__).parents[1]
 RUNS, PAGE = ROOT / "results" / "ablation", ROOT / "docs" / "cifar10-fast.md"
@@ -64,7 +64,7 @@ def page() -> str:
     others = {name: read(RUNS / name) for name in INGREDIENTS if (RUNS / name / "config.json").exists()}
     rows = [row("as it is", "", whole, None)]
     for name, result in sorted(others.items(), key=lambda item: item[1].test):
-        changed = EXPERIMENTS[f"ablation/{name}"].removeprefix(FAST).strip()
+        changed = EXPERIMENTS[f"ablation/{name}"].removeprefix(SHORT).strip()
         rows.append(row(INGREDIENTS[name], f"`{changed}`", result, whole))
     machines = sorted({result.machine for result in (whole, *others.values())})
     # The standard error of the difference of two accuracies p, each on so many images of its own, times 1.96.
@@ -74,8 +74,9 @@ def page() -> str:
 
 <!-- written by `python tools/ablation.py` from results/ablation/; do not edit -->
 
-`resnetlab train cifar10-fast`, and the same with one ingredient exchanged at a time: {whole.epochs} epochs, seed
-{whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test images that chose nothing. Runs on {"; ".join(machines)}.
+`resnetlab train {SHORT}`, shorter than the recipe, and the same with one ingredient exchanged at a time:
+seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test images that chose nothing. Runs on
+{"; ".join(machines)}.
 
 | ingredient exchanged | option | test, % | Δ | validation, % | training, s |
 |---|---|---:|---:|---:|---:|
