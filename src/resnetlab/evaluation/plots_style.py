@@ -69,7 +69,8 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
     """An empty figure with `width` × `height` inches for axes below a title and a subtitle, both left aligned."""
     figure = Figure(figsize=(width, height + HEADER))
     for text, inches, size, colour, weight in ((title, 0.33, 13, INK, "bold"), (subtitle, 0.60, 9.5, MUTED, "normal")):
-        room = int(width * 72 / (0.6 * size))  # a letter is about 0.6 of its font size wide
+        letter = 0.6 if weight == "bold" else 0.54  # of its font size, about
+        room = int(width * 72 / (letter * size))
         place = (MARGIN / width, 1 - inches / figure.get_figheight())
         figure.text(*place, name(text, room), size=size, color=colour, weight=weight)
     return figure
