@@ -111,6 +111,16 @@ def test_torch_multiplies_in_tiles_before_and_after() -> None:
     assert error(ours, plain.double()) < 0.003
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_empty_batch_is_no_trouble(stride: int) -> None:
+    x, weight = maps((0, 32, 8, 8), 0).requires_grad_(), kernels_like(32, 32).requires_grad_()
+    y = tiled(x, weight, stride)
+    assert y.shape == (0, 32, 8 // stride, 8 // stride)
+    grad_x, grad_weight = torch.autograd.grad(y.float().sum(), (x, weight))
+    assert grad_x.shape == x.shape
+    assert not grad_weight.any()
+
+
 def test_the_gradient_goes_where_it_is_wanted() -> None:
     x, weight = maps((2, 32, 4, 4), 0), torch.randn(32, 32, 3, 3)
     (alone,) = torch.autograd.grad(tiled(x, weight.requires_grad_(), 1).float().sum(), (weight,))

@@ -134,16 +134,16 @@ int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64
     const int64_t pitch = size + 1, map = pitch * pitch, panel = panel_of(channels), steps = steps_of(channels);
     const int64_t panels = panels_of(channels), row_bytes = panel * sizeof(uint16_t);
     int64_t together = at_least_one((int64_t)(1 << 18) / (map * panels * row_bytes)); /* images in a core's cache */
-    if (together > (images + 7) / 8) together = (images + 7) / 8;
+    if (together > (images + 7) / 8) together = at_least_one((images + 7) / 8);
     const int64_t places = rounded_up(together * map, 32), plane = (places + 2 * pitch + 4) * panel;
     int64_t *starts = malloc(steps * sizeof *starts), *pixels = malloc(places * sizeof *pixels);
-    int failed = !starts || !pixels;
-    for (int64_t step = 0; step < steps && !failed; step++) {
+    int failed = 0, nowhere = !starts || !pixels;
+    for (int64_t step = 0; step < steps && !nowhere; step++) {
         int64_t tap = step / panels;
         starts[step] = panel == 16 ? (step / 2 * pitch + step % 2 * 2) * row_bytes
                                    : (step % panels * plane * 2 + (tap / 3 * pitch + tap % 3) * row_bytes);
     }
-    for (int64_t place = 0; place < places && !failed; place++) {
+    for (int64_t place = 0; place < places && !nowhere; place++) {
         int64_t row = place % map / pitch, column = place % pitch;
         int real = place < together * map && row < size && column < size;
         pixels[place] = real ? (place / map * size + row) * size + column : -1;
@@ -152,7 +152,7 @@ int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64
     {
         uint16_t *padded = aligned_alloc(64, rounded_up(panels * plane * sizeof(uint16_t), 64));
         float sums[4 * TILE] __attribute__((aligned(64)));
-        failed |= !padded;
+        failed = nowhere || !padded;
         if (!failed) {
             memset(padded, 0, panels * plane * sizeof(uint16_t));
             begin_tiles();
