@@ -90,11 +90,12 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int, stride: int) 
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
-def test_a_notanumber_stays_where_it_is_seen() -> None:
-    """The few places between two rows are multiplied, too; they must not be seen."""
-    x = maps((4, 32, 8, 8), 0)
+@pytest.mark.parametrize("channels", [16, 32, 48])
+def test_a_notanumber_stays_where_it_is_seen(channels: int) -> None:
+    """The few places between two rows are multiplied, too, and so are channels that are not there."""
+    x = maps((4, channels, 8, 8), 0)
     x[1, :, 3, 7] = float("nan")
-    y = tiled(x, kernels_like(32, 32), 1)
+    y = tiled(x, kernels_like(32, channels), 1)
     seen = torch.zeros(4, 8, 8, dtype=torch.bool)
     seen[1, 2:5, 6:8] = True
     assert torch.equal(y.isnan().any(1), seen)

@@ -71,10 +71,10 @@ INLINE __m256i rounded(const float *at) { return (__m256i)_mm512_cvtneps_pbh(_mm
 
 /* ---- forward, and the gradient of the maps -------------------------------------------------------------------- */
 
-/* What a tile of maps holds of a place: 32 channels; or, of maps with 16, those of two places. */
-static int64_t panel_of(int64_t channels) { return channels <= 16 ? 16 : 32; }
-static int64_t panels_of(int64_t channels) { return (channels + panel_of(channels) - 1) / panel_of(channels); }
-static int64_t steps_of(int64_t channels) { return channels <= 16 ? 6 : 9 * panels_of(channels); }
+#define PANEL 32 /* channels of a place in a tile of maps; what the last panel has beyond them is zero */
+
+static int64_t panels_of(int64_t channels) { return (channels + PANEL - 1) / PANEL; }
+static int64_t steps_of(int64_t channels) { return 9 * panels_of(channels); }
 
 /* Pairs of numbers that `tiles_pack` writes. */
 int64_t tiles_packed(int64_t channels, int64_t out) { return out / 16 * steps_of(channels) * TILE; }
@@ -88,10 +88,9 @@ void tiles_pack(const float *weight, uint32_t *packed, int64_t kernels, int64_t 
     for (int64_t o = 0; o < out; o += 16)
         for (int64_t step = 0; step < steps; step++) {
             __m512i rows[16];
-            for (int half = 0; half < 2; half++) { /* of a tile's 32 channels, which may be those of two taps */
-                int64_t tap = channels <= 16 ? step / 2 * 3 + step % 2 * 2 + half : step / panels;
-                int64_t c = channels <= 16 ? 0 : step % panels * 32 + 16 * half;
-                int there = channels <= 16 ? step % 2 * 2 + half < 3 : c < channels;
+            for (int half = 0; half < 2; half++) { /* of a panel */
+                int64_t tap = step / panels, c = step % panels * PANEL + 16 * half;
+                int there = c < channels;
                 if (back) /* kernels one under the other, two to a row of pairs */
                     for (int k = 0; k < 8; k++) {
                         const float *at = weight + ((c + 2 * k) * 9 + 8 - tap) * depth + o;
@@ -109,14 +108,14 @@ void tiles_pack(const float *weight, uint32_t *packed, int64_t kernels, int64_t 
 }
 
 /* Two tiles of places by one or two of kernels, summed over all steps. */
-INLINE void multiply(const char *places, const int64_t *starts, int64_t row_bytes, const uint32_t *kernels,
-                     int64_t steps, float sums[4 * TILE], const int wide) {
+INLINE void multiply(const uint16_t *places, const int64_t *starts, const uint32_t *kernels, int64_t steps,
+                     float sums[4 * TILE], const int wide) {
     _tile_zero(0); _tile_zero(1);
     if (wide) { _tile_zero(2); _tile_zero(3); }
     for (int64_t step = 0; step < steps; step++) {
-        const char *at = places + starts[step];
-        _tile_loadd(4, at, row_bytes);
-        _tile_loadd(5, at + 16 * row_bytes, row_bytes);
+        const uint16_t *at = places + starts[step];
+        _tile_loadd(4, at, 64);
+        _tile_loadd(5, at + 16 * PANEL, 64);
         _tile_loadd(6, kernels + step * TILE, 64);
         _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 5, 6);
         if (!wide) continue;
@@ -131,17 +130,15 @@ INLINE void multiply(const char *places, const int64_t *starts, int64_t row_byte
    channels and out are multiples of 16. Returns 0, or 1 without memory. */
 int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64_t images, int64_t size,
                    int64_t channels, int64_t out) {
-    const int64_t pitch = size + 1, map = pitch * pitch, panel = panel_of(channels), steps = steps_of(channels);
-    const int64_t panels = panels_of(channels), row_bytes = panel * sizeof(uint16_t);
-    int64_t together = at_least_one((int64_t)(1 << 18) / (map * panels * row_bytes)); /* images in a core's cache */
+    const int64_t pitch = size + 1, map = pitch * pitch, panels = panels_of(channels), steps = steps_of(channels);
+    int64_t together = at_least_one((int64_t)(1 << 18) / (map * panels * 64)); /* images in a core's cache */
     if (together > (images + 7) / 8) together = at_least_one((images + 7) / 8);
-    const int64_t places = rounded_up(together * map, 32), plane = (places + 2 * pitch + 4) * panel;
+    const int64_t places = rounded_up(together * map, 32), plane = (places + 2 * pitch + 2) * PANEL;
     int64_t *starts = malloc(steps * sizeof *starts), *pixels = malloc(places * sizeof *pixels);
     int failed = 0, nowhere = !starts || !pixels;
     for (int64_t step = 0; step < steps && !nowhere; step++) {
         int64_t tap = step / panels;
-        starts[step] = panel == 16 ? (step / 2 * pitch + step % 2 * 2) * row_bytes
-                                   : (step % panels * plane * 2 + (tap / 3 * pitch + tap % 3) * row_bytes);
+        starts[step] = step % panels * plane + (tap / 3 * pitch + tap % 3) * PANEL;
     }
     for (int64_t place = 0; place < places && !nowhere; place++) {
         int64_t row = place % map / pitch, column = place % pitch;
@@ -163,18 +160,17 @@ int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64
             int64_t count = images - first < together ? images - first : together;
             const uint16_t *from = x + first * size * size * channels;
             for (int64_t row = 0; row < count * size; row++) {
-                uint16_t *to = padded + ((row / size * pitch + row % size + 1) * pitch + 1) * panel;
-                for (int64_t column = 0; column < size; column++, from += channels, to += panel)
+                uint16_t *to = padded + ((row / size * pitch + row % size + 1) * pitch + 1) * PANEL;
+                for (int64_t column = 0; column < size; column++, from += channels, to += PANEL)
                     for (int64_t c = 0; c < channels; c += 16)
-                        _mm256_storeu_si256((void *)(to + c / 32 * plane + c % 32), sixteen(from + c));
+                        _mm256_storeu_si256((void *)(to + c / PANEL * plane + c % PANEL), sixteen(from + c));
             }
             for (int64_t o = 0; o < out; o += 32) {
                 const uint32_t *kernels = packed + o / 16 * steps * TILE;
                 const int wide = o + 16 < out;
                 for (int64_t place = 0; place < count * map; place += 32) {
-                    const char *at = (const char *)(padded + place * panel);
-                    if (wide) multiply(at, starts, row_bytes, kernels, steps, sums, 1);
-                    else multiply(at, starts, row_bytes, kernels, steps, sums, 0);
+                    if (wide) multiply(padded + place * PANEL, starts, kernels, steps, sums, 1);
+                    else multiply(padded + place * PANEL, starts, kernels, steps, sums, 0);
                     for (int64_t row = 0; row < 32; row++) {
                         int64_t pixel = pixels[place + row];
                         if (pixel < 0 || place + row >= count * map) continue;
