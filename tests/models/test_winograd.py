@@ -127,7 +127,7 @@ def test_tiles_cover_the_map(size: int, count: int) -> None:
     assert tiles(size) == count
 
 
-def test_where_there_is_amx_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_are_tiles_pairs_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     there = torch.cpu.get_capabilities()
     for amx in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {**there, "amx_bf16": amx})
