@@ -37,7 +37,6 @@ class Result(NamedTuple):
     validation: float
     test: float
     images: int
-    epochs: int
     seconds: float
     machine: str
     seed: int
@@ -52,7 +51,6 @@ def read(folder: Path) -> Result:
         validation=100 * scores["val"]["accuracy"],
         test=100 * scores["test"]["accuracy"],
         images=scores["test"]["images"],
-        epochs=len(lines),
         seconds=sum(float(line.split(",")[column]) for line in lines),
         machine=f"{environment['device_name']}, {environment['threads']} threads, {environment['precision']}",
         seed=json.loads((folder / "config.json").read_text())["seed"],
