@@ -655,8 +655,8 @@ plt.show()
 #
 # With the 3×3 stem nothing is thrown away before the first unit, and every layer works on maps of 16 times the area.
 # Such a training takes too long for this notebook on a CPU; it was made with the command line and is stored in
-# `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->5<!--/--> epochs in <!--= minutes("cifar10-resnet18") -->28<!--/--> minutes on two CPU cores, partly beside other work. Make it anew with
-# `resnetlab train cifar10-resnet18 --epochs 5 --augment.sizes 1`.
+# `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->8<!--/--> epochs in <!--= minutes("cifar10-resnet18") -->17<!--/--> minutes on two CPU cores. Make it anew with
+# `resnetlab train cifar10-resnet18`.
 
 # %%
 stored = Path("../results/cifar10-resnet18")
@@ -673,8 +673,8 @@ table(header, [[form.format(epoch[key]) for key, form in zip(columns, formats, s
 
 # %% [markdown]
 # Beside the network of this notebook that validated better. The two differ in more than the stem: the stored run has
-# fewer epochs and its own schedule (the rate rises, then falls to zero: *one cycle*), pads by mirroring, and smooths
-# its labels. The multiply-adds, however, are a matter of the stem alone.
+# other epochs and its own schedule (the rate rises, then falls to zero: *one cycle*), begins with smaller images, pads
+# by mirroring, and smooths its labels. The multiply-adds, however, are a matter of the stem alone.
 
 # %%
 runs = {

@@ -25,7 +25,7 @@ INGREDIENTS = {
     "no-crop": "no shifted images",
     "no-smoothing": "no label smoothing",
     "one-cycle": "one cycle in the place of a falling line",
-    "cifar-stem": "a trained 3×3 stem in the place of whitened 2×2 patches",
+    "cifar-stem": "a trained 3×3 stem in the place of whitened 3×3 patches",
     "small-batch": "batches of 128 at half the learning rate",
     "average": "scored with a moving average of the weights",
 }

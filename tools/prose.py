@@ -117,9 +117,16 @@ def minutes(name: str) -> str:
 
 def cost(name: str) -> str:
     """Multiply-adds of all forward passes over the training images, in 10¹²."""
-    model = run(name)[0]["model"]
-    stages = describe(model["name"], 32, num_classes=10, stem=model["stem"], shortcut=model["shortcut"])
-    return f"{epochs(name) * 45_000 * sum(stage.macs for stage in stages) / 1e12:.0f}"
+    config = run(name)[0]
+    model, sizes = config["model"], config["augment"].get("sizes") or [1]
+    macs = [
+        stage.macs / len(sizes)
+        for size in sizes
+        for stage in describe(
+            model["name"], round(32 * size), num_classes=10, stem=model["stem"], shortcut=model["shortcut"]
+        )
+    ]
+    return f"{epochs(name) * 45_000 * sum(macs) / 1e12:.0f}"
 
 
 def points(new: str, old: str, column: str = "") -> str:

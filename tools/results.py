@@ -66,8 +66,6 @@ def row(folder: Path) -> str:
     seconds = [float(line.split(",")[header.split(",").index("train_seconds")]) for line in lines]
     recipe = recipes.get(config["recipe"])
     changed = "" if config["epochs"] == recipe.epochs else f" --epochs {len(lines)}"
-    if recipe.augment.sizes and not config["augment"].get("sizes"):
-        changed += " --augment.sizes 1"  # the run is older than the recipe's growing images
     cells = (
         f"`train {config['recipe']}{changed}`",
         config["model"]["name"],

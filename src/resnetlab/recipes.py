@@ -84,7 +84,8 @@ def notebook_resnet18() -> RunConfig:
 def cifar10_resnet18() -> RunConfig:
     """ResNet-18 with the 3x3 stem: one cycle of SGD with Nesterov momentum, on images that grow.
 
-    Not measured yet; five epochs at full size (seed 0, CIFAR-10 as JPEG, 45k/5k): 83.02 % of 5,000 test images.
+    Measured (seed 0, CIFAR-10 as JPEG, 45k/5k): 85.80 % of 5,000 test images after 16.8 minutes of training on two
+    cores of an Intel Xeon with AMX, a tenth of what ten epochs of a tutorial's script take there, to its 81.62 %.
     """
     return RunConfig(
         recipe="cifar10-resnet18",
