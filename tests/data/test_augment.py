@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -209,3 +210,11 @@ def test_shrunk_images_keep_their_mean_and_full_size_ones_their_bits() -> None:
     assert small.shape == (4, 3, 24, 24)
     assert small.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(small.mean((2, 3)), images.mean((2, 3)), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [1, 17, 24, 31])
+def test_shrunk_images_are_those_of_torchs_interpolation(channels: int, size: int) -> None:
+    images = torch.randn(4, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    theirs = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    torch.testing.assert_close(augment.shrunk(images, size), theirs)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.models.convolutions import convolve
-from resnetlab.models.tiled import convolved, grad_of_kernels, pays, tiled
+from resnetlab.models.convolutions import Conv3x3, convolve, convolve_and_pool
+from resnetlab.models.pools import max_pool2x2
+from resnetlab.models.tiled import convolved, grad_of_kernels, pays, pooled, tiled, tiled_and_pooled
 from resnetlab.native.calls import kernels, multiply_tiles
 from resnetlab.native.library import library
 
@@ -65,6 +66,47 @@ def test_maps_are_ours_at_any_shape(images: int, channels: int, out: int, size: 
     assert error(convolved(grad, weight, back=True), exact) < 0.003
 
 
+@pytest.mark.parametrize(("images", "channels", "out", "size"), SHAPES)
+def test_with_a_pool_it_is_the_two_after_each_other_to_the_bit(images: int, channels: int, out: int, size: int) -> None:
+    """Forward, and backward through the map between the two, which is made here and never there."""
+    x, weight = maps((images, channels, size, size), 0), kernels_like(out, channels)
+    between = convolved(x, weight).requires_grad_()
+    plain = max_pool2x2(between)
+    grad = maps(tuple(plain.shape), 2)
+    (unpooled,) = torch.autograd.grad(plain, between, grad)
+    y = tiled_and_pooled(x.requires_grad_(), weight.requires_grad_())
+    grad_x, grad_weight = torch.autograd.grad(y, (x, weight), grad)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, plain)
+    assert torch.equal(grad_x, convolved(unpooled, weight.detach(), back=True))
+    assert torch.equal(grad_weight, grad_of_kernels(x.detach(), unpooled, 1))
+
+
+def test_of_equal_pixels_the_first_wins_and_notanumber_over_all() -> None:
+    x = torch.zeros(1, 32, 4, 4, dtype=torch.bfloat16)
+    x[0, 0, 0, 2] = float("nan")  # seen by its neighbours on both sides, and so by both windows of the upper half
+    x[0, 0, 3, 3] = 1
+    centre = torch.zeros(32, 32, 3, 3).contiguous(memory_format=torch.channels_last)
+    centre[:, 0, 1, 1] = 1
+    y, winners = pooled(x.contiguous(memory_format=torch.channels_last), centre)
+    assert y[0, :, 0].isnan().all()
+    assert winners[0, :, 1, 0].eq(0).all()
+    assert y[0, :, 1, 0].eq(0).all()
+    assert winners[0, :, 1, 1].eq(3).all()
+    assert y[0, :, 1, 1].eq(1).all()
+
+
+def test_whoever_listens_to_a_convolution_hears_it() -> None:
+    conv, x = Conv3x3(32, 32, 3, padding=1, bias=False), maps((2, 32, 8, 8), 0)
+    heard: list[Tensor] = []
+    with torch.autocast("cpu", torch.bfloat16):
+        quietly = convolve_and_pool(conv, x)
+        conv.register_forward_hook(lambda module, inputs, y: heard.append(y))
+        aloud = convolve_and_pool(conv, x)
+    assert heard[0].shape == (2, 32, 8, 8)
+    assert torch.equal(aloud, quietly)
+
+
 def test_whole_numbers_that_bfloat16_holds_come_out_exactly() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(-2, 3, (2, 32, 6, 6), generator=draw).bfloat16()
@@ -83,11 +125,14 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int, stride: int) 
     try:
         for count in (threads, before):
             torch.set_num_threads(count)
-            y = tiled(x, weight, stride)
-            results.append((y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))))
+            results += [
+                (y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y)))
+                for y in (tiled(x, weight, stride), tiled_and_pooled(x, weight))
+            ]
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    for one, other in zip(results[:2], results[2:], strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("channels", [16, 32, 48])
@@ -115,11 +160,11 @@ def test_torch_multiplies_in_tiles_before_and_after() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_an_empty_batch_is_no_trouble(stride: int) -> None:
     x, weight = maps((0, 32, 8, 8), 0).requires_grad_(), kernels_like(32, 32).requires_grad_()
-    y = tiled(x, weight, stride)
-    assert y.shape == (0, 32, 8 // stride, 8 // stride)
-    grad_x, grad_weight = torch.autograd.grad(y.float().sum(), (x, weight))
-    assert grad_x.shape == x.shape
-    assert not grad_weight.any()
+    for y in (tiled(x, weight, stride), tiled_and_pooled(x, weight)):
+        assert len(y) == 0
+        grad_x, grad_weight = torch.autograd.grad(y.float().sum(), (x, weight))
+        assert grad_x.shape == x.shape
+        assert not grad_weight.any()
 
 
 def test_the_gradient_goes_where_it_is_wanted() -> None:
@@ -171,16 +216,14 @@ def test_nothing_is_read_or_written_beside_the_maps() -> None:
     packed = torch.empty(2 * kernels().tiles_packed(channels, channels), dtype=torch.bfloat16)
     kernels().tiles_pack(weight.data_ptr(), packed.data_ptr(), channels, channels, 0)
     inside = result[numbers : 2 * numbers]
-    assert not kernels().tiles_convolve(
-        x.data_ptr(), packed.data_ptr(), inside.data_ptr(), images, size, channels, channels
-    )
+    places = x.data_ptr(), None, packed.data_ptr(), inside.data_ptr(), None
+    assert not kernels().tiles_convolve(*places, images, size, channels, channels)
     assert torch.equal(inside.view(images, size, size, channels).permute(0, 3, 1, 2), y)
     assert (result[:numbers] == 7).all()
     assert (result[2 * numbers :] == 7).all()
     kernels_out = torch.full((3 * weight.numel(),), 7.0)
     middle = kernels_out[weight.numel() : 2 * weight.numel()]
-    assert not kernels().tiles_weights(
-        x.data_ptr(), x.data_ptr(), middle.data_ptr(), images, size, 1, channels, channels
-    )
+    places = x.data_ptr(), x.data_ptr(), None, middle.data_ptr()
+    assert not kernels().tiles_weights(*places, images, size, 1, channels, channels)
     assert (kernels_out[: weight.numel()] == 7).all()
     assert (kernels_out[2 * weight.numel() :] == 7).all()

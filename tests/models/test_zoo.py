@@ -129,7 +129,19 @@ def test_a_whitened_stem_leaves_patches_without_correlation():
     images = torch.nn.functional.interpolate(torch.randn(64, 3, 9, 9, generator=draw), 20, mode="bilinear")
     conv, _ = STEMS["whitened"](3, 64)
     whiten(conv, images, floor=0.0)
-    found = torch.nn.functional.conv2d(images, conv.weight)[:, :12].transpose(0, 1).flatten(1)
-    torch.testing.assert_close(found @ found.t() / found.shape[1], torch.eye(12), atol=1e-3, rtol=0)
-    assert torch.equal(conv.weight[:12], -conv.weight[12:])
+    found = torch.nn.functional.conv2d(images, conv.weight)[:, :16].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(found @ found.t() / found.shape[1], torch.eye(16), atol=1e-3, rtol=0)
+    assert torch.equal(conv.weight[:16], -conv.weight[16:])
     assert not conv.weight.requires_grad
+
+
+def test_a_whitened_stem_sees_what_varies_most():
+    draw = torch.Generator().manual_seed(0)
+    waves = torch.nn.functional.interpolate(torch.randn(64, 1, 5, 5, generator=draw), 20, mode="bilinear")
+    images = waves + 0.01 * torch.randn(64, 1, 20, 20, generator=draw)
+    conv, _ = STEMS["whitened"](1, 64)
+    whiten(conv, images)
+    patches = images.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).flatten(0, 3).double()
+    variances = torch.linalg.eigvalsh(patches.t() @ patches / len(patches))
+    lengths = conv.weight[:8].flatten(1).double().norm(dim=1)
+    torch.testing.assert_close(lengths, (variances[1:] + 5e-4).rsqrt(), atol=0, rtol=1e-4)

@@ -57,11 +57,18 @@ def mirrored(images: Tensor, dim: int, padding: int) -> Tensor:
 
 
 def shrunk(images: Tensor, size: int) -> Tensor:
-    """Normalised images (N, C, H, W) at another size, sampled bilinearly, with antialiasing."""
-    if images.shape[2] == size:
+    """Normalised images (N, C, H, H) at another size, sampled bilinearly, with antialiasing.
+
+    Rows and columns of an image mix among themselves only: two products with one small matrix.
+    """
+    count, channels, full, _ = images.shape
+    if full == size:
         return images
-    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return small.contiguous(memory_format=torch.channels_last)
+    eye = torch.eye(full, device=images.device)[None, None]
+    mix = F.interpolate(eye, (size, full), mode="bilinear", antialias=True)[0, 0]
+    rows = mix @ images.permute(0, 2, 3, 1).reshape(count, full, full * channels)
+    columns = torch.kron(mix, torch.eye(channels, device=images.device))
+    return (rows.flatten(0, 1) @ columns.t()).view(count, size, size, channels).permute(0, 3, 1, 2)
 
 
 def flip(images: Tensor, draws: Tensor) -> Tensor:

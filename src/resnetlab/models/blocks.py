@@ -17,9 +17,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnetlab.models.convolutions import conv1x1, conv3x3
+from resnetlab.models.convolutions import conv1x1, conv3x3, convolve_and_pool
 from resnetlab.models.norms import norm_add_relu, norm_alone, norm_relu, twin
-from resnetlab.models.pools import max_pool2x2
 
 torch.fx.wrap("twin")  # one node of a traced graph: whether there is one is seen when the graph runs
 
@@ -193,8 +192,8 @@ class PooledBlock(Unit):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        x = norm_relu(self.bn1, self.relu1, max_pool2x2(x) if self.pools else x)
+        x = convolve_and_pool(self.conv1, x) if self.pools else self.conv1(x)
+        x = norm_relu(self.bn1, self.relu1, x)
         return norm_add_relu(self.bn2, self.relu2, self.conv2(x), twin(x))
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnetlab.models import tiled, winograd
+from resnetlab.models.pools import max_pool2x2
+from resnetlab.native.calls import is_bare
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -73,6 +75,13 @@ def convolve(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
                 1  # the same single pixel; with 2, torch 2.15 leaves unset memory in the CPU's bf16 weight gradient
             )
     return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
+
+
+def convolve_and_pool(conv: nn.Module, x: Tensor) -> Tensor:
+    """Max pooling of 2x2 pixels behind a 3x3 convolution: maps (N, C, H, W) to (N, O, H // 2, W // 2)."""
+    if isinstance(conv, Conv3x3) and conv.stride == (1, 1) and is_bare(conv) and tiled.pays(x, conv.weight, 1):
+        return tiled.tiled_and_pooled(x, conv.weight)
+    return max_pool2x2(conv(x))
 
 
 class ByColumns(torch.autograd.Function):

@@ -30,6 +30,14 @@ def tiled(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return Tiled.apply(x, laid_out(weight.float()), stride)  # type: ignore[no-any-return]
 
 
+def tiled_and_pooled(x: Tensor, weight: Tensor) -> Tensor:
+    """Maps (N, C, H, H), bfloat16, and kernels (O, C, 3, 3) to (N, O, H // 2, H // 2): `tiled`, then a max pool of 2x2.
+
+    What lies between the two is four times as large as what comes out, and leaves the cache in neither direction.
+    """
+    return TiledAndPooled.apply(x, laid_out(weight.float()))  # type: ignore[no-any-return]
+
+
 class Tiled(torch.autograd.Function):
     """The convolution and its gradients, each by whoever is faster at its shape."""
 
@@ -56,20 +64,73 @@ class Tiled(torch.autograd.Function):
         return grad_x, grad_of_kernels(x, grad, ctx.stride) if ctx.needs_input_grad[1] else None, None
 
 
-def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
-    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); or back, the kernels turned, from O channels to C."""
-    images, channels, size, _ = x.shape
-    out = weight.shape[1 if back else 0]
-    y = x.new_empty(images, size, size, out).permute(0, 3, 1, 2)
-    packed = x.new_empty(2 * kernels().tiles_packed(channels, out))
-    kernels().tiles_pack(address(weight), address(packed), *weight.shape[:2], back)
-    check(kernels().tiles_convolve(*map(address, (x, packed, y)), images, size, channels, out))
+class TiledAndPooled(torch.autograd.Function):
+    """Of each window, which pixel won is kept: a byte where the map would take eight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x = laid_out(x)
+        y, winners = pooled(x, weight)
+        ctx.save_for_backward(x, weight, winners)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight, winners = ctx.saved_tensors
+        grad = laid_out(grad.to(x.dtype))
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = convolved(grad, weight, back=True, winners=winners, size=x.shape[2])
+        if ctx.needs_input_grad[1]:
+            grad_weight = grad_of_kernels(x, grad, 1, winners)
+        return grad_x, grad_weight
+
+
+def convolved(
+    x: Tensor, weight: Tensor, *, back: bool = False, winners: Tensor | None = None, size: int | None = None
+) -> Tensor:
+    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); or back, the kernels turned, from O channels to C.
+
+    With `winners` of a pool, x is what it left of maps of `size` pixels a side.
+    """
+    size = x.shape[2] if size is None else size
+    y = maps_like(x, weight.shape[1 if back else 0], size)
+    packed = packed_kernels(x, weight, back=back)
+    places = address(x), address(winners), address(packed), address(y), None
+    check(kernels().tiles_convolve(*places, len(x), size, x.shape[1], y.shape[1]))
     return y
 
 
-def grad_of_kernels(x: Tensor, grad: Tensor, stride: int) -> Tensor:
-    """Maps (N, C, H, H) and the gradient (N, O, H', H') of what they became to that of the kernels, (O, C, 3, 3)."""
+def pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The maxima (N, O, H // 2, H // 2) of `convolved`, and which of its window's four pixels each is, from 0."""
+    size = x.shape[2]
+    y = maps_like(x, len(weight), size // 2)
+    winners = torch.empty_like(y, dtype=torch.uint8)
+    packed = packed_kernels(x, weight)
+    places = address(x), None, address(packed), address(y), address(winners)
+    check(kernels().tiles_convolve(*places, len(x), size, x.shape[1], len(weight)))
+    return y, winners
+
+
+def packed_kernels(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
+    out, channels = weight.shape[:2][::-1] if back else weight.shape[:2]
+    packed = x.new_empty(2 * kernels().tiles_packed(channels, out))
+    kernels().tiles_pack(address(weight), address(packed), *weight.shape[:2], back)
+    return packed
+
+
+def maps_like(x: Tensor, channels: int, size: int) -> Tensor:
+    return x.new_empty(len(x), size, size, channels).permute(0, 3, 1, 2)
+
+
+def grad_of_kernels(x: Tensor, grad: Tensor, stride: int, winners: Tensor | None = None) -> Tensor:
+    """Maps (N, C, H, H) and the gradient (N, O, H', H') of what they became to that of the kernels, (O, C, 3, 3).
+
+    With `winners` of a pool, the gradient is that of what it left.
+    """
     (images, channels, size, _), out = x.shape, grad.shape[1]
     found = torch.empty(out, 3, 3, channels).permute(0, 3, 1, 2)
-    check(kernels().tiles_weights(*map(address, (x, grad, found)), images, size, stride, channels, out))
+    places = map(address, (x, grad, winners, found))
+    check(kernels().tiles_weights(*places, images, size, stride, channels, out))
     return found

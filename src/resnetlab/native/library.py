@@ -104,8 +104,8 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     if kernels.tiles_there():
         kernels.tiles_packed.argtypes, kernels.tiles_packed.restype = [count, count], count
         kernels.tiles_pack.argtypes = [pointer, pointer, count, count, yes]
-        kernels.tiles_convolve.argtypes = [*[pointer] * 3, *[count] * 4]
-        kernels.tiles_weights.argtypes = [*[pointer] * 3, *[count] * 5]
+        kernels.tiles_convolve.argtypes = [*[pointer] * 5, *[count] * 4]
+        kernels.tiles_weights.argtypes = [*[pointer] * 4, *[count] * 5]
     return kernels
 
 

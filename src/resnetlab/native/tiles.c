@@ -7,6 +7,10 @@
    another of a kernel's nine taps is to begin elsewhere. The gradient of the weights is summed over places, so there
    pairs of numbers are those of two images at the same place.
 
+   A convolution may end in a max pool of 2x2 pixels: what it gives is then pooled before it leaves the cache, with the
+   number of the pixel that won (0 to 3, row by row) in a byte. Backwards, the map in front of the pool is never made:
+   a gradient is looked at through the winners, and is zero where a pixel did not win.
+
    Bits do not depend on the number of threads: each sum is one thread's, in the order of places. */
 
 #include <stdlib.h>
@@ -67,6 +71,13 @@ INLINE __m512i pairs_of(__m256i first, __m256i second) {
 }
 
 INLINE __m256i sixteen(const uint16_t *at) { return _mm256_loadu_si256((const void *)at); }
+/* From behind a pool: the numbers where this pixel of the window won, and zero elsewhere; without winners, all. */
+INLINE __m256i sixteen_won(const uint16_t *at, const uint8_t *winners, int pixel) {
+    if (!winners) return sixteen(at);
+    __mmask16 won = _mm_cmpeq_epi8_mask(_mm_loadu_si128((const void *)winners), _mm_set1_epi8((char)pixel));
+    return _mm256_maskz_loadu_epi16(won, at);
+}
+INLINE const uint8_t *further(const uint8_t *winners, int64_t at) { return winners ? winners + at : NULL; }
 INLINE __m256i rounded(const float *at) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at)); }
 
 /* ---- forward, and the gradient of the maps -------------------------------------------------------------------- */
@@ -126,10 +137,55 @@ INLINE void multiply(const uint16_t *places, const int64_t *starts, const uint32
     if (wide) { _tile_stored(2, sums + 2 * TILE, 64); _tile_stored(3, sums + 3 * TILE, 64); }
 }
 
-/* x (images, size, size, channels) and packed kernels to y (images, size, size, out), with a stride of 1;
-   channels and out are multiples of 16. Returns 0, or 1 without memory. */
-int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64_t images, int64_t size,
-                   int64_t channels, int64_t out) {
+/* Copies maps to where `tiles_convolve` looks for them; with winners, from behind a pool. */
+INLINE void pad(const uint16_t *x, const uint8_t *winners, uint16_t *padded, int64_t first, int64_t count, int64_t size,
+                int64_t channels, int64_t plane) {
+    const int64_t pitch = size + 1, half = size / 2;
+    for (int64_t line = 0; line < count * size; line++) {
+        int64_t row = line % size, image = first + line / size;
+        uint16_t *to = padded + ((line / size * pitch + row + 1) * pitch + 1) * PANEL;
+        for (int64_t column = 0; column < size; column++, to += PANEL) {
+            int64_t at = winners ? (image * half + row / 2) * half + column / 2 : (image * size + row) * size + column;
+            int there = !winners || (row / 2 < half && column / 2 < half), pixel = row % 2 * 2 + column % 2;
+            for (int64_t c = 0; c < channels; c += 16) {
+                int64_t i = at * channels + c;
+                __m256i found = there ? sixteen_won(x + i, further(winners, i), pixel) : (__m256i){0};
+                _mm256_storeu_si256((void *)(to + c / PANEL * plane + c % PANEL), found);
+            }
+        }
+    }
+}
+
+/* Maps (count, size, size, 32) to maxima and winners (count, size / 2, size / 2, out), sixteen or all channels of them;
+   of equal pixels the first wins, and NaN wins over numbers. */
+INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t count, int64_t size, int64_t out,
+                 int64_t channels) {
+    const int64_t half = size / 2;
+    for (int64_t line = 0; line < count * half; line++)
+        for (int64_t column = 0; column < half; column++) {
+            const uint16_t *from = maps + ((line / half * size + line % half * 2) * size + column * 2) * 32;
+            const int64_t to = (line * half + column) * out;
+            for (int64_t c = 0; c < channels; c += 16) {
+                __m512 best = (__m512)load(from + c);
+                __m512i winner = _mm512_setzero_si512();
+                for (int pixel = 1; pixel < 4; pixel++) {
+                    __m512 next = (__m512)load(from + (pixel / 2 * size + pixel % 2) * 32 + c);
+                    __mmask16 is_nan = _mm512_cmp_ps_mask(next, next, _CMP_UNORD_Q);
+                    __mmask16 wins = is_nan | _mm512_cmp_ps_mask(next, best, _CMP_GT_OQ);
+                    best = _mm512_mask_mov_ps(best, wins, next);
+                    winner = _mm512_mask_set1_epi32(winner, wins, pixel);
+                }
+                store(y + to + c, (floats)best);
+                _mm_storeu_si128((void *)(winners + to + c), _mm512_cvtepi32_epi8(winner));
+            }
+        }
+}
+
+/* x (images, size, size, channels) and packed kernels to y (images, size, size, out), with a stride of 1; channels and
+   out are multiples of 16. With x_winners, x is what a pool leaves of a map, and with y_winners y is that: each
+   (images, size / 2, size / 2, ...). Returns 0, or 1 without memory. */
+int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *packed, uint16_t *y, uint8_t *y_winners,
+                   int64_t images, int64_t size, int64_t channels, int64_t out) {
     const int64_t pitch = size + 1, map = pitch * pitch, panels = panels_of(channels), steps = steps_of(channels);
     int64_t together = at_least_one((int64_t)(1 << 18) / (map * panels * 64)); /* images in a core's cache */
     if (together > (images + 7) / 8) together = at_least_one((images + 7) / 8);
@@ -148,8 +204,9 @@ int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64
 #pragma omp parallel reduction(| : failed)
     {
         uint16_t *padded = aligned_alloc(64, rounded_up(panels * plane * sizeof(uint16_t), 64));
+        uint16_t *unpooled = y_winners ? aligned_alloc(64, together * size * size * 64) : NULL;
         float sums[4 * TILE] __attribute__((aligned(64)));
-        failed = nowhere || !padded;
+        failed = nowhere || !padded || (y_winners && !unpooled);
         if (!failed) {
             memset(padded, 0, panels * plane * sizeof(uint16_t));
             begin_tiles();
@@ -158,31 +215,31 @@ int tiles_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64
         for (int64_t first = 0; first < images; first += together) {
             if (failed) continue;
             int64_t count = images - first < together ? images - first : together;
-            const uint16_t *from = x + first * size * size * channels;
-            for (int64_t row = 0; row < count * size; row++) {
-                uint16_t *to = padded + ((row / size * pitch + row % size + 1) * pitch + 1) * PANEL;
-                for (int64_t column = 0; column < size; column++, from += channels, to += PANEL)
-                    for (int64_t c = 0; c < channels; c += 16)
-                        _mm256_storeu_si256((void *)(to + c / PANEL * plane + c % PANEL), sixteen(from + c));
-            }
+            if (x_winners) pad(x, x_winners, padded, first, count, size, channels, plane);
+            else pad(x, NULL, padded, first, count, size, channels, plane);
             for (int64_t o = 0; o < out; o += 32) {
                 const uint32_t *kernels = packed + o / 16 * steps * TILE;
                 const int wide = o + 16 < out;
+                uint16_t *into = y_winners ? unpooled : y + first * size * size * out + o;
+                const int64_t apart = y_winners ? 32 : out; /* from one pixel to the next */
                 for (int64_t place = 0; place < count * map; place += 32) {
                     if (wide) multiply(padded + place * PANEL, starts, kernels, steps, sums, 1);
                     else multiply(padded + place * PANEL, starts, kernels, steps, sums, 0);
                     for (int64_t row = 0; row < 32; row++) {
                         int64_t pixel = pixels[place + row];
                         if (pixel < 0 || place + row >= count * map) continue;
-                        uint16_t *to = y + (first * size * size + pixel) * out + o;
+                        uint16_t *to = into + pixel * apart;
                         store(to, vector(sums + row * 16));
                         if (wide) store(to + 16, vector(sums + 2 * TILE + row * 16));
                     }
                 }
+                const int64_t pooled = (first * (size / 2) * (size / 2)) * out + o;
+                if (y_winners) pool(unpooled, y + pooled, y_winners + pooled, count, size, out, wide ? 32 : 16);
             }
         }
         if (!failed) _tile_release();
         free(padded);
+        free(unpooled);
     }
     free(starts);
     free(pixels);
@@ -219,14 +276,16 @@ INLINE void add_products(const uint32_t *gradients, int64_t next_tile, const uin
 }
 
 /* x (images, size, size, channels) and grad (images, out_size, out_size, out), with a stride of 1 or 2, to the gradient
-   of the weights (out, 3, 3, channels), float; both multiples of 16. Returns 0, or 1 without memory.
+   of the weights (out, 3, 3, channels), float; both multiples of 16. With winners, grad is that of what a pool left,
+   (images, out_size / 2, out_size / 2, out). Returns 0, or 1 without memory.
 
    With a stride of 2, a kernel's middle row and column meet pixels 0, 2, 4, ... and the others 1, 3, 5, ...: the map is
    taken apart into four, in which a tap's places follow each other again. */
-int tiles_weights(const uint16_t *x, const uint16_t *grad, float *grad_weight, int64_t images, int64_t size,
-                  int64_t stride, int64_t channels, int64_t out) {
+int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winners, float *grad_weight, int64_t images,
+                  int64_t size, int64_t stride, int64_t channels, int64_t out) {
     const int64_t out_size = (size - 1) / stride + 1, pitch = out_size + 1, map = pitch * pitch;
     const int64_t panels = channels / 16, rows = out / 16, parts = stride * stride, all_pairs = (images + 1) / 2;
+    const int64_t seen = winners ? out_size / 2 : out_size; /* pixels a side of the gradient */
     int64_t together = at_least_one((int64_t)(1 << 21) / (map * (parts * panels + rows) * 64)); /* pairs in caches */
     if (together > all_pairs) together = all_pairs;
     const int64_t steps = (together * map + 15) / 16, plane = (steps * 16 + 2 * pitch + 2) * 16;
@@ -261,19 +320,24 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, float *grad_weight, i
                 }
 #pragma omp for schedule(static)
                 for (int64_t step = 0; step < now; step++) {
-                    const uint16_t *one[16], *two[16];
+                    int64_t one[16], two[16]; /* where the gradient's numbers of a place begin, or -1 */
+                    int pixel[16];
                     for (int64_t i = 0; i < 16; i++) {
                         int64_t place = step * 16 + i, row = place % map / pitch, column = place % pitch;
                         int64_t image = 2 * (first + place / map);
-                        int real = place < count * map && row < out_size && column < out_size;
-                        one[i] = real ? grad + ((image * out_size + row) * out_size + column) * out : NULL;
-                        two[i] = real && image + 1 < images ? one[i] + out_size * out_size * out : NULL;
+                        pixel[i] = row % 2 * 2 + column % 2;
+                        if (winners) row /= 2, column /= 2;
+                        int real = place < count * map && row < seen && column < seen;
+                        one[i] = real ? ((image * seen + row) * seen + column) * out : -1;
+                        two[i] = real && image + 1 < images ? one[i] + seen * seen * out : -1;
                     }
                     for (int64_t r = 0; r < rows; r++) {
                         __m512i tile[16];
                         UNROLL for (int i = 0; i < 16; i++) {
-                            __m256i a = one[i] ? sixteen(one[i] + 16 * r) : (__m256i){0};
-                            __m256i b = two[i] ? sixteen(two[i] + 16 * r) : (__m256i){0};
+                            int64_t at = one[i] + 16 * r, next = two[i] + 16 * r;
+                            __m256i a = {0}, b = {0};
+                            if (one[i] >= 0) a = sixteen_won(grad + at, further(winners, at), pixel[i]);
+                            if (two[i] >= 0) b = sixteen_won(grad + next, further(winners, next), pixel[i]);
                             tile[i] = pairs_of(a, b);
                         }
                         transpose(tile);

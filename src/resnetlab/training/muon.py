@@ -33,7 +33,8 @@ def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
         x = x.t()
     for _ in range(iterations):
         square = x @ x.t()
-        x = a * x + (b * square + c * square @ square) @ x
+        factor = torch.addmm(square, square, square, beta=b, alpha=c)
+        x = torch.addmm(x, factor, x, beta=a)
     return x.t() if tall else x  # type: ignore[no-any-return]
 
 
