@@ -26,7 +26,7 @@ INGREDIENTS = {
     "no-smoothing": "no label smoothing",
     "one-cycle": "one cycle in the place of a falling line",
     "cifar-stem": "a trained 3×3 stem in the place of whitened 3×3 patches",
-    "small-batch": "batches of 128 at half the learning rate",
+    "small-batch": "batches of 128 at a third of the learning rate",
     "average": "scored with a moving average of the weights",
 }
 

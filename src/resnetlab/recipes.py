@@ -109,11 +109,11 @@ def cifar10_fast() -> RunConfig:
         data=DataConfig(name="cifar10"),
         model=ModelConfig(name="fast_resnet8"),
         augment=AugmentConfig(crop=2, crop_padding="reflect", flip=True, alternate=True, sizes=(0.75, 0.875, 1)),
-        optim=OptimConfig(name="muon", lr=0.13, momentum=0.6, betas=(0.9, 0.95), lr_share=0.05),
+        optim=OptimConfig(name="muon", lr=0.18, momentum=0.6, betas=(0.9, 0.95), lr_share=0.05),
         schedule=ScheduleConfig(name="linear"),
         label_smoothing=0.2,
         epochs=15,
-        batch_size=500,
+        batch_size=1000,
     )
 
 
