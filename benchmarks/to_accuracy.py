@@ -2,9 +2,9 @@
 
 Both run in turn, once for each seed, as processes of their own with the machine's default threads, on the same images
 and with the same settings of the allocator. What counts is training, augmentation included; not reading images, not
-compiling, not scoring. The peer learns from all of train/ and is scored on test/ after each epoch; ours holds a tenth
-of train/ out for validation. Both are scored on test/ with plain images and with the peer's six views of each: itself,
-moved a pixel up left and down right, and their mirror images.
+compiling, not scoring. The peer learns from all of train/ and is scored on test/ after each epoch; ours holds a
+fiftieth of train/ out for validation. Both are scored on test/ with plain images and with the peer's six views of each:
+itself, moved a pixel up left and down right, and their mirror images.
 """
 
 from __future__ import annotations

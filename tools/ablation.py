@@ -36,7 +36,8 @@ class Result(NamedTuple):
 
     validation: float
     test: float
-    images: int
+    images: int  # of the test split
+    validation_images: int
     seconds: float
     machine: str
     seed: int
@@ -51,6 +52,7 @@ def read(folder: Path) -> Result:
         validation=100 * scores["val"]["accuracy"],
         test=100 * scores["test"]["accuracy"],
         images=scores["test"]["images"],
+        validation_images=scores["val"]["images"],
         seconds=sum(float(line.split(",")[column]) for line in lines),
         machine=f"{environment['device_name']}, {environment['threads']} threads, {environment['precision']}",
         seed=json.loads((folder / "config.json").read_text())["seed"],
@@ -76,7 +78,7 @@ def page() -> str:
 seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test images that chose nothing. Runs on
 {"; ".join(machines)}.
 
-| ingredient exchanged | option | test, % | Δ | validation, % | training, s |
+| ingredient exchanged | option | test, % | Δ | validation, % of {whole.validation_images:,} | training, s |
 |---|---|---:|---:|---:|---:|
 {"".join(rows)}
 One run each. Were each scored on {whole.images:,} images of its own, two equally good recipes would differ by up to
