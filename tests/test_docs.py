@@ -56,5 +56,13 @@ def test_exit_codes_are_those_of_the_usage() -> None:
     assert told == CODES
 
 
-def test_the_readme_leads_to_the_page() -> None:
-    assert "(docs/promises.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["promises", "benchmarks", "cifar10-fast"])
+def test_the_readme_leads_to_the_page(page: str) -> None:
+    assert f"(docs/{page}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_each_ingredient_gives_is_what_the_stored_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import ablation
+
+    assert ablation.PAGE.read_text(encoding="utf-8") == ablation.page()

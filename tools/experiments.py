@@ -40,7 +40,7 @@ EXPERIMENTS = {
     "shortcuts/zero-init": f"{SCHEDULED} --model resnet18 --model.zero-init",
     # a short cifar10-fast with one of its ingredients exchanged: docs/cifar10-fast.md, written by tools/ablation.py
     "ablation/cifar10-fast": SHORT,
-    "ablation/sgd": f"{SHORT} --optim.name sgd --lr 0.4 --optim.momentum 0.9 --optim.weight-decay 5e-4",
+    "ablation/sgd": f"{SHORT} --optim.name sgd --lr 0.1 --optim.momentum 0.9 --optim.weight-decay 5e-4",
     "ablation/full-size": f"{SHORT} --augment.sizes 1",
     "ablation/random-flip": f"{SHORT} --augment.no-alternate",
     "ablation/no-crop": f"{SHORT} --augment.crop 0",
@@ -48,7 +48,6 @@ EXPERIMENTS = {
     "ablation/one-cycle": f"{SHORT} --schedule.name one_cycle",
     "ablation/cifar-stem": f"{SHORT} --stem cifar",
     "ablation/small-batch": f"{SHORT} --batch-size 128 --lr 0.065",
-    "ablation/average": f"{SHORT} --ema 0.99",
 }
 
 
