@@ -459,7 +459,8 @@ def train(model, optimizer, seed=0):
 # training images. SGD goes on in the direction of past steps with a factor of 0.9 (*momentum*, in Nesterov's form), and
 # *weight decay* pulls all weights a little towards zero.
 #
-# The next two cells take about three minutes each on two CPU cores.
+# The next two cells take about three minutes each on two CPU cores. (In the run that is shown, the machine did other work
+# while Adam trained, so its minutes tell nothing.)
 
 # %%
 models, histories = {}, {}
