@@ -215,6 +215,7 @@ int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *
         for (int64_t first = 0; first < images; first += together) {
             if (failed) continue;
             int64_t count = images - first < together ? images - first : together;
+            /* called in two places, so that the usual case is compiled without the other's questions */
             if (x_winners) pad(x, x_winners, padded, first, count, size, channels, plane);
             else pad(x, NULL, padded, first, count, size, channels, plane);
             for (int64_t o = 0; o < out; o += 32) {
