@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import floor_page
 from benchmarks.options import Options
 from benchmarks.rounds import ratio, seconds, spread
 from resnetlab.assembly import make_augmentations, make_plan, make_state
@@ -160,9 +162,10 @@ def shares(setting: Setting, rounds: int, steps: int, repeats: int = 3) -> dict[
 
 def measure(options: Options) -> dict[str, Any]:
     """ResNet-18 at batch 256 with care, then every network of the zoo."""
+    result: dict[str, Any] = {"page": "docs/floor.md"}
     if options.quick:
-        return {"groups": [shares(Setting("resnet20", 16, 32), rounds=2, steps=2, repeats=1)]}
-    result: dict[str, Any] = {"groups": [shares(Setting("resnet18", 256, 32), options.rounds, options.steps or 10)]}
+        return result | {"groups": [shares(Setting("resnet20", 16, 32), rounds=2, steps=2, repeats=1)]}
+    result["groups"] = [shares(Setting("resnet18", 256, 32), options.rounds, options.steps or 10)]
     for name, architecture in ARCHITECTURES.items():
         if name != "resnet18":
             options.say(name)
@@ -170,3 +173,10 @@ def measure(options: Options) -> dict[str, Any]:
             result["groups"].append(shares(setting, 2, 2))
             options.keep(result)
     return result
+
+
+def draw(result: Mapping[str, Any], folder: Path) -> None:
+    floor_page.draw(result, folder / "floor.png")
+
+
+write = floor_page.page

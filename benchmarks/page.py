@@ -31,7 +31,8 @@ def page(results: Mapping[str, Mapping[str, Any]], about: Mapping[str, str], pic
 def section(name: str, result: Mapping[str, Any], about: str, pictures: Path) -> Iterator[str]:
     yield f"## {name}\n\n{about[0].upper()}{about[1:]}.\n"
     if "page" in result:
-        yield f"[{result['page']}]({Path(result['page']).name}) has the curves and what they say.\n"
+        yield f"It has a page of its own: [{result['page']}]({Path(result['page']).name}).\n"
+        return
     for text in result.get("notes", ()):
         yield f"{text}\n"
     subject = title = None

@@ -57,7 +57,7 @@ def measured(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def panel(axes: Axes, group: Mapping[str, Any], *, titled: bool) -> None:
     rows = measured(group)
-    highest = max(row["highest"] for row in rows)
+    highest = max(row["highest"] for row in rows) or 1.0
     ours = group["contenders"][0]["name"]
     first = "resnetlab" if ours.startswith("resnetlab") else ours
     for place, row in enumerate(rows):

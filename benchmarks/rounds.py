@@ -102,7 +102,8 @@ def group(
         row: dict[str, Any] = {"name": name, "values": values}
         if values:
             row |= spread(values)
-            if compared and rows and rows[0]["values"]:
+            # Nothing is so many times nought, which an accuracy of a tiny run may be.
+            if compared and rows and rows[0]["values"] and all(values):
                 row["first_against_it"] = ratio(rows[0]["values"], values)
         if outcome.failed:
             row["failed"] = outcome.failed

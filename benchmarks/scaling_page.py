@@ -17,22 +17,25 @@ from resnetlab.evaluation.plots_style import MUTED, TRAIN, VALIDATION, fit_below
 
 WHY = {
     "batch": (
-        "A step has costs that do not depend on the batch: the update of the weights, one call for every operation, "
-        "the checks for NaN. A small batch pays them for few images, and gives each convolution too little to share "
-        "among the threads. A large one does not fit the caches: what a layer writes has left them before the next "
-        "one reads it, and the images a second level off or sink a little. Memory is the network and its optimiser, "
-        "and then so much an image, for what backward needs of forward."
+        "A step has costs that do not depend on the batch: the update of the weights, their gradients, the form in "
+        "which each kernel reads them, one call for every operation, the checks for NaN. A small batch pays them for "
+        "few images, and gives each convolution too little to share among the threads. In a large one they hardly "
+        "count, but what a layer writes has left the caches before the next one reads it, and the images a second "
+        "level off. Memory is the network and its optimiser, and then so much an image, for what backward needs of "
+        "forward."
     ),
     "image": (
         "Multiply-adds grow with the area, and so does the time, once the maps are large enough. At 32 px the last "
         "stages of a network made for 224 px work on 2×2 and 1×1 maps: a 3×3 kernel meets mostly padding, the weights "
-        "are read for a handful of pixels, and a multiply-add costs several times what it costs at 224 px."
+        "are read for a handful of pixels, and what a step does to the weights alone, the same at every size, is "
+        "most of its time."
     ),
     "depth": (
         "The bottleneck nets (50 and deeper) have more of what is not a multiply-add in a convolution: 1×1 "
         "convolutions and the normalisation, ReLU and addition of maps four times as wide are bound by memory, not "
-        "arithmetic. Their price per multiply-add is a property of the unit, and from 50 to 152 layers the time "
-        "follows the work. Memory follows the number of maps kept for backward, not the number of weights."
+        "arithmetic. Within a kind of unit a deeper network is the cheaper one for its work: stem, classifier and "
+        "first stages are shared by more layers, and those that are added have more channels and smaller maps. "
+        "Memory follows the number of maps kept for backward, not the number of weights."
     ),
     "images": (
         "An epoch begins with the draws of all its samples (their order, crops and flips: a few numbers each, so "

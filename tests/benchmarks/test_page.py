@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.rounds import Outcome, group
+from benchmarks.rounds import Outcome, group, spread
 
 from benchmarks import __main__ as command
-from benchmarks import page, pictures, results, scaling, scaling_page
+from benchmarks import floor_page, page, pictures, results, scaling, scaling_page
 from resnetlab.errors import BadInput
 
 MACHINE = {
@@ -133,6 +133,18 @@ def test_a_point_that_failed_stays_on_the_page() -> None:
     result["curves"]["images"]["points"][-1] = {"at": "1000000", "failed": "not enough memory"}
     text = scaling_page.page(result, Path("pictures"), bent=scaling.BENT)
     assert "| 1,000,000 | not enough memory |" in text
+
+
+def test_the_floor_page_has_a_line_for_every_network_and_its_share(tmp_path: Path) -> None:
+    ours = {"name": "resnetlab", "values": [30.0, 50.0], **spread([30.0, 50.0])}
+    alone = {"name": "its convolutions alone", "values": [80.0], **spread([80.0]), "first_against_it": 0.5}
+    groups = [{"subject": name, "title": f"{name}, 32 px", "contenders": [ours, alone]} for name in ("a", "b")]
+    result = {"environment": MACHINE, "groups": groups, "page": "docs/floor.md"}
+    text = floor_page.page(result, Path("pictures"))
+    assert "| b, 32 px | 0.50 | 40 | 30 – 50 | 80 | 80 – 80 |" in text
+    floor_page.draw(result, tmp_path / "floor.png")
+    assert tuple((tmp_path / "floor.png").read_bytes()[:4]) == HEADER
+    assert "(floor.md)" in page.page({"floor": result}, command.BENCHMARKS, Path("results"))
 
 
 def test_the_stored_results_are_those_of_the_pages() -> None:

@@ -55,6 +55,13 @@ def test_a_group_compares_with_the_first_one() -> None:
     assert other["first_against_it"] == 3.5
 
 
+def test_nothing_is_compared_with_nought() -> None:
+    outcomes = {"ours": Outcome([{"x": 10.0}]), "other": Outcome([{"x": 0.0}])}
+    _, other = group("net", "a net", "% of test images", outcomes, lambda s: s["x"], more_is_better=True)["contenders"]
+    assert other["median"] == 0.0
+    assert "first_against_it" not in other
+
+
 @pytest.mark.parametrize("module", ["rounds", "pictures", "scaling_page"])
 def test_examples_run(module: str) -> None:
     done = doctest.testmod(importlib.import_module(f"benchmarks.{module}"))
