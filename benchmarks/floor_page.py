@@ -68,7 +68,8 @@ def picture(result: Mapping[str, Any]) -> Figure:
         share = alone["first_against_it"]
         axes.barh(place, share, 0.68, color=OURS)
         text = f"{share:.2f}   ({number(ours['median'])} of {number(alone['median'])} images/s)"
-        axes.text(share + 0.015, place, text, va="center", size=9, color=INK)
+        behind = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1}
+        axes.text(share + 0.015, place, text, va="center", size=9, color=INK, bbox=behind)
     axes.axvline(1.0, color=MUTED, linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(found)), [title for title, *_ in found])
     axes.set_ylim(len(found) - 0.4, -0.6)

@@ -162,7 +162,7 @@ def panel(axes: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
     axes.set_yscale("log")
     axes.set_xticks(work, [short(found["at"]) for found in points], size=8.5)
     axes.set_xticks([], minor=True)
-    label(axes)
+    label(axes, (1.0, 2.0, 5.0))
     axes.set_xlabel(f"{WORK[name]}, spaced by work")
     axes.set_ylabel("seconds an epoch" if name == "images" else "seconds a step", color=VALIDATION)
     axes.grid(axis="y")
@@ -170,14 +170,14 @@ def panel(axes: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
         memory = axes.twinx()
         memory.plot(work, [found["peak_bytes"]["median"] / 1e9 for found in points], "s:", color=TRAIN, markersize=4)
         memory.set_yscale("log")
-        label(memory)
+        label(memory, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
         memory.set_ylabel("peak memory, GB", color=TRAIN)
         memory.spines["right"].set_visible(True)
 
 
-def label(axes: Axes) -> None:
-    """Plain numbers at 1, 2 and 5 on a logarithmic axis."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+def label(axes: Axes, at: tuple[float, ...]) -> None:
+    """Plain numbers on a logarithmic axis, `at` these places of every decade."""
+    axes.yaxis.set_major_locator(LogLocator(subs=at))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
