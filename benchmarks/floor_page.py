@@ -12,8 +12,9 @@ from benchmarks.page import measured_on
 from benchmarks.pictures import OURS, ROW, number
 from resnetlab.evaluation.plots_style import INK, MUTED, fit_below_header, house_style, new_figure, save
 
-READ = """The *floor* of a network is the time of its convolutions alone, each by itself as torch computes it, forward and
-backward, in the memory format it is fastest in. Our step is whole: augmentation, forward, loss, backward, optimiser,
+READ = """\
+The *floor* of a network is the time of its convolutions alone, each by itself as torch computes it, forwards and
+backwards, in the memory format it is fastest in. Our step is whole: augmentation, forward, loss, backward, optimiser,
 metrics and an average of the weights. The *share* is the floor over our step, by rounds; 1 would be a step that costs
 nothing but torch's convolutions.
 
