@@ -1,11 +1,13 @@
 /* A 3x3 convolution with a padding of 1 on machines that multiply whole tiles of matrices (AMX): 16 rows of 32 bfloat16
    numbers times 32 rows of 16, added up in float.
 
-   Maps are copied to where a pixel's neighbours are found by adding to its place alone: rows of `size` pixels become
-   rows of size + 1, one of which is zero and pads both the row's end and the next one's beginning, and so do maps. A
-   tile then holds any sixteen places that follow each other, the few between two rows among them, and to look at
-   another of a kernel's nine taps is to begin elsewhere. The gradient of the weights is summed over places, so there
-   pairs of numbers are those of two images at the same place.
+   Forward, the sixteen rows of a tile are sixteen images, looked at in one pixel: the maps of sixteen images are copied
+   to where that is one piece of memory, and to look at another of a kernel's nine taps is to begin at another pixel.
+   What lies outside of the map is not multiplied, which on small maps is a good part of it.
+
+   The gradient of the weights is summed over places, so there pairs of numbers are those of two images at the same
+   place. Rows of `size` pixels become rows of size + 1, one of which is zero and pads both the row's end and the next
+   one's beginning, and so do maps: a tile then holds any sixteen places that follow each other.
 
    A convolution may end in a max pool of 2x2 pixels: what it gives is then pooled before it leaves the cache, with the
    number of the pixel that won (0 to 3, row by row) in a byte. Backwards, the map in front of the pool is never made:
@@ -90,17 +92,16 @@ static int64_t steps_of(int64_t channels) { return 9 * panels_of(channels); }
 /* Pairs of numbers that `tiles_pack` writes. */
 int64_t tiles_packed(int64_t channels, int64_t out) { return out / 16 * steps_of(channels) * TILE; }
 
-/* weight (kernels, 3, 3, depth), float, to tiles (kernels / 16, steps, 16 pairs of depth, 16 kernels); or, back, the
-   kernels turned around, to (depth / 16, steps, 16 pairs of kernels, 16 of depth). */
+/* weight (kernels, 3, 3, depth), float, to tiles (kernels / 16, panels, 9 taps, 16 pairs of depth, 16 kernels); or,
+   back, the kernels turned around, to (depth / 16, panels, 9 taps, 16 pairs of kernels, 16 of depth). */
 void tiles_pack(const float *weight, uint32_t *packed, int64_t kernels, int64_t depth, int back) {
     const int64_t channels = back ? kernels : depth, out = back ? depth : kernels, steps = steps_of(channels);
-    const int64_t panels = panels_of(channels);
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < out; o += 16)
         for (int64_t step = 0; step < steps; step++) {
             __m512i rows[16];
             for (int half = 0; half < 2; half++) { /* of a panel */
-                int64_t tap = step / panels, c = step % panels * PANEL + 16 * half;
+                int64_t tap = step % 9, c = step / 9 * PANEL + 16 * half;
                 int there = c < channels;
                 if (back) /* kernels one under the other, two to a row of pairs */
                     for (int k = 0; k < 8; k++) {
@@ -118,58 +119,85 @@ void tiles_pack(const float *weight, uint32_t *packed, int64_t kernels, int64_t 
         }
 }
 
-/* Two tiles of places by one or two of kernels, summed over all steps. */
-INLINE void multiply(const uint16_t *places, const int64_t *starts, const uint32_t *kernels, int64_t steps,
-                     float sums[4 * TILE], const int wide) {
-    _tile_zero(0); _tile_zero(1);
-    if (wide) { _tile_zero(2); _tile_zero(3); }
-    for (int64_t step = 0; step < steps; step++) {
-        const uint16_t *at = places + starts[step];
-        _tile_loadd(4, at, 64);
-        _tile_loadd(5, at + 16 * PANEL, 64);
-        _tile_loadd(6, kernels + step * TILE, 64);
-        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 5, 6);
+/* Which tap of a kernel meets which two pixels, as the places where their tiles begin in a panel. */
+typedef struct {
+    int64_t tap, one, other;
+} meeting;
+
+/* Adds to sums (two pixels, of one or two tiles of kernels), or to zero without them, over the taps of a panel. */
+INLINE void multiply(const uint16_t *panel, const meeting *taps, int64_t count, const uint32_t *kernels,
+                     int64_t next_kernels, const float *sums, float *to, const int wide) {
+    if (!sums) {
+        _tile_zero(0); _tile_zero(1);
+        if (wide) { _tile_zero(2); _tile_zero(3); }
+    } else {
+        _tile_loadd(0, sums, 64); _tile_loadd(1, sums + TILE, 64);
+        if (wide) { _tile_loadd(2, sums + 2 * TILE, 64); _tile_loadd(3, sums + 3 * TILE, 64); }
+    }
+    for (int64_t i = 0; i < count; i++) {
+        _tile_loadd(4, panel + taps[i].one, 64);
+        _tile_loadd(6, kernels + taps[i].tap * TILE, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, panel + taps[i].other, 64);
+        _tile_dpbf16ps(1, 5, 6);
         if (!wide) continue;
-        _tile_loadd(7, kernels + (steps + step) * TILE, 64);
+        _tile_loadd(7, kernels + next_kernels + taps[i].tap * TILE, 64);
         _tile_dpbf16ps(2, 4, 7); _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, sums, 64); _tile_stored(1, sums + TILE, 64);
-    if (wide) { _tile_stored(2, sums + 2 * TILE, 64); _tile_stored(3, sums + 3 * TILE, 64); }
+    _tile_stored(0, to, 64); _tile_stored(1, to + TILE, 64);
+    if (wide) { _tile_stored(2, to + 2 * TILE, 64); _tile_stored(3, to + 3 * TILE, 64); }
 }
 
-/* Copies maps to where `tiles_convolve` looks for them; with winners, from behind a pool. */
-INLINE void pad(const uint16_t *x, const uint8_t *winners, uint16_t *padded, int64_t first, int64_t count, int64_t size,
-                int64_t channels, int64_t plane) {
-    const int64_t pitch = size + 1, half = size / 2;
-    for (int64_t line = 0; line < count * size; line++) {
-        int64_t row = line % size, image = first + line / size;
-        uint16_t *to = padded + ((line / size * pitch + row + 1) * pitch + 1) * PANEL;
-        for (int64_t column = 0; column < size; column++, to += PANEL) {
-            int64_t at = winners ? (image * half + row / 2) * half + column / 2 : (image * size + row) * size + column;
-            int there = !winners || (row / 2 < half && column / 2 < half), pixel = row % 2 * 2 + column % 2;
+/* Copies the maps of sixteen images to (panels, pixels and one that is zero, 16 images, PANEL); with winners, from
+   behind a pool. */
+INLINE void gather(const uint16_t *x, const uint8_t *winners, uint16_t *to, int64_t first, int64_t count, int64_t size,
+                   int64_t channels, int64_t plane) {
+    const int64_t half = size / 2;
+    for (int64_t pixel = 0; pixel < size * size; pixel++) {
+        int64_t row = pixel / size, column = pixel % size;
+        int there = !winners || (row / 2 < half && column / 2 < half), place = row % 2 * 2 + column % 2;
+        int64_t at = winners ? row / 2 * half + column / 2 : pixel, map = winners ? half * half : size * size;
+        for (int64_t image = 0; image < count; image++)
             for (int64_t c = 0; c < channels; c += 16) {
-                int64_t i = at * channels + c;
-                __m256i found = there ? sixteen_won(x + i, further(winners, i), pixel) : (__m256i){0};
-                _mm256_storeu_si256((void *)(to + c / PANEL * plane + c % PANEL), found);
+                int64_t i = ((first + image) * map + at) * channels + c;
+                __m256i found = there ? sixteen_won(x + i, further(winners, i), place) : (__m256i){0};
+                _mm256_storeu_si256((void *)(to + c / PANEL * plane + (pixel * 16 + image) * PANEL + c % PANEL), found);
             }
+    }
+}
+
+/* For every two pixels that follow each other, the taps that meet one of them or both; counts[k] of them from 9k on. */
+static void meetings_of(int64_t size, meeting *meetings, int64_t *counts) {
+    const int64_t pixels = size * size, nowhere = pixels * 16 * PANEL;
+    for (int64_t k = 0; k < (pixels + 1) / 2; k++) {
+        counts[k] = 0;
+        for (int64_t tap = 0; tap < 9; tap++) {
+            int64_t found[2];
+            for (int64_t i = 0; i < 2; i++) {
+                int64_t pixel = 2 * k + i, row = pixel / size + tap / 3 - 1, column = pixel % size + tap % 3 - 1;
+                int inside = pixel < pixels && row >= 0 && row < size && column >= 0 && column < size;
+                found[i] = inside ? (row * size + column) * 16 * PANEL : nowhere;
+            }
+            if (found[0] == nowhere && found[1] == nowhere) continue;
+            meetings[9 * k + counts[k]++] = (meeting){tap, found[0], found[1]};
         }
     }
 }
 
-/* Maps (count, size, size, 32) to maxima and winners (count, size / 2, size / 2, out), sixteen or all channels of them;
-   of equal pixels the first wins, and NaN wins over numbers. */
+/* (pixels, 16 images, 32) of maps of `size` pixels a side to maxima and winners (count, size / 2, size / 2, out),
+   sixteen or all channels of them; of equal pixels the first wins, and NaN wins over numbers. */
 INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t count, int64_t size, int64_t out,
                  int64_t channels) {
     const int64_t half = size / 2;
-    for (int64_t line = 0; line < count * half; line++)
-        for (int64_t column = 0; column < half; column++) {
-            const uint16_t *from = maps + ((line / half * size + line % half * 2) * size + column * 2) * 32;
-            const int64_t to = (line * half + column) * out;
+    for (int64_t at = 0; at < half * half; at++)
+        for (int64_t image = 0; image < count; image++) {
+            const uint16_t *from = maps + ((at / half * 2 * size + at % half * 2) * 16 + image) * 32;
+            const int64_t to = (image * half * half + at) * out;
             for (int64_t c = 0; c < channels; c += 16) {
                 __m512 best = (__m512)load(from + c);
                 __m512i winner = _mm512_setzero_si512();
                 for (int pixel = 1; pixel < 4; pixel++) {
-                    __m512 next = (__m512)load(from + (pixel / 2 * size + pixel % 2) * 32 + c);
+                    __m512 next = (__m512)load(from + (pixel / 2 * size + pixel % 2) * 16 * 32 + c);
                     __mmask16 is_nan = _mm512_cmp_ps_mask(next, next, _CMP_UNORD_Q);
                     __mmask16 wins = is_nan | _mm512_cmp_ps_mask(next, best, _CMP_GT_OQ);
                     best = _mm512_mask_mov_ps(best, wins, next);
@@ -186,64 +214,76 @@ INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t co
    (images, size / 2, size / 2, ...). Returns 0, or 1 without memory. */
 int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *packed, uint16_t *y, uint8_t *y_winners,
                    int64_t images, int64_t size, int64_t channels, int64_t out) {
-    const int64_t pitch = size + 1, map = pitch * pitch, panels = panels_of(channels), steps = steps_of(channels);
-    int64_t together = at_least_one((int64_t)(1 << 18) / (map * panels * 64)); /* images in a core's cache */
-    if (together > (images + 7) / 8) together = at_least_one((images + 7) / 8);
-    const int64_t places = rounded_up(together * map, 32), plane = (places + 2 * pitch + 2) * PANEL;
-    int64_t *starts = malloc(steps * sizeof *starts), *pixels = malloc(places * sizeof *pixels);
-    int failed = 0, nowhere = !starts || !pixels;
-    for (int64_t step = 0; step < steps && !nowhere; step++) {
-        int64_t tap = step / panels;
-        starts[step] = step % panels * plane + (tap / 3 * pitch + tap % 3) * PANEL;
-    }
-    for (int64_t place = 0; place < places && !nowhere; place++) {
-        int64_t row = place % map / pitch, column = place % pitch;
-        int real = place < together * map && row < size && column < size;
-        pixels[place] = real ? (place / map * size + row) * size + column : -1;
-    }
+    const int64_t pixels = size * size, twos = (pixels + 1) / 2, panels = panels_of(channels), steps = 9 * panels;
+    const int64_t plane = (pixels + 1) * 16 * PANEL, sixteens = (images + 15) / 16, parts = (out + 31) / 32;
+    /* Few images are shared out by kernels, too; and pixels are taken by so many that maps and sums stay in a cache. */
+    const int64_t shares = at_least_one(sixteens ? (parts < 8 / sixteens ? parts : 8 / sixteens) : 1);
+    int64_t band = at_least_one((int64_t)(1 << 20) / (2 * (panels * 1024 + 2048)));
+    meeting *meetings = malloc(9 * twos * sizeof *meetings);
+    int64_t *counts = malloc(twos * sizeof *counts);
+    const int nowhere = !meetings || !counts;
+    int failed = 0;
+    if (!nowhere) meetings_of(size, meetings, counts);
+    if (band > twos || y_winners) band = twos; /* a pool wants whole maps */
 #pragma omp parallel reduction(| : failed)
     {
-        uint16_t *padded = aligned_alloc(64, rounded_up(panels * plane * sizeof(uint16_t), 64));
-        uint16_t *unpooled = y_winners ? aligned_alloc(64, together * size * size * 64) : NULL;
-        float sums[4 * TILE] __attribute__((aligned(64)));
-        failed = nowhere || !padded || (y_winners && !unpooled);
+        uint16_t *maps = aligned_alloc(64, panels * plane * sizeof(uint16_t));
+        uint16_t *unpooled = y_winners ? aligned_alloc(64, 2 * twos * 16 * 64) : NULL;
+        float *sums = aligned_alloc(64, band * 4 * TILE * sizeof(float));
+        float found[4 * TILE] __attribute__((aligned(64)));
+        failed = nowhere || !maps || !sums || (y_winners && !unpooled);
         if (!failed) {
-            memset(padded, 0, panels * plane * sizeof(uint16_t));
+            memset(maps, 0, panels * plane * sizeof(uint16_t));
             begin_tiles();
         }
+        int64_t here = -1; /* the sixteen images in maps */
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < images; first += together) {
+        for (int64_t task = 0; task < sixteens * shares; task++) {
             if (failed) continue;
-            int64_t count = images - first < together ? images - first : together;
-            /* called in two places, so that the usual case is compiled without the other's questions */
-            if (x_winners) pad(x, x_winners, padded, first, count, size, channels, plane);
-            else pad(x, NULL, padded, first, count, size, channels, plane);
-            for (int64_t o = 0; o < out; o += 32) {
-                const uint32_t *kernels = packed + o / 16 * steps * TILE;
-                const int wide = o + 16 < out;
-                uint16_t *into = y_winners ? unpooled : y + first * size * size * out + o;
-                const int64_t apart = y_winners ? 32 : out; /* from one pixel to the next */
-                for (int64_t place = 0; place < count * map; place += 32) {
-                    if (wide) multiply(padded + place * PANEL, starts, kernels, steps, sums, 1);
-                    else multiply(padded + place * PANEL, starts, kernels, steps, sums, 0);
-                    for (int64_t row = 0; row < 32; row++) {
-                        int64_t pixel = pixels[place + row];
-                        if (pixel < 0 || place + row >= count * map) continue;
-                        uint16_t *to = into + pixel * apart;
-                        store(to, vector(sums + row * 16));
-                        if (wide) store(to + 16, vector(sums + 2 * TILE + row * 16));
+            const int64_t first = task / shares * 16, count = images - first < 16 ? images - first : 16;
+            const int64_t begin = task % shares * parts / shares * 32, end = (task % shares + 1) * parts / shares * 32;
+            if (here != first) {
+                /* called in two places, so that the usual case is compiled without the other's questions */
+                if (x_winners) gather(x, x_winners, maps, first, count, size, channels, plane);
+                else gather(x, NULL, maps, first, count, size, channels, plane);
+                here = first;
+            }
+            for (int64_t from = 0; from < twos; from += band)
+                for (int64_t o = begin; o < end && o < out; o += 32) {
+                    const int wide = o + 16 < out;
+                    for (int64_t panel = 0; panel < panels; panel++) {
+                        const uint32_t *kernels = packed + (o / 16 * steps + 9 * panel) * TILE;
+                        const uint16_t *seen = maps + panel * plane;
+                        const int ends = panel == panels - 1;
+                        for (int64_t k = from; k < from + band && k < twos; k++) {
+                            float *kept = sums + (k - from) * 4 * TILE, *to = ends ? found : kept;
+                            const meeting *taps = meetings + 9 * k;
+                            if (!panel) kept = NULL;
+                            if (wide) multiply(seen, taps, counts[k], kernels, steps * TILE, kept, to, 1);
+                            else multiply(seen, taps, counts[k], kernels, steps * TILE, kept, to, 0);
+                            for (int64_t row = 0; row < 32 && ends; row++) { /* an image of one of the pixels */
+                                int64_t pixel = 2 * k + row / 16, image = row % 16;
+                                if (pixel == pixels || image >= count) continue;
+                                uint16_t *into = y_winners ? unpooled + (pixel * 16 + image) * 32
+                                                           : y + ((first + image) * pixels + pixel) * out + o;
+                                store(into, vector(found + row * 16));
+                                if (wide) store(into + 16, vector(found + 2 * TILE + row * 16));
+                            }
+                        }
+                    }
+                    if (y_winners) {
+                        const int64_t to = first * (size / 2) * (size / 2) * out + o;
+                        pool(unpooled, y + to, y_winners + to, count, size, out, wide ? 32 : 16);
                     }
                 }
-                const int64_t pooled = (first * (size / 2) * (size / 2)) * out + o;
-                if (y_winners) pool(unpooled, y + pooled, y_winners + pooled, count, size, out, wide ? 32 : 16);
-            }
         }
         if (!failed) _tile_release();
-        free(padded);
+        free(maps);
         free(unpooled);
+        free(sums);
     }
-    free(starts);
-    free(pixels);
+    free(meetings);
+    free(counts);
     return failed;
 }
 
