@@ -119,14 +119,14 @@ void tiles_pack(const float *weight, uint32_t *packed, int64_t kernels, int64_t 
         }
 }
 
-/* Which tap of a kernel meets which two pixels, as the places where their tiles begin in a panel. */
+/* A tap of a kernel, and where in a panel the tiles begin that it meets from two pixels; -1 outside of the map. */
 typedef struct {
-    int64_t tap, one, other;
+    int32_t tap, places[2];
 } meeting;
 
 /* Adds to sums (two pixels, of one or two tiles of kernels), or to zero without them, over the taps of a panel. */
-INLINE void multiply(const uint16_t *panel, const meeting *taps, int64_t count, const uint32_t *kernels,
-                     int64_t next_kernels, const float *sums, float *to, const int wide) {
+INLINE void multiply(const uint16_t *panel, const uint16_t *zeros, const meeting *taps, int64_t count,
+                     const uint32_t *kernels, int64_t next_kernels, const float *sums, float *to, const int wide) {
     if (!sums) {
         _tile_zero(0); _tile_zero(1);
         if (wide) { _tile_zero(2); _tile_zero(3); }
@@ -135,10 +135,10 @@ INLINE void multiply(const uint16_t *panel, const meeting *taps, int64_t count, 
         if (wide) { _tile_loadd(2, sums + 2 * TILE, 64); _tile_loadd(3, sums + 3 * TILE, 64); }
     }
     for (int64_t i = 0; i < count; i++) {
-        _tile_loadd(4, panel + taps[i].one, 64);
+        _tile_loadd(4, taps[i].places[0] < 0 ? zeros : panel + taps[i].places[0], 64);
         _tile_loadd(6, kernels + taps[i].tap * TILE, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, panel + taps[i].other, 64);
+        _tile_loadd(5, taps[i].places[1] < 0 ? zeros : panel + taps[i].places[1], 64);
         _tile_dpbf16ps(1, 5, 6);
         if (!wide) continue;
         _tile_loadd(7, kernels + next_kernels + taps[i].tap * TILE, 64);
@@ -148,48 +148,48 @@ INLINE void multiply(const uint16_t *panel, const meeting *taps, int64_t count, 
     if (wide) { _tile_stored(2, to + 2 * TILE, 64); _tile_stored(3, to + 3 * TILE, 64); }
 }
 
-/* Copies the maps of sixteen images to (panels, pixels and one that is zero, 16 images, PANEL); with winners, from
-   behind a pool. */
-INLINE void gather(const uint16_t *x, const uint8_t *winners, uint16_t *to, int64_t first, int64_t count, int64_t size,
-                   int64_t channels, int64_t plane) {
-    const int64_t half = size / 2;
-    for (int64_t pixel = 0; pixel < size * size; pixel++) {
+/* Some rows of the maps of sixteen images, from their first pixel `from` to before `to`, are copied to (panels, pixels,
+   16 images, PANEL); with winners, from behind a pool. */
+INLINE void gather(const uint16_t *x, const uint8_t *winners, uint16_t *maps, int64_t from, int64_t to, int64_t first,
+                   int64_t count, int64_t size, int64_t channels, int64_t plane) {
+    const int64_t half = size / 2, map = winners ? half * half : size * size;
+    for (int64_t pixel = from; pixel < to; pixel++) {
         int64_t row = pixel / size, column = pixel % size;
         int there = !winners || (row / 2 < half && column / 2 < half), place = row % 2 * 2 + column % 2;
-        int64_t at = winners ? row / 2 * half + column / 2 : pixel, map = winners ? half * half : size * size;
+        int64_t at = winners ? row / 2 * half + column / 2 : pixel;
         for (int64_t image = 0; image < count; image++)
             for (int64_t c = 0; c < channels; c += 16) {
-                int64_t i = ((first + image) * map + at) * channels + c;
+                int64_t i = ((first + image) * map + at) * channels + c, into = ((pixel - from) * 16 + image) * PANEL;
                 __m256i found = there ? sixteen_won(x + i, further(winners, i), place) : (__m256i){0};
-                _mm256_storeu_si256((void *)(to + c / PANEL * plane + (pixel * 16 + image) * PANEL + c % PANEL), found);
+                _mm256_storeu_si256((void *)(maps + c / PANEL * plane + into + c % PANEL), found);
             }
     }
 }
 
-/* For every two pixels that follow each other, the taps that meet one of them or both; counts[k] of them from 9k on. */
-static void meetings_of(int64_t size, meeting *meetings, int64_t *counts) {
-    const int64_t pixels = size * size, nowhere = pixels * 16 * PANEL;
-    for (int64_t k = 0; k < (pixels + 1) / 2; k++) {
+/* The taps that meet one or both of every two pixels that follow each other, from row `from` to before `to`, in maps
+   that were gathered from row `first` on; counts[k] of them from 9k on. */
+static void find_meetings(int64_t from, int64_t to, int64_t first, int64_t size, meeting *meetings, int64_t *counts) {
+    for (int64_t k = 0; 2 * k < (to - from) * size; k++) {
         counts[k] = 0;
-        for (int64_t tap = 0; tap < 9; tap++) {
-            int64_t found[2];
+        for (int32_t tap = 0; tap < 9; tap++) {
+            meeting found = {.tap = tap};
             for (int64_t i = 0; i < 2; i++) {
-                int64_t pixel = 2 * k + i, row = pixel / size + tap / 3 - 1, column = pixel % size + tap % 3 - 1;
-                int inside = pixel < pixels && row >= 0 && row < size && column >= 0 && column < size;
-                found[i] = inside ? (row * size + column) * 16 * PANEL : nowhere;
+                int64_t row = from + (2 * k + i) / size, next = row + tap / 3 - 1;
+                int64_t column = (2 * k + i) % size + tap % 3 - 1;
+                int inside = row < size && next >= 0 && next < size && column >= 0 && column < size;
+                found.places[i] = inside ? (int32_t)(((next - first) * size + column) * 16 * PANEL) : -1;
             }
-            if (found[0] == nowhere && found[1] == nowhere) continue;
-            meetings[9 * k + counts[k]++] = (meeting){tap, found[0], found[1]};
+            if (found.places[0] >= 0 || found.places[1] >= 0) meetings[9 * k + counts[k]++] = found;
         }
     }
 }
 
-/* (pixels, 16 images, 32) of maps of `size` pixels a side to maxima and winners (count, size / 2, size / 2, out),
-   sixteen or all channels of them; of equal pixels the first wins, and NaN wins over numbers. */
-INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t count, int64_t size, int64_t out,
-                 int64_t channels) {
+/* Rows of maps (pixels, 16 images, 32), `rows` of them after an even one, to maxima and winners (count, size / 2,
+   size / 2, out), sixteen or all channels of them; of equal pixels the first wins, and NaN wins over numbers. */
+INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t rows, int64_t count, int64_t size,
+                 int64_t out, int64_t channels) {
     const int64_t half = size / 2;
-    for (int64_t at = 0; at < half * half; at++)
+    for (int64_t at = 0; at < rows / 2 * half; at++)
         for (int64_t image = 0; image < count; image++) {
             const uint16_t *from = maps + ((at / half * 2 * size + at % half * 2) * 16 + image) * 32;
             const int64_t to = (image * half * half + at) * out;
@@ -211,106 +211,120 @@ INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t co
 
 /* x (images, size, size, channels) and packed kernels to y (images, size, size, out), with a stride of 1; channels and
    out are multiples of 16. With x_winners, x is what a pool leaves of a map, and with y_winners y is that: each
-   (images, size / 2, size / 2, ...). Returns 0, or 1 without memory. */
+   (images, size / 2, size / 2, ...). Returns 0, or 1 without memory.
+
+   A task is sixteen images, so many rows that they and their sums stay in a core's cache, and all kernels; or, where
+   there are few of those, a part of the kernels. */
 int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *packed, uint16_t *y, uint8_t *y_winners,
                    int64_t images, int64_t size, int64_t channels, int64_t out) {
-    const int64_t pixels = size * size, twos = (pixels + 1) / 2, panels = panels_of(channels), steps = 9 * panels;
-    const int64_t plane = (pixels + 1) * 16 * PANEL, sixteens = (images + 15) / 16, parts = (out + 31) / 32;
-    /* Few images are shared out by kernels, too; and pixels are taken by so many that maps and sums stay in a cache. */
-    const int64_t shares = at_least_one(sixteens ? (parts < 8 / sixteens ? parts : 8 / sixteens) : 1);
-    int64_t band = at_least_one((int64_t)(1 << 20) / (2 * (panels * 1024 + 2048)));
-    meeting *meetings = malloc(9 * twos * sizeof *meetings);
-    int64_t *counts = malloc(twos * sizeof *counts);
-    const int nowhere = !meetings || !counts;
+    const int64_t half = size / 2, panels = panels_of(channels), steps = 9 * panels;
+    const int64_t sixteens = (images + 15) / 16, parts = (out + 31) / 32;
+    const int64_t fit = ((int64_t)(5 << 18) / (size * 1024) - 2 * panels) / (panels + 2 + !!y_winners) / 2 * 2;
+    const int64_t rows = fit < 2 ? 2 : fit < size ? fit : rounded_up(size, 2), bands = (size + rows - 1) / rows;
+    const int64_t plane = (rows + 2) * size * 16 * PANEL, twos = rows * size / 2, all = sixteens * bands;
+    const int64_t shares = all == 0 || all >= 8 ? 1 : parts < 8 / all ? parts : 8 / all;
     int failed = 0;
-    if (!nowhere) meetings_of(size, meetings, counts);
-    if (band > twos || y_winners) band = twos; /* a pool wants whole maps */
 #pragma omp parallel reduction(| : failed)
     {
         uint16_t *maps = aligned_alloc(64, panels * plane * sizeof(uint16_t));
         uint16_t *unpooled = y_winners ? aligned_alloc(64, 2 * twos * 16 * 64) : NULL;
-        float *sums = aligned_alloc(64, band * 4 * TILE * sizeof(float));
+        float *sums = aligned_alloc(64, twos * 4 * TILE * sizeof(float));
+        meeting *meetings = malloc(9 * twos * sizeof *meetings);
+        int64_t *counts = malloc(twos * sizeof *counts);
         float found[4 * TILE] __attribute__((aligned(64)));
-        failed = nowhere || !maps || !sums || (y_winners && !unpooled);
+        uint16_t zeros[16 * PANEL] __attribute__((aligned(64))) = {0};
+        failed = !maps || !sums || !meetings || !counts || (y_winners && !unpooled);
         if (!failed) {
             memset(maps, 0, panels * plane * sizeof(uint16_t));
             begin_tiles();
         }
-        int64_t here = -1; /* the sixteen images in maps */
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < sixteens * shares; task++) {
+        int64_t gathered = -1, met = -1; /* what is in maps, and in meetings */
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < all * shares; task++) {
             if (failed) continue;
-            const int64_t first = task / shares * 16, count = images - first < 16 ? images - first : 16;
-            const int64_t begin = task % shares * parts / shares * 32, end = (task % shares + 1) * parts / shares * 32;
-            if (here != first) {
-                /* called in two places, so that the usual case is compiled without the other's questions */
-                if (x_winners) gather(x, x_winners, maps, first, count, size, channels, plane);
-                else gather(x, NULL, maps, first, count, size, channels, plane);
-                here = first;
-            }
-            for (int64_t from = 0; from < twos; from += band)
-                for (int64_t o = begin; o < end && o < out; o += 32) {
-                    const int wide = o + 16 < out;
-                    for (int64_t panel = 0; panel < panels; panel++) {
-                        const uint32_t *kernels = packed + (o / 16 * steps + 9 * panel) * TILE;
-                        const uint16_t *seen = maps + panel * plane;
-                        const int ends = panel == panels - 1;
-                        for (int64_t k = from; k < from + band && k < twos; k++) {
-                            float *kept = sums + (k - from) * 4 * TILE, *to = ends ? found : kept;
-                            const meeting *taps = meetings + 9 * k;
-                            if (!panel) kept = NULL;
-                            if (wide) multiply(seen, taps, counts[k], kernels, steps * TILE, kept, to, 1);
-                            else multiply(seen, taps, counts[k], kernels, steps * TILE, kept, to, 0);
-                            for (int64_t row = 0; row < 32 && ends; row++) { /* an image of one of the pixels */
-                                int64_t pixel = 2 * k + row / 16, image = row % 16;
-                                if (pixel == pixels || image >= count) continue;
-                                uint16_t *into = y_winners ? unpooled + (pixel * 16 + image) * 32
-                                                           : y + ((first + image) * pixels + pixel) * out + o;
-                                store(into, vector(found + row * 16));
-                                if (wide) store(into + 16, vector(found + 2 * TILE + row * 16));
-                            }
+            const int64_t which = task / shares, share = task % shares, band = which / sixteens;
+            const int64_t first = which % sixteens * 16, count = images - first < 16 ? images - first : 16;
+            const int64_t from = band * rows, to = from + rows < size ? from + rows : size;
+            const int64_t above = from ? from - 1 : 0, below = to < size ? to + 1 : size;
+            const int64_t begin = share * parts / shares * 32, end = (share + 1) * parts / shares * 32;
+            if (met != band) find_meetings(from, to, above, size, meetings, counts);
+            /* called in two places, so that the usual case is compiled without the other's questions */
+            if (gathered != which && x_winners)
+                gather(x, x_winners, maps, above * size, below * size, first, count, size, channels, plane);
+            else if (gathered != which)
+                gather(x, NULL, maps, above * size, below * size, first, count, size, channels, plane);
+            gathered = which, met = band;
+            for (int64_t o = begin; o < end && o < out; o += 32) {
+                const int wide = o + 16 < out;
+                for (int64_t panel = 0; panel < panels; panel++) {
+                    const uint32_t *kernels = packed + (o / 16 * steps + 9 * panel) * TILE;
+                    const uint16_t *seen = maps + panel * plane;
+                    const int ends = panel == panels - 1;
+                    for (int64_t k = 0; 2 * k < (to - from) * size; k++) {
+                        float *kept = sums + k * 4 * TILE, *into = ends ? found : kept;
+                        const meeting *taps = meetings + 9 * k;
+                        if (!panel) kept = NULL;
+                        if (wide) multiply(seen, zeros, taps, counts[k], kernels, steps * TILE, kept, into, 1);
+                        else multiply(seen, zeros, taps, counts[k], kernels, steps * TILE, kept, into, 0);
+                        for (int64_t row = 0; row < 32 && ends; row++) { /* an image of one of the pixels */
+                            int64_t pixel = 2 * k + row / 16, image = row % 16;
+                            if (pixel == (to - from) * size || image >= count) continue;
+                            uint16_t *at = y_winners ? unpooled + (pixel * 16 + image) * 32
+                                                     : y + (((first + image) * size + from) * size + pixel) * out + o;
+                            store(at, vector(found + row * 16));
+                            if (wide) store(at + 16, vector(found + 2 * TILE + row * 16));
                         }
                     }
-                    if (y_winners) {
-                        const int64_t to = first * (size / 2) * (size / 2) * out + o;
-                        pool(unpooled, y + to, y_winners + to, count, size, out, wide ? 32 : 16);
-                    }
                 }
+                if (y_winners) {
+                    const int64_t at = (first * half + from / 2) * half * out + o;
+                    pool(unpooled, y + at, y_winners + at, to - from, count, size, out, wide ? 32 : 16);
+                }
+            }
         }
         if (!failed) _tile_release();
         free(maps);
         free(unpooled);
         free(sums);
+        free(meetings);
+        free(counts);
     }
-    free(meetings);
-    free(counts);
     return failed;
 }
 
 /* ---- the gradient of the weights ------------------------------------------------------------------------------ */
 
-/* Adds to sums (the 3 taps of a row, of each of one or two tiles of kernels) over `steps` tiles of places. */
-INLINE void add_products(const uint32_t *gradients, int64_t next_tile, const uint32_t *const places[3], int64_t steps,
-                         float *sums, int64_t next_sums, const int tall) {
-    const uint32_t *left = places[0], *middle = places[1], *right = places[2], *under = gradients + next_tile;
+#define LARGEST 16 /* pixels a side of maps that are looked at in one pixel of 32 images */
+
+/* Adds to sums (the 3 taps of a row, of each of one or two tiles of kernels): in each of `runs` runs, whose places begin
+   where `starts` says, if anywhere, `length` tiles of gradients that follow each other times tiles of places that do. */
+INLINE void add_products(const uint32_t *gradients, int64_t next_tile, const uint32_t *const places[3],
+                         const int64_t *starts, int64_t runs, int64_t length, float *sums, int64_t next_sums,
+                         const int tall) {
     float *more = sums + next_sums;
     _tile_loadd(0, sums, 64); _tile_loadd(1, sums + TILE, 64); _tile_loadd(2, sums + 2 * TILE, 64);
     if (tall) { _tile_loadd(3, more, 64); _tile_loadd(4, more + TILE, 64); _tile_loadd(5, more + 2 * TILE, 64); }
-    for (int64_t at = 0; at < steps * TILE; at += TILE) {
-        _tile_loadd(6, gradients + at, 64);
-        _tile_loadd(7, left + at, 64);
-        _tile_dpbf16ps(0, 6, 7);
-        _tile_loadd(7, middle + at, 64);
-        _tile_dpbf16ps(1, 6, 7);
-        _tile_loadd(7, right + at, 64);
-        _tile_dpbf16ps(2, 6, 7);
-        if (!tall) continue;
-        _tile_loadd(6, under + at, 64);
-        _tile_dpbf16ps(5, 6, 7);
-        _tile_loadd(7, middle + at, 64);
-        _tile_dpbf16ps(4, 6, 7);
-        _tile_loadd(7, left + at, 64);
-        _tile_dpbf16ps(3, 6, 7);
+    for (int64_t run = 0; run < runs; run++) {
+        if (starts[run] < 0) continue;
+        const uint32_t *upper = gradients + run * length * TILE, *under = upper + next_tile;
+        const uint32_t *left = places[0] + starts[run], *middle = places[1] + starts[run];
+        const uint32_t *right = places[2] + starts[run];
+        for (int64_t at = 0; at < length * TILE; at += TILE) {
+            _tile_loadd(6, upper + at, 64);
+            _tile_loadd(7, left + at, 64);
+            _tile_dpbf16ps(0, 6, 7);
+            _tile_loadd(7, middle + at, 64);
+            _tile_dpbf16ps(1, 6, 7);
+            _tile_loadd(7, right + at, 64);
+            _tile_dpbf16ps(2, 6, 7);
+            if (!tall) continue;
+            _tile_loadd(6, under + at, 64);
+            _tile_dpbf16ps(5, 6, 7);
+            _tile_loadd(7, middle + at, 64);
+            _tile_dpbf16ps(4, 6, 7);
+            _tile_loadd(7, left + at, 64);
+            _tile_dpbf16ps(3, 6, 7);
+        }
     }
     _tile_stored(0, sums, 64); _tile_stored(1, sums + TILE, 64); _tile_stored(2, sums + 2 * TILE, 64);
     if (tall) { _tile_stored(3, more, 64); _tile_stored(4, more + TILE, 64); _tile_stored(5, more + 2 * TILE, 64); }
@@ -327,13 +341,24 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
     const int64_t out_size = (size - 1) / stride + 1, pitch = out_size + 1, map = pitch * pitch;
     const int64_t panels = channels / 16, rows = out / 16, parts = stride * stride, all_pairs = (images + 1) / 2;
     const int64_t seen = winners ? out_size / 2 : out_size; /* pixels a side of the gradient */
-    int64_t together = at_least_one((int64_t)(1 << 21) / (map * (parts * panels + rows) * 64)); /* pairs in caches */
+    const int64_t place_bytes = (parts * panels + rows) * 64;
+    const int64_t abreast = all_pairs >= 16 && out_size <= LARGEST ? 16 : 1; /* pairs that share a place of a tile */
+    int64_t together = (int64_t)(1 << 21) / (map * place_bytes); /* pairs in caches */
     if (together > all_pairs) together = all_pairs;
-    const int64_t steps = (together * map + 15) / 16, plane = (steps * 16 + 2 * pitch + 2) * 16;
+    together = together < abreast ? abreast : together / abreast * abreast;
+    const int64_t runs = abreast == 1 ? 1 : together / 16 * out_size;
+    const int64_t steps = abreast == 1 ? (together * map + 15) / 16 : runs * out_size;
+    const int64_t plane = rounded_up((rounded_up(together * map, 16) + (2 * pitch + 2) * abreast) * 16, 16);
     uint32_t *padded = aligned_alloc(64, parts * panels * plane * sizeof(uint32_t));
     uint32_t *gradients = aligned_alloc(64, rows * steps * TILE * sizeof(uint32_t));
     float *sums = aligned_alloc(64, rows * panels * 9 * TILE * sizeof(float));
-    const int failed = !padded || !gradients || !sums;
+    int64_t *starts = malloc(3 * runs * sizeof *starts); /* of runs, for each row of a kernel */
+    const int failed = !padded || !gradients || !sums || !starts;
+    for (int64_t i = 0; i < 3 * runs && !failed; i++) {
+        int64_t run = i % runs, line = i / runs, row = run % out_size, met = row * stride + line - 1;
+        int outside = abreast > 1 && (met < 0 || met >= size);
+        starts[i] = outside ? -1 : (run / out_size * map + row * pitch) * abreast * 16;
+    }
     if (!failed) {
         memset(padded, 0, parts * panels * plane * sizeof(uint32_t));
         memset(sums, 0, rows * panels * 9 * TILE * sizeof(float));
@@ -342,20 +367,23 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
             begin_tiles();
             for (int64_t first = 0; first < all_pairs; first += together) {
                 const int64_t count = all_pairs - first < together ? all_pairs - first : together;
-                const int64_t now = (count * map + 15) / 16;
+                const int64_t groups = (count + abreast - 1) / abreast; /* what is left of a last one is zero */
+                const int64_t now = abreast == 1 ? (count * map + 15) / 16 : groups * out_size * out_size;
 #pragma omp for schedule(static) nowait
-                for (int64_t line = 0; line < count * size; line++) { /* of maps */
-                    int64_t pair = line / size, row = line % size, image = 2 * (first + pair);
-                    int64_t there = image + 1 < images;
-                    const uint16_t *one = x + (image * size + row) * size * channels;
+                for (int64_t line = 0; line < groups * abreast * size; line++) { /* of maps */
+                    int64_t row = line / abreast % size, lane = line % abreast, group = line / abreast / size;
+                    int64_t image = 2 * (first + group * abreast + lane);
+                    int64_t here = image < images, there = image + 1 < images;
+                    const uint16_t *one = x + (image * size + row) * size * channels * here;
                     const uint16_t *two = one + there * size * size * channels;
                     for (int64_t column = 0; column < size; column++, one += channels, two += channels) {
                         int64_t part = row % stride * stride + column % stride;
-                        int64_t place = (pair * pitch + row / stride + 1) * pitch + column / stride + 1;
-                        uint32_t *to = padded + part * panels * plane + place * 16;
+                        int64_t place = group * map + (row / stride + 1) * pitch + column / stride + 1;
+                        uint32_t *to = padded + part * panels * plane + (place * abreast + lane) * 16;
                         for (int64_t c = 0; c < channels; c += 16) {
+                            __m256i a = here ? sixteen(one + c) : (__m256i){0};
                             __m256i b = there ? sixteen(two + c) : (__m256i){0};
-                            _mm512_storeu_si512(to + c / 16 * plane, pairs_of(sixteen(one + c), b));
+                            _mm512_storeu_si512(to + c / 16 * plane, pairs_of(a, b));
                         }
                     }
                 }
@@ -364,11 +392,18 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
                     int64_t one[16], two[16]; /* where the gradient's numbers of a place begin, or -1 */
                     int pixel[16];
                     for (int64_t i = 0; i < 16; i++) {
-                        int64_t place = step * 16 + i, row = place % map / pitch, column = place % pitch;
-                        int64_t image = 2 * (first + place / map);
+                        int64_t pair, row, column;
+                        if (abreast == 1) {
+                            int64_t place = step * 16 + i;
+                            pair = place / map, row = place % map / pitch, column = place % pitch;
+                        } else {
+                            int64_t group = step / (out_size * out_size), place = step % (out_size * out_size);
+                            pair = group * abreast + i, row = place / out_size, column = place % out_size;
+                        }
+                        int64_t image = 2 * (first + pair);
                         pixel[i] = row % 2 * 2 + column % 2;
                         if (winners) row /= 2, column /= 2;
-                        int real = place < count * map && row < seen && column < seen;
+                        int real = pair < count && row < seen && column < seen;
                         one[i] = real ? ((image * seen + row) * seen + column) * out : -1;
                         two[i] = real && image + 1 < images ? one[i] + seen * seen * out : -1;
                     }
@@ -393,12 +428,14 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
                     for (int64_t tap = 0; tap < 3; tap++) {
                         int64_t part = stride == 1 ? 0 : (line != 1) * 2 + (tap != 1);
                         int64_t down = stride == 1 ? line : line > 0, along = stride == 1 ? tap : tap > 0;
-                        places[tap] = padded + (part * panels + panel) * plane + (down * pitch + along) * 16;
+                        places[tap] = padded + (part * panels + panel) * plane + (down * pitch + along) * abreast * 16;
                     }
                     float *to = sums + ((r * panels + panel) * 3 + line) * 3 * TILE;
                     const uint32_t *from = gradients + r * steps * TILE;
-                    if (r + 1 < rows) add_products(from, steps * TILE, places, now, to, panels * 9 * TILE, 1);
-                    else add_products(from, 0, places, now, to, 0, 0);
+                    const int64_t *begins = starts + line * runs, all = abreast == 1 ? 1 : groups * out_size;
+                    const int64_t length = abreast == 1 ? now : out_size, next = panels * 9 * TILE;
+                    if (r + 1 < rows) add_products(from, steps * TILE, places, begins, all, length, to, next, 1);
+                    else add_products(from, 0, places, begins, all, length, to, 0, 0);
                 }
             }
             _tile_release();
@@ -414,6 +451,7 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
     free(padded);
     free(gradients);
     free(sums);
+    free(starts);
     return failed;
 }
 
