@@ -296,8 +296,8 @@ int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *
 
 #define LARGEST 16 /* pixels a side of maps that are looked at in one pixel of 32 images */
 
-/* Adds to sums (the 3 taps of a row, of each of one or two tiles of kernels): in each of `runs` runs, whose places begin
-   where `starts` says, if anywhere, `length` tiles of gradients that follow each other times tiles of places that do. */
+/* Adds to sums (the 3 taps of a row, of each of one or two tiles of kernels) the products of all runs: `length` tiles
+   of gradients that follow each other, and as many of places, which begin where `starts` says, or nowhere (-1). */
 INLINE void add_products(const uint32_t *gradients, int64_t next_tile, const uint32_t *const places[3],
                          const int64_t *starts, int64_t runs, int64_t length, float *sums, int64_t next_sums,
                          const int tall) {
