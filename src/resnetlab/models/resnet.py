@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnetlab.models.blocks import SHORTCUTS, UNITS
 from resnetlab.models.norms import norm_relu
-from resnetlab.models.stems import STEMS
+from resnetlab.models.stems import STEMS, convolve_and_rectify
 from resnetlab.models.zoo import Architecture
 
 
@@ -74,7 +74,10 @@ class ResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to pooled embeddings (N, C), the input of the head."""
-        x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(images)))
+        if self.architecture.stem == "whitened":
+            x = convolve_and_rectify(self.conv1, self.relu, images)
+        else:
+            x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(images)))
         for stage in self.stages:
             x = stage(x)
         return self.avgpool(norm_relu(self.last_bn, self.last_relu, x)).flatten(1)

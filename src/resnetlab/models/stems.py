@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.models.convolutions import conv3x3
+from resnetlab.native.calls import LANES, address, is_bare, kernels, laid_out
+from resnetlab.native.library import library
 
 Stem = Callable[[int, int], tuple[nn.Conv2d, nn.Module]]  # (in_channels, out_channels) -> (conv1, maxpool)
 
@@ -59,6 +61,36 @@ def whiten(conv: nn.Conv2d, images: Tensor, floor: float = 5e-4) -> None:
     filters = (directions.t() / (variances + floor).sqrt()[:, None])[-len(conv.weight) // 2 :]
     filters = filters.view(-1, *conv.weight.shape[1:]).to(conv.weight)
     conv.weight.copy_(torch.cat((filters, -filters)))
+
+
+def convolve_and_rectify(conv: nn.Module, relu: nn.Module, images: Tensor) -> Tensor:
+    """ReLU of a whitened stem's maps, (N, C, H, W) to (N, O, H - 2, W - 2), in one go where nothing of it is trained.
+
+    What comes out takes twenty times the memory of the images: it is written once instead of read and written again.
+    """
+    if not (isinstance(conv, nn.Conv2d) and is_bare(conv) and is_bare(relu) and is_for_kernel(conv, images)):
+        return relu(conv(images))  # type: ignore[no-any-return]
+    count, channels, height, width = images.shape
+    images, out = laid_out(images.to(torch.bfloat16)), len(conv.weight)
+    kept = conv.weight.bfloat16().float().permute(2, 3, 1, 0).contiguous()
+    y = images.new_empty(count, height - 2, width - 2, out).permute(0, 3, 1, 2)
+    kernels().stem_convolve(address(images), address(kept), address(y), count, height, width, channels, out)
+    return y
+
+
+def is_for_kernel(conv: nn.Conv2d, images: Tensor) -> bool:
+    """Whether bfloat16 is wanted, on the CPU, and no gradient."""
+    return (
+        isinstance(images, Tensor)  # and not what stands for one while a graph is traced
+        and images.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and len(conv.weight) % LANES == 0
+        and min(images.shape[2:]) >= 3
+        and not (torch.is_grad_enabled() and (images.requires_grad or conv.weight.requires_grad))
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
 
 
 STEMS: dict[str, Stem] = {"imagenet": imagenet, "cifar": cifar, "whitened": whitened}

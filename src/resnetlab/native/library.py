@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "tiles.c", "vectors.h")
+SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "tiles.c", "stems.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 
@@ -97,6 +97,7 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.winograd_input.argtypes = [pointer, pointer, *[count] * 3]
     kernels.winograd_spread.argtypes = [pointer, pointer, *[count] * 3]
     kernels.winograd_kernels_back.argtypes = [pointer, pointer, count, count]
+    kernels.stem_convolve.argtypes = [*[pointer] * 3, *[count] * 5]
     if kernels.blocks_there():
         kernels.blocks_pack.argtypes = [pointer, pointer, count, count, yes]
         kernels.blocks_convolve.argtypes = [*[pointer] * 3, *[count] * 4]
