@@ -19,6 +19,8 @@ SHAPES = [
     *[(3, 32, 48, 8), (2, 16, 64, 7), (5, 64, 16, 3), (1, 16, 16, 4), (1, 48, 80, 5)],
     *[(2, 32, 32, 16), (9, 64, 64, 6), (41, 32, 32, 7), (300, 32, 32, 3)],  # images alone and in several rounds
     *[(2, 128, 128, 5), (2, 64, 256, 6), (3, 512, 48, 4)],
+    *[(33, 32, 48, 15), (70, 48, 32, 16), (17, 64, 80, 9)],  # more than a tile of images, or of pairs of them
+    *[(2, 128, 32, 40), (17, 32, 32, 37)],  # maps in bands of rows
 ]
 
 
@@ -137,7 +139,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int, stride: int) 
 
 @pytest.mark.parametrize("channels", [16, 32, 48])
 def test_a_notanumber_stays_where_it_is_seen(channels: int) -> None:
-    """The few places between two rows are multiplied, too, and so are channels that are not there."""
+    """What lies outside of a map is multiplied here and there, and so are channels that are not there."""
     x = maps((4, channels, 8, 8), 0)
     x[1, :, 3, 7] = float("nan")
     y = tiled(x, kernels_like(32, channels), 1)
@@ -200,9 +202,10 @@ def test_without_kernels_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> No
     assert error(ours, theirs.double()) < 0.01
 
 
-def test_nothing_is_read_or_written_beside_the_maps() -> None:
+@pytest.mark.parametrize("images", [3, 33])
+def test_nothing_is_read_or_written_beside_the_maps(images: int) -> None:
     """A map in the middle of memory full of NaN, and its results in the middle of memory full of sevens."""
-    size, channels, images = 5, 32, 3
+    size, channels = 5, 32
     numbers = images * size * size * channels
     outer = torch.full((3 * numbers,), float("nan"), dtype=torch.bfloat16)
     x = outer[numbers : 2 * numbers].view(images, size, size, channels).permute(0, 3, 1, 2)
