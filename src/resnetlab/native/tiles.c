@@ -184,6 +184,14 @@ static void find_meetings(int64_t from, int64_t to, int64_t first, int64_t size,
     }
 }
 
+/* Whole numbers that are in the order of bfloat16 ones; both zeros are 0, and NaN is above all. */
+INLINE __m512i in_order(__m512i numbers) {
+    __m512i size = _mm512_and_si512(numbers, _mm512_set1_epi16(INT16_MAX));
+    __mmask32 is_nan = _mm512_cmpgt_epi16_mask(size, _mm512_set1_epi16(0x7f80));
+    size = _mm512_mask_sub_epi16(size, _mm512_movepi16_mask(numbers), _mm512_setzero_si512(), size);
+    return _mm512_mask_mov_epi16(size, is_nan, _mm512_set1_epi16(INT16_MAX));
+}
+
 /* Rows of maps (pixels, 16 images, 32), `rows` of them after an even one, to maxima and winners (count, size / 2,
    size / 2, out), sixteen or all channels of them; of equal pixels the first wins, and NaN wins over numbers. */
 INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t rows, int64_t count, int64_t size,
@@ -193,19 +201,19 @@ INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t ro
         for (int64_t image = 0; image < count; image++) {
             const uint16_t *from = maps + ((at / half * 2 * size + at % half * 2) * 16 + image) * 32;
             const int64_t to = (image * half * half + at) * out;
-            for (int64_t c = 0; c < channels; c += 16) {
-                __m512 best = (__m512)load(from + c);
-                __m512i winner = _mm512_setzero_si512();
-                for (int pixel = 1; pixel < 4; pixel++) {
-                    __m512 next = (__m512)load(from + (pixel / 2 * size + pixel % 2) * 16 * 32 + c);
-                    __mmask16 is_nan = _mm512_cmp_ps_mask(next, next, _CMP_UNORD_Q);
-                    __mmask16 wins = is_nan | _mm512_cmp_ps_mask(next, best, _CMP_GT_OQ);
-                    best = _mm512_mask_mov_ps(best, wins, next);
-                    winner = _mm512_mask_set1_epi32(winner, wins, pixel);
-                }
-                store(y + to + c, (floats)best);
-                _mm_storeu_si128((void *)(winners + to + c), _mm512_cvtepi32_epi8(winner));
+            const __mmask32 wanted = channels == 32 ? 0xffffffff : 0xffff;
+            __m512i best = _mm512_loadu_si512(from), highest = in_order(best), winner = _mm512_setzero_si512();
+            for (int pixel = 1; pixel < 4; pixel++) {
+                __m512i next = _mm512_loadu_si512(from + (pixel / 2 * size + pixel % 2) * 16 * 32);
+                __m512i height = in_order(next);
+                __mmask32 wins = _mm512_cmpgt_epi16_mask(height, highest);
+                wins |= _mm512_cmpeq_epi16_mask(height, _mm512_set1_epi16(INT16_MAX));
+                highest = _mm512_mask_mov_epi16(highest, wins, height);
+                best = _mm512_mask_mov_epi16(best, wins, next);
+                winner = _mm512_mask_set1_epi16(winner, wins, (short)pixel);
             }
+            _mm512_mask_storeu_epi16(y + to, wanted, best);
+            _mm256_mask_storeu_epi8(winners + to, wanted, _mm512_cvtepi16_epi8(winner));
         }
 }
 
