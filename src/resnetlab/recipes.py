@@ -109,7 +109,7 @@ def cifar10_fast() -> RunConfig:
         recipe="cifar10-fast",
         data=DataConfig(name="cifar10", val_fraction=0.02),
         model=ModelConfig(name="fast_resnet8"),
-        augment=AugmentConfig(crop=2, crop_padding="reflect", flip=True, alternate=True, sizes=(0.75, 0.875, 1)),
+        augment=AugmentConfig(crop=2, crop_padding="reflect", flip=True, alternate=True, sizes=(0.75, 0.75, 0.875, 1)),
         optim=OptimConfig(name="muon", lr=0.18, momentum=0.6, betas=(0.9, 0.95), lr_share=0.05),
         schedule=ScheduleConfig(name="linear"),
         label_smoothing=0.2,
