@@ -73,9 +73,10 @@ def page() -> str:
 
 <!-- written by `python tools/ablation.py` from results/ablation/; do not edit -->
 
-`resnetlab train {SHORT}`, shorter than the recipe, and the same with one ingredient exchanged at a time:
-seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test images that chose nothing. Runs on
-{"; ".join(machines)}.
+`resnetlab train {SHORT}`,
+and the same with one ingredient exchanged at a time: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test
+images that chose nothing. The recipe itself is longer, and gives half of its epochs to the smallest images, not a
+third. Runs on {"; ".join(machines)}.
 
 | ingredient exchanged | option | test, % | Δ | validation, % of {whole.validation_images:,} | training, s |
 |---|---|---:|---:|---:|---:|

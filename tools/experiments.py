@@ -16,7 +16,7 @@ from results import add
 CLASSIC = "notebook-resnet34"
 VARIED = f"{CLASSIC} --augment.crop 4 --augment.flip"
 SCHEDULED = f"{VARIED} --schedule.name cosine"
-SHORT = "cifar10-fast --epochs 6"
+SHORT = "cifar10-fast --epochs 6 --augment.sizes 0.75 0.875 1"
 
 EXPERIMENTS = {
     # what each improvement of the tutorial is worth: 10 epochs, Adam, 7x7 stem

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from resnetlab.native.calls import LANES, address, check, kernels, laid_out, multiply_tiles, takes
 
 NARROWEST = 2 * LANES  # channels in or out; with 16, torch is as fast
-SMALL, FEW = 8, 64  # pixels a side, or channels, up to which the maps are ours, too
+SMALL, MEDIUM = 8, 64  # pixels a side up to which the maps are ours, too; channels with which they are at any size
 
 
 def pays(x: Tensor, weight: Tensor, stride: int) -> bool:
@@ -45,7 +45,7 @@ class Tiled(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         x = laid_out(x)
         ctx.stride = stride
-        ctx.ours = stride == 1 and (x.shape[2] <= SMALL or max(weight.shape[:2]) <= FEW)
+        ctx.ours = stride == 1 and (x.shape[2] <= SMALL or NARROWEST < max(weight.shape[:2]) <= MEDIUM)
         weight = weight if ctx.ours else weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
         return convolved(x, weight) if ctx.ours else F.conv2d(x, weight, stride=stride, padding=1)
