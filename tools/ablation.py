@@ -74,8 +74,8 @@ def page() -> str:
 <!-- written by `python tools/ablation.py` from results/ablation/; do not edit -->
 
 `resnetlab train {SHORT}`,
-and the same with one ingredient exchanged at a time: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test
-images that chose nothing. The recipe itself is longer, and gives half of its epochs to the smallest images, not a
+and the same with one ingredient exchanged at a time: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,}
+test images that chose nothing. The recipe itself is longer, and gives half of its epochs to the smallest images, not a
 third. Runs on {"; ".join(machines)}.
 
 | ingredient exchanged | option | test, % | Δ | validation, % of {whole.validation_images:,} | training, s |
