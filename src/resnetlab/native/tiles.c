@@ -7,7 +7,8 @@
 
    The gradient of the weights is summed over places, so there pairs of numbers are those of two images at the same
    place. Rows of `size` pixels become rows of size + 1, one of which is zero and pads both the row's end and the next
-   one's beginning, and so do maps: a tile then holds any sixteen places that follow each other.
+   one's beginning, and so do maps: a tile then holds any sixteen places that follow each other; or, of small maps and
+   many images, sixteen pairs of images in one place, and places of padding are left out.
 
    A convolution may end in a max pool of 2x2 pixels: what it gives is then pooled before it leaves the cache, with the
    number of the pixel that won (0 to 3, row by row) in a byte. Backwards, the map in front of the pool is never made:
