@@ -77,7 +77,8 @@ class ResNet(nn.Module):
         if self.architecture.stem == "whitened":
             x = convolve_and_rectify(self.conv1, self.relu, images)
         else:
-            x = self.maxpool(norm_relu(self.bn1, self.relu, self.conv1(images)))
+            x = norm_relu(self.bn1, self.relu, self.conv1(images))
+        x = self.maxpool(x)
         for stage in self.stages:
             x = stage(x)
         return self.avgpool(norm_relu(self.last_bn, self.last_relu, x)).flatten(1)
