@@ -92,7 +92,7 @@ def measure(name: str, options: Options, *, dry: bool) -> int:
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on besides the code; of the command, no folder of this machine."""
-    from resnetlab.facts import environment
+    from resnetlab.runs.facts import environment
     from resnetlab.runtime import start
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]

@@ -20,7 +20,7 @@ from benchmarks.options import RESULTS, Options
 from benchmarks.results import read
 from benchmarks.rounds import Outcome, Sample, details, group
 from resnetlab.errors import BadInput
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs.folder import RunFolder
 
 SCRIPT = Path(__file__).parent / "plain_script.py"
 STORED = "script_epochs.json"

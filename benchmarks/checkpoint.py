@@ -19,7 +19,7 @@ from benchmarks.options import Options
 from benchmarks.rounds import Outcome, group, seconds
 from resnetlab.data.loaders import Batch
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.model_file import save_model
+from resnetlab.inference.model_file import save_model
 from resnetlab.models import build_model
 from resnetlab.runtime import Runtime, start
 from resnetlab.training.checkpoint import save_checkpoint

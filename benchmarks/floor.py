@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from benchmarks import floor_page
 from benchmarks.options import Options
 from benchmarks.rounds import ratio, seconds, spread
-from resnetlab.assembly import make_augmentations, make_plan, make_state
-from resnetlab.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
 from resnetlab.data.loaders import Batch, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.models import build_model
 from resnetlab.models.zoo import ARCHITECTURES
+from resnetlab.runs.build import make_augmentations, make_plan, make_state
+from resnetlab.runs.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
 from resnetlab.runtime import Runtime, start
 from resnetlab.training.loop import train_step
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.page import measured_on
 from benchmarks.pictures import OURS, ROW, number
-from resnetlab.evaluation.plots_style import INK, MUTED, fit_below_header, house_style, new_figure, save
+from resnetlab.plots.style import INK, MUTED, fit_below_header, house_style, new_figure, save
 
 READ = """\
 The *floor* of a network is the time of its convolutions alone, each by itself as torch computes it, forwards and

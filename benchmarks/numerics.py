@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.contenders import run
 from benchmarks.options import Options
 from benchmarks.rounds import Outcome, Sample, details, group, interleaved
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs.folder import RunFolder
 
 EPOCHS, SEEDS = 3, 3
 # The recipe's schedule, a network for many seeds, and images at their full size.

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnetlab.evaluation.plots_style import INK, MUTED, VALIDATION, fit_below_header, house_style, new_figure, save
+from resnetlab.plots.style import INK, MUTED, VALIDATION, fit_below_header, house_style, new_figure, save
 
 OURS, OTHERS = VALIDATION, "#b9c1cc"
 ROW = 0.34  # inches a bar takes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetlab.errors import BadInput
-from resnetlab.sealed import write_json
+from resnetlab.files import write_json
 
 
 def read(file: Path) -> dict[str, Any]:

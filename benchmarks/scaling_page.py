@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.page import measured_on
 from benchmarks.pictures import number
-from resnetlab.evaluation.plots_style import MUTED, TRAIN, VALIDATION, fit_below_header, house_style, new_figure, save
+from resnetlab.plots.style import MUTED, TRAIN, VALIDATION, fit_below_header, house_style, new_figure, save
 
 WHY = {
     "batch": (

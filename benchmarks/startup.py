@@ -20,7 +20,7 @@ def first_step(*given, **named):
     train_step(*given, **named)
     os._exit(0)
 loop.train_step = first_step
-from resnetlab.cli import main
+from resnetlab.cli.main import main
 with tempfile.TemporaryDirectory() as folder:
     main(["train", "quickstart", "--out", folder + "/run"])
 raise SystemExit("no training step was done")

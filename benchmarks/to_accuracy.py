@@ -28,8 +28,8 @@ from benchmarks.options import Options
 from benchmarks.pictures import OURS
 from benchmarks.rounds import Failed, Outcome, Sample, details, group
 from resnetlab.errors import BadInput
-from resnetlab.evaluation.plots_style import MUTED, empty_figure, fit_below_header, house_style, new_figure, save
-from resnetlab.run_folder import RunFolder
+from resnetlab.plots.style import MUTED, empty_figure, fit_below_header, house_style, new_figure, save
+from resnetlab.runs.folder import RunFolder
 
 RECIPE, PEER = "cifar10-fast", "airbench"
 SEEDS = 3  # at most; fewer with --rounds

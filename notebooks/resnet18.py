@@ -57,11 +57,11 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 
 import resnetlab
-from resnetlab.evaluation.compare import mcnemar
-from resnetlab.evaluation.plots_diagram import diagram_figure
-from resnetlab.evaluation.plots_style import RULES, rendered
+from resnetlab.evaluation.comparison import mcnemar
 from resnetlab.evaluation.proportions import wilson
-from resnetlab.models.describe import count_macs
+from resnetlab.models.summary import count_macs
+from resnetlab.plots.diagram import diagram_figure
+from resnetlab.plots.style import RULES, rendered
 from resnetlab.runtime import start
 
 # %% [markdown]

@@ -74,11 +74,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import resnetlab
-from resnetlab.evaluation.journey import journey
-from resnetlab.evaluation.plots_journey import journey_figure
-from resnetlab.evaluation.plots_style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION, rendered
 from resnetlab.evaluation.proportions import wilson
-from resnetlab.models.describe import describe
+from resnetlab.interpret.activations import journey
+from resnetlab.models.summary import describe
+from resnetlab.plots.activations import journey_figure
+from resnetlab.plots.style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION, rendered
 from resnetlab.runtime import start
 
 # %%
@@ -236,7 +236,7 @@ print(f"never used: {idle / 1e6:.1f} of {weights / 1e6:.1f} million weights ({id
 
 # %% [markdown]
 # (`resnetlab models resnet34 --image-size 32 --stem imagenet` warns of it, and so does
-# `resnetlab.models.describe.warnings_for`.) The tutorials train this network all the same, and so do we first; a stem
+# `resnetlab.models.summary.warnings_for`.) The tutorials train this network all the same, and so do we first; a stem
 # of one 3×3 convolution without stride or pooling, at the end, repairs it.
 
 # %% [markdown]

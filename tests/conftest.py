@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnetlab.cli import main
+from resnetlab.cli.main import main
 
 torch.set_num_threads(1)
 

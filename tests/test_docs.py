@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnetlab import errors
-from resnetlab.cli import USAGE
+from resnetlab.cli.main import USAGE
 from resnetlab.errors import LabError
 
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ def modules_after(code: str, cwd: Path) -> set[str]:
     return set(done.stderr.split())
 
 
-MAIN = "from resnetlab.cli import main; code = main({words!r}); assert code == 0, code"
+MAIN = "from resnetlab.cli.main import main; code = main({words!r}); assert code == 0, code"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_help_version_and_print_config_import_no_torch(words: list[str], tmp_pat
 @pytest.mark.parametrize("command", ["train", "find-lr", "resume", "evaluate", "compare", "report", "runs", "models"])
 def test_help_of_a_command_imports_no_torch(command: str, tmp_path: Path) -> None:
     code = f"""
-from resnetlab.cli import main
+from resnetlab.cli.main import main
 try:
     main([{command!r}, "--help"])
 except SystemExit as stop:
@@ -54,7 +54,7 @@ def test_training_and_predicting_import_no_torchvision(tmp_path: Path) -> None:
     code = """
 import numpy as np
 import resnetlab
-from resnetlab import recipes
+from resnetlab.runs import recipes
 config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "steps": 1})
 run = resnetlab.train(config, "run")
 resnetlab.load("run")(np.zeros((8, 8), np.uint8))

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from resnetlab.arguments import TrainArguments
-from resnetlab.commands import configured
-from resnetlab.parsing import parse
+from resnetlab.cli.arguments import TrainArguments
+from resnetlab.cli.commands import configured
+from resnetlab.cli.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))

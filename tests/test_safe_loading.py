@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.model_file import save_model
+from resnetlab.files import read_sealed, write_sealed
+from resnetlab.inference.model_file import save_model
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
-from resnetlab.sealed import read_sealed, write_sealed
 
 SOURCE = Path(__file__).parents[1] / "src" / "resnetlab"
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -50,7 +50,7 @@ BANNED_ENDINGS = (  # of what is called, however it was imported
 EXCEPTION = {  # the one place where a pickle is read: torchvision opens CIFAR's own batches, whose digests it checked
     "data/named.py": "torchvision.datasets",
 }
-COMPILER = "native/library.py"  # the one place that starts a program: the C compiler, on sources of the package itself
+COMPILER = "kernels/library.py"  # the one place that starts a program: the C compiler, on sources of the package itself
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -154,7 +154,7 @@ import itertools, json, os, resource, sys, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 import resnetlab
-from resnetlab.cli import main
+from resnetlab.cli.main import main
 from resnetlab.errors import LabError
 doors, benign, hostile, run = sys.argv[1], sys.argv[2], sys.argv[3:-1], sys.argv[-1]
 

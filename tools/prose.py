@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetlab.models import build_model
-from resnetlab.models.describe import describe
+from resnetlab.models.summary import describe
 
 ROOT = Path(__file__).parents[1]
 PAGES = (*sorted((ROOT / "notebooks").glob("*.py")), *(ROOT / "notebooks").glob("README.md"))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resnetlab import recipes
+from resnetlab.runs import recipes
 
 ROOT = Path(__file__).parents[1]
 RESULTS, README = ROOT / "results", ROOT / "README.md"

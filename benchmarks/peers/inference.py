@@ -18,8 +18,8 @@ def lists(job: Job) -> Iterator[list[Path]]:
 
 def ours(job: Job, clock: Clock) -> None:
     from resnetlab.data.preprocess import Preprocessing
+    from resnetlab.inference.model_file import Model
     from resnetlab.inference.predict import Classifier
-    from resnetlab.model_file import Model
     from resnetlab.models import build_model
     from resnetlab.runtime import start
 

@@ -6,9 +6,9 @@ from benchmarks.peers.common import Clock, Job, main
 
 
 def ours(job: Job, clock: Clock) -> None:
-    from resnetlab.assembly import make_augmentations, open_data
-    from resnetlab.config import AugmentConfig, DataConfig
     from resnetlab.data.loaders import TrainBatches
+    from resnetlab.runs.build import make_augmentations, open_data
+    from resnetlab.runs.config import AugmentConfig, DataConfig
     from resnetlab.runtime import start
 
     runtime = start()

@@ -6,8 +6,8 @@ from benchmarks.peers.common import Clock, Job, main
 
 
 def training(job: Job, clock: Clock) -> None:
-    from resnetlab.assembly import Experiment
-    from resnetlab.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, RunConfig
+    from resnetlab.runs.build import Experiment
+    from resnetlab.runs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, RunConfig
     from resnetlab.training.loop import StepDone, fit
 
     if not job.augment:

@@ -33,9 +33,9 @@ def made_images(images: int, side: int) -> Any:
 
 
 def training(job: Job, clock: Clock) -> None:
-    from resnetlab import assembly
-    from resnetlab.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
-    from resnetlab.models.describe import count_macs
+    from resnetlab.models.summary import count_macs
+    from resnetlab.runs import build
+    from resnetlab.runs.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
     from resnetlab.runtime import start
     from resnetlab.training.loop import StepDone, fit
 
@@ -49,11 +49,11 @@ def training(job: Job, clock: Clock) -> None:
     )
     runtime = start()
     data = made_images(steps * job.batch, job.image_size)
-    network, _ = assembly.make_network(config, data)
+    network, _ = build.make_network(config, data)
     work = count_macs(network, job.image_size) * job.batch
     clock.result |= {"work": work, "images_of_work": job.batch, "batch": job.batch}
-    batches = assembly.make_batches(config, data, runtime)
-    plan, state = assembly.make_plan(config, len(batches.train)), assembly.make_state(config, network, runtime)
+    batches = build.make_batches(config, data, runtime)
+    plan, state = build.make_plan(config, len(batches.train)), build.make_state(config, network, runtime)
     clock.start()
     for event in fit(state, batches, plan, runtime):
         if isinstance(event, StepDone) and clock.step(job.batch):
@@ -62,9 +62,9 @@ def training(job: Job, clock: Clock) -> None:
 
 def pipeline(job: Job, clock: Clock) -> None:
     """Work is the images of an epoch; `epoch_seconds` is how long it takes to its first batch."""
-    from resnetlab.assembly import make_augmentations
-    from resnetlab.config import AugmentConfig
     from resnetlab.data.loaders import TrainBatches
+    from resnetlab.runs.build import make_augmentations
+    from resnetlab.runs.config import AugmentConfig
     from resnetlab.runtime import start
 
     data = made_images(job.images, job.image_size)

@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnetlab import recipes
-    from resnetlab.config import RunConfig
     from resnetlab.data.datasets import open_dataset
-    from resnetlab.experiment import train
     from resnetlab.inference.predict import load
     from resnetlab.models.build import build_model, resnet18, resnet34, resnet50
-    from resnetlab.models.weights import load_pretrained
-    from resnetlab.scoring import evaluate
+    from resnetlab.models.pretrained import load_pretrained
+    from resnetlab.runs import recipes
+    from resnetlab.runs.config import RunConfig
+    from resnetlab.runs.experiment import train
+    from resnetlab.runs.score import evaluate
 
 __version__ = "0.1.0"
 
@@ -35,19 +35,19 @@ __all__ = [
 ]
 
 HOMES = {
-    "config": ("RunConfig",),
+    "runs.config": ("RunConfig",),
     "data.datasets": ("open_dataset",),
-    "experiment": ("train",),
+    "runs.experiment": ("train",),
     "inference.predict": ("load",),
     "models.build": ("build_model", "resnet18", "resnet34", "resnet50"),
-    "models.weights": ("load_pretrained",),
-    "scoring": ("evaluate",),
+    "models.pretrained": ("load_pretrained",),
+    "runs.score": ("evaluate",),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "recipes":
-        return importlib.import_module("resnetlab.recipes")
+        return importlib.import_module("resnetlab.runs.recipes")
     for home, names in HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"resnetlab.{home}"), name)

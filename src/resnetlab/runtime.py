@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.errors import BadInput, unknown
-from resnetlab.native.library import why_not
+from resnetlab.kernels.library import why_not
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Network = TypeVar("Network", bound=nn.Module)

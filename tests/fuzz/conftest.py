@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resnetlab.cli import main
+from resnetlab.cli.main import main
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 
 DOCUMENTED = {0, 2, 3, 4, 5, 6}  # 1 is a bug of ours

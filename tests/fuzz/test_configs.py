@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from resnetlab import recipes
-from resnetlab.cli import COMMANDS
-from resnetlab.config import RunConfig
+from resnetlab.cli.main import COMMANDS
 from resnetlab.models.zoo import ARCHITECTURES
+from resnetlab.runs import recipes
+from resnetlab.runs.config import RunConfig
 
 CRASHERS = Path(__file__).parent / "crashers"
 

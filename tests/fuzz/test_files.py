@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 import resnetlab
-from resnetlab import experiment, recipes, resuming
-from resnetlab.console import Voice
 from resnetlab.errors import BadInput, NonFinite
-from resnetlab.model_file import weights_digest
-from resnetlab.run_folder import RunFolder
-from resnetlab.sealed import UNSEALED, read_sealed, write_sealed
+from resnetlab.files import UNSEALED, read_sealed, write_sealed
+from resnetlab.inference.model_file import weights_digest
+from resnetlab.runs import experiment, recipes, resume
+from resnetlab.runs.console import Voice
+from resnetlab.runs.folder import RunFolder
 from resnetlab.training.loop import fit
 
 
@@ -142,7 +142,7 @@ def to_the_end(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         for _event in fit(experiment.state, experiment.batches, experiment.plan, experiment.runtime):
             pass
 
-    monkeypatch.setattr(resuming, "carry_out", carry_out)
+    monkeypatch.setattr(resume, "carry_out", carry_out)
     return steps
 
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 import resnetlab
-from resnetlab import experiment
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
+from resnetlab.inference.model_file import save_model
 from resnetlab.inference.predict import Classifier
-from resnetlab.model_file import save_model
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
+from resnetlab.runs import experiment
 
 LONGEST = 5.0  # seconds of computing
 

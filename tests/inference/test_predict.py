@@ -11,8 +11,8 @@ from PIL import Image
 
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
+from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.inference.predict import BATCH, Classifier, Picture, Prediction, load
-from resnetlab.model_file import read_model, save_model
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 

@@ -6,8 +6,8 @@ import torchvision
 from torch.nn.functional import cross_entropy
 
 from resnetlab.models.build import build_model
-from resnetlab.models.describe import count_macs
 from resnetlab.models.resnet import ResNet
+from resnetlab.models.summary import count_macs
 from resnetlab.models.zoo import ARCHITECTURES
 
 NAMES = (

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnetlab.kernels.library import library
 from resnetlab.models.stems import STEMS, convolve_and_rectify
-from resnetlab.native.library import library
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="no C compiler here: torch's convolution is used")
 

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from resnetlab import recipes
-from resnetlab.config import RunConfig
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
-from resnetlab.evaluation import record
+from resnetlab.evaluation.access_log import Access
 from resnetlab.evaluation.calibration import Temperature
-from resnetlab.evaluation.embedding import MOST, spread
-from resnetlab.evaluation.ledger import Look
-from resnetlab.evaluation.looks import Looks
-from resnetlab.evaluation.record import Evaluation, write_evaluation
-from resnetlab.model_file import read_model, save_model
+from resnetlab.inference.model_file import read_model, save_model
+from resnetlab.interpret.embedding import MOST, spread
 from resnetlab.models import build_model
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs import evaluation_files as record
+from resnetlab.runs import recipes
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.report_samples import ReportSamples
 from resnetlab.runtime import Runtime
 
 SIDE = 8
@@ -65,11 +65,13 @@ def score(run: RunFolder, split: str, classes: Sequence[str], images: int, tta: 
             features = model.network.features(SEE.normalize(made.split.images[torch.from_numpy(chosen)]))
         folder = run.evaluation("val")
         folder.mkdir(parents=True)
-        Looks.at(made, model.network, features, Runtime(torch.device("cpu"))).write(folder)
+        ReportSamples.at(made, model.network, features, Runtime(torch.device("cpu"))).write(folder)
     if split == "test":
         facts = {name: made.facts[name] for name in ("model", "data", "split_digest", "weights_digest", "tta")}
         run.path.joinpath("evaluation").mkdir(exist_ok=True)
-        assert not run.ledger.record(Look("2026-01-01", ("resnetlab", "train"), run.path.name, images=images, **facts))
+        assert not run.ledger.record(
+            Access("2026-01-01", ("resnetlab", "train"), run.path.name, images=images, **facts)
+        )
     write_evaluation(run.evaluation(split, tta), made)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from resnetlab import recipes
-from resnetlab.arguments import TrainArguments
-from resnetlab.commands import starting_point
-from resnetlab.config import RunConfig
-from resnetlab.parsing import parse
+from resnetlab.cli.arguments import TrainArguments
+from resnetlab.cli.commands import starting_point
+from resnetlab.cli.parsing import parse
 from resnetlab.report.command import commands
+from resnetlab.runs import recipes
+from resnetlab.runs.config import RunConfig
 
 CHANGES: list[dict[str, Any]] = [
     {},

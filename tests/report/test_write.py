@@ -17,7 +17,7 @@ from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.evaluation.proportions import wilson
 from resnetlab.report.pieces import shown
 from resnetlab.report.write import write_report
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs.folder import RunFolder
 
 HOSTILE = ["<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "&amp;\x1b[2J\n猫"]
 HUNDRED = [f"class number {index}" for index in range(100)]
@@ -348,14 +348,14 @@ def test_a_trained_run_has_a_whole_report_and_the_test_split_is_not_looked_at_fo
     command: Any, read_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Digits, from training to the page; what the page shows comes from what scoring left behind."""
-    monkeypatch.setattr("resnetlab.evaluation.record.draw", lambda *_: None)
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     flags = ("--model", "resnet20", "--epochs", 2, "--precision", "fp32", "--out", "run")
     assert command("train", "quickstart", *flags)[0] == 0
     run = RunFolder(Path("run"))
     ledger = (run.path / "evaluation" / "ledger.jsonl").read_bytes()
     assert (run.evaluation("val") / "looks.safetensors").exists()
     assert not (run.evaluation("test") / "looks.safetensors").exists(), "the test split is for numbers"
-    monkeypatch.setattr("resnetlab.assembly.open_data", pytest.fail)
+    monkeypatch.setattr("resnetlab.runs.build.open_data", pytest.fail)
     assert command("report", "run")[0] == 0
     page = read_page(run.path / "report.html")
     assert not page.all("aside"), "nothing is missing"

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab.model_file import read_model
-from resnetlab.run_folder import RunFolder
-from resnetlab.sealed import read_sealed
+from resnetlab.files import read_sealed
+from resnetlab.inference.model_file import read_model
+from resnetlab.runs.folder import RunFolder
 from resnetlab.training.checkpoint import FORMAT
 
 TIMINGS = {"train_seconds", "images_per_second"}

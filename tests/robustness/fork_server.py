@@ -27,10 +27,11 @@ from typing import Any
 
 import torch
 
-import resnetlab.sealed
-from resnetlab import assembly, cli, experiment, resuming, scoring
-from resnetlab.evaluation import record
+import resnetlab.files
+from resnetlab.cli import main as cli
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
+from resnetlab.runs import build, experiment, recipes, resume, score
+from resnetlab.runs import evaluation_files as record
 from resnetlab.training import loop
 
 # Small enough for a run in a fraction of a second; `middle` has a checkpoint of 0.6 MB.
@@ -53,10 +54,10 @@ def without_pictures() -> None:
 def pause(where: str, call: int, seconds: float, mark: str) -> None:
     """At the given call (from 1) of a function leave a mark, wait, and then do it."""
     owner, name = {
-        "load": (assembly, "open_dataset"),
+        "load": (build, "open_dataset"),
         "train": (loop, "train_step"),
         "validate": (loop, "evaluate"),
-        "score": (scoring, "probabilities"),
+        "score": (score, "probabilities"),
         "save": (os, "fsync"),
     }[where]
     real, calls = getattr(owner, name), []
@@ -182,7 +183,7 @@ def save_often(path: str, times: int, ready: str) -> None:
     Path(ready).touch()
     for number in range(times):
         weights = torch.full((5_000 + 100 * (number % 7),), float(number))
-        resnetlab.sealed.write_sealed(Path(path), {"w": weights}, {"number": number})
+        resnetlab.files.write_sealed(Path(path), {"w": weights}, {"number": number})
     os._exit(0)
 
 
@@ -225,10 +226,8 @@ def import_everything() -> None:
     """What a run imports only when it needs it takes twenty times as long as the run. No backward pass: see above."""
     from sklearn import metrics
 
-    from resnetlab import recipes
-
-    assembly.Experiment.of(recipes.quickstart().changed({"model": {"name": "tiny"}, "device": "cpu"}))
-    assert metrics, resuming
+    build.Experiment.of(recipes.quickstart().changed({"model": {"name": "tiny"}, "device": "cpu"}))
+    assert metrics, resume
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from resnetlab.assembly import Experiment
 from resnetlab.errors import BadInput, Damaged
-from resnetlab.model_file import read_model
-from resnetlab.run_folder import RunFolder
-from resnetlab.sealed import read_sealed
+from resnetlab.files import read_sealed
+from resnetlab.inference.model_file import read_model
+from resnetlab.runs.build import Experiment
+from resnetlab.runs.folder import RunFolder
 from resnetlab.training.checkpoint import load_checkpoint
 
 FLIPS, CUTS = 1000, 200

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs.folder import RunFolder
 
 SENTENCE = re.compile(
     r"could not write (?P<path>/\S+): .+? \([\d,]+ bytes needed, [\d,]+ free\); "

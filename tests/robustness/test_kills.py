@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs.folder import RunFolder
 
 # One line each; what a later kind of training brings (mixing, loader workers …) joins by adding its line. There are no
 # worker processes: pictures are decoded into memory by threads before training begins, so that promise 11 (a dead

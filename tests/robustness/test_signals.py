@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resnetlab.run_folder import RunFolder
+from resnetlab.runs.folder import RunFolder
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 WHERE = {  # phase: (the call at which the run waits, the step of the checkpoint)

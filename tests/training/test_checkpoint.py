@@ -12,13 +12,13 @@ from torch import Tensor
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.evaluation.metrics import Score
-from resnetlab.model_file import save_model
+from resnetlab.files import read_sealed, write_sealed
+from resnetlab.inference.model_file import save_model
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
-from resnetlab.sealed import read_sealed, write_sealed
-from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import load_checkpoint, optimizer_tensors, save_checkpoint
+from resnetlab.training.ema import WeightAverage
 from resnetlab.training.loop import TrainState
 from resnetlab.training.optim import make_optimizer
 

@@ -13,9 +13,9 @@ from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import NonFinite
-from resnetlab.facts import epoch_line
 from resnetlab.models import build_model
 from resnetlab.models.zoo import Architecture
+from resnetlab.runs.facts import epoch_line
 from resnetlab.runtime import Runtime
 from resnetlab.training.checkpoint import optimizer_tensors
 from resnetlab.training.loop import Batches, EpochReport, Plan, TrainState, fit, train_step

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.data.augment import Step, crop, flip
-from resnetlab.data.draws import Draws
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.random import Draws
 from resnetlab.data.splits import Split
 from resnetlab.errors import NonFinite
 from resnetlab.evaluation.metrics import Score

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from resnetlab.data.augment import Step, shrunk
-from resnetlab.data.draws import Draws
 from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.random import Draws
 from resnetlab.data.splits import Split
 from resnetlab.runtime import Runtime
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resnetlab.data.decode import SILENCE
-from resnetlab.data.download import fetch
+from resnetlab.download import fetch
 from resnetlab.errors import BadInput, printable
 
 # Mean and standard deviation per channel, of all pixels of the training images, in [0, 1]. Beware of the popular

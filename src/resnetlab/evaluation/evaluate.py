@@ -11,7 +11,7 @@ from torch import nn
 
 from resnetlab.data.loaders import Batch
 from resnetlab.evaluation.metrics import Labels, Probabilities, Score, score
-from resnetlab.evaluation.views import VIEWS, Views
+from resnetlab.evaluation.tta import VIEWS, Views
 from resnetlab.runtime import Runtime
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.data.draws import derived_seed
+from resnetlab.data.random import derived_seed
 from resnetlab.evaluation.proportions import wilson
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from resnetlab.errors import BadInput, NonFinite
-from resnetlab.model_file import Model, read_model
+from resnetlab.inference.model_file import Model, read_model
 from resnetlab.runtime import Runtime, start
 
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetlab.models.build import build_model, resnet18, resnet34, resnet50
+    from resnetlab.models.pretrained import load_pretrained
     from resnetlab.models.resnet import ResNet
-    from resnetlab.models.weights import load_pretrained
     from resnetlab.models.zoo import ARCHITECTURES, Architecture, resolve
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 HOMES = {
     "build": ("build_model", "resnet18", "resnet34", "resnet50"),
     "resnet": ("ResNet",),
-    "weights": ("load_pretrained",),
+    "pretrained": ("load_pretrained",),
     "zoo": ("ARCHITECTURES", "Architecture", "resolve"),
 }
 

@@ -17,8 +17,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnetlab.models.convolutions import conv1x1, conv3x3, convolve_and_pool
-from resnetlab.models.norms import norm_add_relu, norm_alone, norm_relu, twin
+from resnetlab.kernels.batch_norm import norm_add_relu, norm_alone, norm_relu, twin
+from resnetlab.kernels.convolution import conv1x1, conv3x3, convolve_and_pool
 
 torch.fx.wrap("twin")  # one node of a traced graph: whether there is one is seen when the graph runs
 

@@ -12,8 +12,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
+from resnetlab.kernels.batch_norm import norm_relu
 from resnetlab.models.blocks import SHORTCUTS, UNITS
-from resnetlab.models.norms import norm_relu
 from resnetlab.models.stems import STEMS, convolve_and_rectify
 from resnetlab.models.zoo import Architecture
 

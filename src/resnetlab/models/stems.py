@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from resnetlab.models.convolutions import conv3x3
-from resnetlab.native.calls import LANES, address, is_bare, kernels, laid_out
-from resnetlab.native.library import library
+from resnetlab.kernels.calls import LANES, address, is_bare, kernels, laid_out
+from resnetlab.kernels.convolution import conv3x3
+from resnetlab.kernels.library import library
 
 Stem = Callable[[int, int], tuple[nn.Conv2d, nn.Module]]  # (in_channels, out_channels) -> (conv1, maxpool)
 

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from resnetlab import recipes
-from resnetlab.config import RunConfig
 from resnetlab.errors import printable
+from resnetlab.runs import recipes
+from resnetlab.runs.config import RunConfig
 
 SHORT = {"data.name": "data", "model.name": "model", "optim.lr": "lr"}
 HIDDEN = ("recipe", "extended_at", "epochs", "steps")

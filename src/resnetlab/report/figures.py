@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from resnetlab.evaluation import plots
+from resnetlab import plots
 from resnetlab.evaluation.calibration import expected_calibration_error
-from resnetlab.evaluation.embedding import plane
-from resnetlab.evaluation.looks import Looks, Seen
-from resnetlab.evaluation.page import Html, text
-from resnetlab.evaluation.plots_style import percent
+from resnetlab.interpret.embedding import plane
+from resnetlab.plots.style import percent
+from resnetlab.report.html import Html, text
 from resnetlab.report.numbers import class_table, epoch_table
 from resnetlab.report.page import section
 from resnetlab.report.pieces import element, join, more, picture, stored, thumbnail
 from resnetlab.report.reading import Facts, Scored
+from resnetlab.runs.report_samples import ReportSamples, Seen
 
 MANY = 40  # classes; from here a matrix is wider than the page, and is scrolled
 
@@ -137,7 +137,7 @@ CAM = (
 )
 
 
-def gallery(looks: Looks, places: tuple[int, ...], names: list[str]) -> Html:
+def gallery(looks: ReportSamples, places: tuple[int, ...], names: list[str]) -> Html:
     """Images with captions, in real text."""
     items = [entry(looks.seen[place], looks.images[place], names) for place in places]
     return join(element("ul", *items, class_="gallery"), "\n") if items else Html("")
@@ -174,7 +174,7 @@ MAP = (
 )
 
 
-def of_same(looks: Looks, scored: Scored) -> bool:
+def of_same(looks: ReportSamples, scored: Scored) -> bool:
     """Whether the kept images belong to these scores."""
     classes = max((max(seen.true, seen.predicted) for seen in looks.seen), default=0)
     digests = (scored.at("weights_digest"), scored.at("split_digest"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnetlab.evaluation.page import Html, text
 from resnetlab.evaluation.proportions import wilson
+from resnetlab.report.html import Html, text
 from resnetlab.report.pieces import UNDEFINED, between, element, join, more, number, table
 from resnetlab.report.reading import Facts, Scored, is_number
 

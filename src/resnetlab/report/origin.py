@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnetlab.errors import printable
-from resnetlab.evaluation.page import Html, text
 from resnetlab.report.command import commands
+from resnetlab.report.html import Html, text
 from resnetlab.report.page import section
 from resnetlab.report.pieces import element, join, more, pairs, short
 from resnetlab.report.reading import Facts

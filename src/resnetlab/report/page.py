@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib import resources
 
-from resnetlab.evaluation.page import Html, text
+from resnetlab.report.html import Html, text
 from resnetlab.report.pieces import element, join
 
 

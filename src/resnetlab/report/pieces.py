@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.evaluation.page import Html, text
+from resnetlab.report.html import Html, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def more(heading: str, *content: Html) -> Html:
 
 def picture(figure: Figure, description: str, *, note: str = "", kind: str | None = None) -> Html:
     """A matplotlib figure on a light card, as a drawing or in pixels, whichever suits its size."""
-    from resnetlab.evaluation.plots_style import rendered
+    from resnetlab.plots.style import rendered
 
     width, height = figure.get_size_inches()
     content, form = rendered(figure, "svg"), "svg+xml"

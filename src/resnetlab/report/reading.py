@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.config import RunConfig
 from resnetlab.errors import BadInput, Damaged, printable
-from resnetlab.evaluation.ledger import Count
-from resnetlab.evaluation.looks import Looks
+from resnetlab.evaluation.access_log import Count
 from resnetlab.evaluation.metrics import Score
-from resnetlab.model_file import Model, read_model
-from resnetlab.run_folder import RunFolder
+from resnetlab.inference.model_file import Model, read_model
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.report_samples import ReportSamples
 from resnetlab.training.selection import best_epoch
 
 Value = TypeVar("Value")
@@ -81,7 +81,7 @@ class Facts:
     rows: list[dict[str, Any]]
     model: Model | None
     scored: dict[str, Scored]  # by the names of their folders
-    looks: Looks | None
+    looks: ReportSamples | None
     count: Count | None  # of looks at the test set
     missing: list[str] = field(default_factory=list)
 
@@ -137,7 +137,7 @@ def read_facts(path: Path) -> Facts:
         rows=rows,
         model=attempt(lambda: read_model(run.best), None) if run.best.exists() else None,
         scored=scored,
-        looks=attempt(lambda: Looks.read(run.evaluation("val")), None),
+        looks=attempt(lambda: ReportSamples.read(run.evaluation("val")), None),
         count=count(run, scored.get("test")),
     )
     facts.missing = [*missing, *gaps(facts)]

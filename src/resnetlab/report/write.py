@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from resnetlab import __version__
-from resnetlab.evaluation.page import Html, text
+from resnetlab.files import write_text
+from resnetlab.report.html import Html, text
 from resnetlab.report.numbers import headline
 from resnetlab.report.origin import origin
 from resnetlab.report.page import document, section
 from resnetlab.report.pieces import element, marked
 from resnetlab.report.reading import Facts, read_facts
-from resnetlab.sealed import write_text
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
@@ -28,7 +28,7 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
 
 def build(facts: Facts) -> str:
     """The page as text."""
-    from resnetlab.evaluation.plots_style import counted
+    from resnetlab.plots.style import counted
     from resnetlab.report import figures  # matplotlib takes its time to import
 
     config = facts.config

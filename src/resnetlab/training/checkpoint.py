@@ -13,8 +13,8 @@ from torch import Tensor, nn, optim
 
 from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.metrics import Score
+from resnetlab.files import read_sealed, write_sealed
 from resnetlab.models.zoo import Architecture
-from resnetlab.sealed import read_sealed, write_sealed
 from resnetlab.training.loop import TrainState
 from resnetlab.training.muon import Muon
 

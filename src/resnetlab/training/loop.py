@@ -17,7 +17,7 @@ from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.metrics import Score
 from resnetlab.models.resnet import ResNet
 from resnetlab.runtime import Runtime
-from resnetlab.training.average import WeightAverage
+from resnetlab.training.ema import WeightAverage
 from resnetlab.training.guard import Guard
 from resnetlab.training.selection import has_stalled
 

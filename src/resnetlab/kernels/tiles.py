@@ -1,0 +1,136 @@
+"""3x3 convolutions for machines that multiply whole tiles of bfloat16 matrices (AMX): what torch is slow at there.
+
+Torch's forward pass and gradient of the maps reach the tiles' speed on large maps, but not on small ones, and its
+gradient of the weights hardly anywhere. Ours multiply in the same precision: bfloat16, added up in float.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from resnetlab.kernels.calls import LANES, address, check, kernels, laid_out, multiply_tiles, takes
+
+NARROWEST = 2 * LANES  # channels in or out; with 16, torch is as fast
+SMALL, MEDIUM = 8, 64  # pixels a side up to which the maps are ours, too; channels with which they are at any size
+
+
+def pays(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Whether this is a shape that is faster this way (measured with AMX bf16, batches of 32 to 500)."""
+    channels_fit = min(weight.shape[:2]) >= NARROWEST and weight.shape[0] % LANES == 0
+    return takes(x) and channels_fit and x.shape[2] == x.shape[3] > 2 and stride <= 2 and multiply_tiles()
+
+
+def tiled(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Maps (N, C, H, H), bfloat16, and kernels (O, C, 3, 3) to (N, O, H / stride, H / stride): a padding of 1."""
+    return Tiled.apply(x, laid_out(weight.float()), stride)  # type: ignore[no-any-return]
+
+
+def tiled_and_pooled(x: Tensor, weight: Tensor) -> Tensor:
+    """Maps (N, C, H, H), bfloat16, and kernels (O, C, 3, 3) to (N, O, H // 2, H // 2): `tiled`, then a max pool of 2x2.
+
+    What lies between the two is four times as large as what comes out, and leaves the cache in neither direction.
+    """
+    return TiledAndPooled.apply(x, laid_out(weight.float()))  # type: ignore[no-any-return]
+
+
+class Tiled(torch.autograd.Function):
+    """The convolution and its gradients, each by whoever is faster at its shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        x = laid_out(x)
+        ctx.stride = stride
+        ctx.ours = stride == 1 and (x.shape[2] <= SMALL or NARROWEST < max(weight.shape[:2]) <= MEDIUM)
+        weight = weight if ctx.ours else weight.to(x.dtype)
+        ctx.save_for_backward(x, weight)
+        return convolved(x, weight) if ctx.ours else F.conv2d(x, weight, stride=stride, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad = laid_out(grad.to(x.dtype))
+        grad_x = None
+        if ctx.needs_input_grad[0] and ctx.ours:
+            grad_x = convolved(grad, weight, back=True)
+        elif ctx.needs_input_grad[0]:
+            settings = ([ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, ..., groups
+            grad_x, _, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, [True, False, False])
+        return grad_x, grad_of_kernels(x, grad, ctx.stride) if ctx.needs_input_grad[1] else None, None
+
+
+class TiledAndPooled(torch.autograd.Function):
+    """Of each window, which pixel won is kept: a byte where the map would take eight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x = laid_out(x)
+        y, winners = pooled(x, weight)
+        ctx.save_for_backward(x, weight, winners)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight, winners = ctx.saved_tensors
+        grad = laid_out(grad.to(x.dtype))
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = convolved(grad, weight, back=True, winners=winners, size=x.shape[2])
+        if ctx.needs_input_grad[1]:
+            grad_weight = grad_of_kernels(x, grad, 1, winners)
+        return grad_x, grad_weight
+
+
+def convolved(
+    x: Tensor, weight: Tensor, *, back: bool = False, winners: Tensor | None = None, size: int | None = None
+) -> Tensor:
+    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); or back, the kernels turned, from O channels to C.
+
+    With `winners` of a pool, x is what it left of maps of `size` pixels a side.
+    """
+    size = x.shape[2] if size is None else size
+    y = maps_like(x, weight.shape[1 if back else 0], size)
+    packed = packed_kernels(x, weight, back=back)
+    places = address(x), address(winners), address(packed), address(y), None
+    check(kernels().tiles_convolve(*places, len(x), size, x.shape[1], y.shape[1]))
+    return y
+
+
+def pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The maxima (N, O, H // 2, H // 2) of `convolved`, and which of its window's four pixels each is, from 0."""
+    size = x.shape[2]
+    y = maps_like(x, len(weight), size // 2)
+    winners = torch.empty_like(y, dtype=torch.uint8)
+    packed = packed_kernels(x, weight)
+    places = address(x), None, address(packed), address(y), address(winners)
+    check(kernels().tiles_convolve(*places, len(x), size, x.shape[1], len(weight)))
+    return y, winners
+
+
+def packed_kernels(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
+    out, channels = weight.shape[:2][::-1] if back else weight.shape[:2]
+    packed = x.new_empty(2 * kernels().tiles_packed(channels, out))
+    kernels().tiles_pack(address(weight), address(packed), *weight.shape[:2], back)
+    return packed
+
+
+def maps_like(x: Tensor, channels: int, size: int) -> Tensor:
+    return x.new_empty(len(x), size, size, channels).permute(0, 3, 1, 2)
+
+
+def grad_of_kernels(x: Tensor, grad: Tensor, stride: int, winners: Tensor | None = None) -> Tensor:
+    """Maps (N, C, H, H) and the gradient (N, O, H', H') of what they became to that of the kernels, (O, C, 3, 3).
+
+    With `winners` of a pool, the gradient is that of what it left.
+    """
+    (images, channels, size, _), out = x.shape, grad.shape[1]
+    found = torch.empty(out, 3, 3, channels).permute(0, 3, 1, 2)
+    places = map(address, (x, grad, winners, found))
+    check(kernels().tiles_weights(*places, images, size, stride, channels, out))
+    return found

@@ -1,0 +1,111 @@
+"""A comparison in words: two tables, a sentence for each pair, and the page that they stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from resnetlab.evaluation.access_log import runs_were, times
+from resnetlab.evaluation.comparison import Comparison, Contender, Pair
+from resnetlab.evaluation.intervals import RESAMPLES, Interval
+from resnetlab.report import html as page
+
+WORDS = ("run", "verdict", "network", "machine")  # columns that are not numbers
+UNKNOWN = "–"
+
+
+class Cells(NamedTuple):
+    """A table as text."""
+
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+
+
+def quality(comparison: Comparison) -> Cells:
+    """What each run scored, and how it differs from the best."""
+    columns = ("run", "accuracy", "95% interval", "macro-F1", "points behind", "interval", "p", "verdict")
+    rows = []
+    for contender in comparison.contenders:
+        pair = comparison.pair(contender)
+        scored = [contender.name, percent(contender.accuracy), spread(contender.accuracy_interval)]
+        rows.append([*scored, percent(contender.macro_f1), *against_best(pair)])
+    return Cells(columns, rows)
+
+
+def against_best(pair: Pair | None) -> list[str]:
+    if pair is None:
+        return ["", "", "", "best"]
+    points = UNKNOWN if pair.interval is None else f"{100 * pair.interval[0]:.2f} to {100 * pair.interval[1]:.2f}"
+    return [f"{100 * pair.difference:.2f}", points, f"{pair.adjusted_p_value:.2g}", pair.verdict]
+
+
+def cost(comparison: Comparison) -> Cells:
+    """What each run took."""
+    columns = ("run", "network", "parameters", "MACs", "epochs", "minutes", "images/s", "machine")
+    return Cells(columns, [cost_row(contender) for contender in comparison.contenders])
+
+
+def cost_row(run: Contender) -> list[str]:
+    return [
+        run.name,
+        run.model,
+        UNKNOWN if run.parameters is None else f"{run.parameters / 1e6:,.2f} M",
+        UNKNOWN if run.macs is None else f"{run.macs / 1e6:,.1f} M",
+        f"{run.epochs:,}",
+        f"{run.train_seconds / 60:,.1f}",
+        UNKNOWN if run.images_per_second is None else f"{run.images_per_second:,.0f}",
+        run.machine or UNKNOWN,
+    ]
+
+
+def heading(comparison: Comparison) -> str:
+    augmented = "" if comparison.tta == "none" else f", test-time augmentation: {comparison.tta}"
+    return (
+        f"{len(comparison.contenders)} runs on the {comparison.images:,} images of the {comparison.split} split of "
+        f"{comparison.data}{augmented}"
+    )
+
+
+def sentences(comparison: Comparison) -> Iterator[str]:
+    """What follows from the numbers, and what to know about them."""
+    yield from (pair.sentence() for pair in comparison.pairs)
+    if comparison.split == "test":
+        looks = ", ".join(f"{run.name} {times(run.looks)}" for run in comparison.contenders)
+        yield f"looks: {runs_were(comparison.runs_on_split)} scored on this test set; {looks}"
+    yield from (f"note: {note}" for note in comparison.notes)
+
+
+def write_up(comparison: Comparison, curves: bytes) -> str:
+    """The page, with the learning curves (a PNG) in it."""
+    pairs = Cells(
+        ("best", "other", "only the best is right", "only the other is right", "p, McNemar", "p, after Holm"),
+        [
+            [p.best, p.other, f"{p.only_best:,}", f"{p.only_other:,}", f"{p.p_value:.3g}", f"{p.adjusted_p_value:.3g}"]
+            for p in comparison.pairs
+        ],
+    )
+    return page.page(
+        f"Comparison of {heading(comparison)}",
+        page.items(sentences(comparison)),
+        page.section("Scores", page.table(*quality(comparison), words=WORDS)),
+        page.section("Pairs", page.table(*pairs, words=("best", "other")), page.paragraph(METHOD, muted=True)),
+        page.section("Cost", page.table(*cost(comparison), words=WORDS)),
+        page.section("Learning curves", page.picture(curves, "validation loss and accuracy of each run")),
+        footer=f"split digest {comparison.split_digest}",
+    )
+
+
+METHOD = (
+    f"Intervals are 95 % percentile bootstraps over the images ({RESAMPLES:,} resamples); the difference is resampled "
+    "on the images that both were scored on. McNemar's test is exact, and Holm's correction is taken over all pairs of "
+    "runs. Two runs are called distinguishable below 0.05. What is compared is these trained models: whether one "
+    "recipe is better than another takes several seeds of each."
+)
+
+
+def percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{share:.2%}"
+
+
+def spread(interval: Interval | None) -> str:
+    return UNKNOWN if interval is None else f"{interval[0]:.2%} to {interval[1]:.2%}"

@@ -1,0 +1,185 @@
+"""The baseline of a tutorial: one network from scratch, and with ImageNet's weights, frozen and fine-tuned."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resnetlab.data import DATASETS
+from resnetlab.data.choose import for_folder
+from resnetlab.data.folder import scan
+from resnetlab.errors import BadInput, Stopped, printable
+from resnetlab.evaluation.comparison import Comparison
+from resnetlab.models.build import build_model
+from resnetlab.models.pretrained import load_pretrained
+from resnetlab.runs import recipes
+from resnetlab.runs.build import open_data, resolved
+from resnetlab.runs.compare import compare, write_comparison
+from resnetlab.runs.config import DataConfig, RunConfig
+from resnetlab.runs.console import Voice
+from resnetlab.runs.experiment import train
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.resume import HARMLESS, differences, resume
+from resnetlab.runs.stopping import StopRequest
+
+EPOCHS = 10  # unless a length is given
+LEAST_SIZE = 64
+CHECKPOINT_MINUTES = 5.0  # on a CPU an epoch may take an hour, which a power cut must not cost
+
+
+class Part(NamedTuple):
+    """One of the three ways: the recipe it begins as, and what of it is changed."""
+
+    told: str
+    recipe: str
+    own: dict[str, Any]
+
+
+PARTS = {
+    "scratch": Part("new weights, every layer trained", "folder", {}),
+    # A head that learns alone cannot spoil what is below it: ten times the fine-tuning rate, and nothing to pull back.
+    "frozen": Part("given weights, the head alone trained", "finetune", {"optim": {"lr": 3e-3, "weight_decay": 0.0}}),
+    "finetuned": Part("given weights, every layer trained", "finetune", {}),
+}
+
+
+def baseline(
+    settings: Mapping[str, Any],
+    weights: str = "torchvision",
+    out: Path | str | None = None,
+    *,
+    max_minutes: float | None = None,
+    quiet: bool = False,
+) -> tuple[Comparison, Path]:
+    """Train and score the three parts, each a run in a folder of `out` named after it, and compare them on the test
+    split; the comparison, and the path of the page that is written into `out` (default: `runs/baseline-<data>`).
+
+    `settings` are what all parts share, as for `RunConfig.changed`: data, model, augmentation, length, batch size,
+    seed. Called again, it skips parts that are finished and resumes the one that is not. Every part is scored on the
+    test split, once: that is what is compared, and the ledger in `out` has it.
+
+    Raises BadInput, before anything is trained, for settings, data or weights that will not do and for an `out` that
+    was begun with other settings; Stopped when a part was asked to stop.
+    """
+    stop, voice = StopRequest(max_minutes), Voice(quiet=quiet)
+    parts = configs(settings, weights)
+    shared = parts["scratch"]
+    folder = Path(out) if out is not None else Path("runs") / f"baseline-{Path(shared.data.name).name}"
+    left = unfinished(parts, folder)
+    if any(parts[name].model.pretrained for name in left):
+        require_weights(shared.model.name, weights)
+        voice.say(f"weights  {weights}: they are here, and fit {shared.model.name}")
+    for number, (name, config) in enumerate(parts.items(), 1):
+        voice.say(f"part {number} of {len(parts)}: {name} ({PARTS[name].told})")
+        if name not in left:
+            voice.say(f"it was finished before: {folder / name}")
+            continue
+        try:
+            bring_to_its_end(config, folder / name, Voice(quiet=quiet), minutes_left(stop))
+        except Stopped as error:
+            raise Stopped(f"{error}; or, with all that is left, by the same command again") from None
+    comparison = compare([folder / name for name in parts])
+    comparison = dataclasses.replace(comparison, notes=(*told(parts, weights), *comparison.notes))
+    return comparison, write_comparison(folder, comparison)
+
+
+def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
+    """The configs of the parts by name: their own optimisers, and everything else the same.
+
+    The stem is ImageNet's, because the weights are for it. The images are as large as the data has them, but at least
+    64 px: `finetune` sees 224, at which the weights were made and most photographs still have something to show, while
+    small ones gain no detail and cost 12 times as much as at 64; at 32, after a stem that divides by four and three
+    stages that halve, the last stage would see a single pixel.
+    """
+    is_path = weights != "torchvision" and "://" not in weights
+    source = str(Path(weights).resolve()) if is_path else weights  # a run is resumed from anywhere
+    pretrained: dict[str, dict[str, Any]] = {
+        "scratch": {"pretrained": None, "freeze": False},
+        "frozen": {"pretrained": source, "freeze": True},
+        "finetuned": {"pretrained": source, "freeze": False},
+    }
+    found = {}
+    size = None
+    for name, part in PARTS.items():
+        usual = {"epochs": EPOCHS, "checkpoint": {"every_minutes": CHECKPOINT_MINUTES}}
+        base = recipes.get(part.recipe).changed(usual)
+        config = base.changed(settings).changed({"model": {"stem": "imagenet", **pretrained[name]}, **part.own})
+        size = size or image_size(config.data)
+        found[name] = resolved(config.changed({"data": {"image_size": size}}))
+    return found
+
+
+def image_size(data: DataConfig) -> int:
+    """The side of what the networks see, in pixels: as asked, or what suits the data and the stem.
+
+    Reads no more than names and headers. Raises BadInput if there is no such data.
+
+    >>> image_size(DataConfig(name="cifar10"))
+    64
+    """
+    if data.name in DATASETS:
+        return data.image_size or LEAST_SIZE  # all of them are smaller
+    if not Path(data.name).is_dir():
+        open_data(data)  # which says what is wrong
+    see, _ = for_folder(scan(data.name), data.image_size, data.fit)
+    return see.image_size if data.image_size else max(LEAST_SIZE, see.image_size)
+
+
+def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
+    """The parts that are still to be trained or scored; BadInput if one was begun with other settings."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{printable(folder)} is a file; --out must be a folder")
+    left = []
+    for name, config in parts.items():
+        path = folder / name
+        if not (path / "config.json").exists():
+            RunFolder.require_free(path)
+            left.append(name)
+            continue
+        run = RunFolder.open(path)
+        changed = [d for d in differences(run.config.to_json(), config.to_json()) if d[0] not in HARMLESS]
+        if changed:
+            said = "; ".join(f"{setting} was {before!r}, now {now!r}" for setting, before, now in changed)
+            raise BadInput(f"{printable(path)} was begun with other settings ({printable(said)}); give another --out")
+        if not run.is_scored:
+            left.append(name)
+    return left
+
+
+def require_weights(model: str, weights: str) -> None:
+    """Fetch the weights if need be, and BadInput unless they fit: now, not after hours of training without them."""
+    try:
+        load_pretrained(build_model(model, 1000, stem="imagenet"), weights)
+    except BadInput as error:
+        raise BadInput(
+            f"there is no baseline without weights (--weights FILE takes a file with those of {model}): {error}"
+        ) from error
+
+
+def bring_to_its_end(config: RunConfig, path: Path, voice: Voice, max_minutes: float | None) -> None:
+    if (path / "config.json").exists():
+        resume(path, changes=config.to_json(), voice=voice, max_minutes=max_minutes)
+    else:
+        train(config, path, voice=voice, max_minutes=max_minutes)
+
+
+def minutes_left(stop: StopRequest) -> float | None:
+    """Of the time that all parts have together."""
+    return None if stop.deadline is None else max(0.0, stop.deadline - time.monotonic()) / 60
+
+
+def told(parts: Mapping[str, RunConfig], weights: str) -> Iterator[str]:
+    """What the parts have in common, and what each does in its own way."""
+    one = parts["scratch"]
+    length = f"{one.epochs} epochs" if one.epochs else f"{one.steps:,} steps"
+    side = one.data.image_size
+    yield (
+        f"all: {one.model.name}, {length} of batch {one.batch_size}, {side}x{side} px, {one.data.normalize} "
+        f"normalisation, split seed {one.data.split_seed}, seed {one.seed}; weights: {weights}"
+    )
+    for name, config in parts.items():
+        optim = f"{config.optim.name} at {config.optim.lr:g}, weight decay {config.optim.weight_decay:g}"
+        yield f"{name}: {PARTS[name].told}; {optim}, {config.schedule.name} schedule"

@@ -1,0 +1,177 @@
+"""The learning-rate range test (Smith 2017): a short training whose learning rate grows until the loss goes up."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnetlab.data.loaders import Batch
+from resnetlab.errors import BadInput, NonFinite
+from resnetlab.evaluation.metrics import Score
+from resnetlab.runs.build import Experiment, resolved
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.console import Voice
+from resnetlab.training.loop import train_step
+
+Floats: TypeAlias = NDArray[np.float64]
+
+TOO_HIGH = 4.0  # the smoothed loss may be so many times its minimum before the test ends
+REACH = 3.0  # steps: the standard deviation of the weights that smooth the loss
+FEWEST = 10  # with fewer learning rates there is no slope to speak of
+
+
+@dataclass(frozen=True)
+class Rising:
+    """A learning rate that grows by the same factor at every step, from `lowest` to `highest`.
+
+    >>> [round(Rising(0.001, 1, 10)(step), 3) for step in (0, 3, 6, 9)]
+    [0.001, 0.01, 0.1, 1.0]
+    """
+
+    lowest: float
+    highest: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest < self.highest < math.inf:
+            raise BadInput(f"learning rates from {self.lowest:g} to {self.highest:g}: they must be above 0, and grow")
+        if self.steps < FEWEST:
+            raise BadInput(f"--tries is {self.steps}, but must be at least {FEWEST}")
+
+    def __call__(self, step: int, _scores: Sequence[Score] = ()) -> float:
+        return float(self.lowest * (self.highest / self.lowest) ** (step / (self.steps - 1)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a range test saw: the loss at each learning rate, and what follows from it."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]  # of each step's batch, as it is trained on
+    smoothed: tuple[float, ...]
+    steepest: float | None  # where the smoothed loss falls fastest over the logarithm of the rate
+    diverged: float | None  # where the test ended because the loss was too high, or no number
+    suggestion: float | None
+
+    @classmethod
+    def of(cls, rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> Found:
+        """The suggestion is the smaller of two: the rate of the steepest descent, and a tenth of where it diverged.
+
+        At the first learning is fastest; a network that trains stably only at lower rates is caught by the second.
+        Both are for the peak of a schedule, and no more exact than the test is smooth: a factor of two or three.
+        """
+        smooth = smoothed(losses)
+        steepest = steepest_descent(np.asarray(rates), np.asarray(losses), smooth)
+        suggestion = steepest
+        if steepest is not None and diverged is not None:
+            suggestion = min(steepest, diverged / 10)
+        return cls(tuple(rates), tuple(losses), tuple(smooth.tolist()), steepest, diverged, suggestion)
+
+    def lines(self) -> list[str]:
+        """The suggestion, and what it follows from, in words."""
+        steepest = (
+            "no fall of the loss that stands out from its noise"
+            if self.steepest is None
+            else f"the loss fell fastest at {self.steepest:.2g}"
+        )
+        diverged = "it did not diverge" if self.diverged is None else f"it diverged at {self.diverged:.2g}"
+        tried = f"tried    {len(self.rates)} learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+        if self.suggestion is None:
+            return [
+                f"{tried}: {steepest}; {diverged}",
+                "suggest  nothing: try a smaller --lowest, or another network or optimiser",
+            ]
+        why = "where the loss fell fastest" if self.suggestion == self.steepest else "a tenth of where it diverged"
+        return [f"{tried}: {steepest}; {diverged}", f"suggest  --lr {self.suggestion:.2g}, {why}"]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_lr(
+    config: RunConfig, *, lowest: float = 1e-6, highest: float = 10.0, tries: int = 100, voice: Voice | None = None
+) -> Found:
+    """The range test of a config, on a network as its run would begin with; nothing is written.
+
+    The config's own learning rate, schedule and length play no part. Raises NonFinite where there is no loss to
+    begin with.
+    """
+    voice, schedule = voice or Voice(), Rising(lowest, highest, tries)
+    experiment = Experiment.of(resolved(config))
+    state = experiment.state
+    plan = dataclasses.replace(experiment.plan, steps=tries, schedule=schedule)
+    rates: list[float] = []
+    losses: list[float] = []
+    state.model.train()
+    with voice.bar() as bar:
+        for batch in itertools.islice(endless(experiment), tries):
+            rate = schedule(state.step)
+            state.sums.zero_()
+            train_step(state, batch, plan, experiment.runtime)
+            loss, _, images = state.sums.tolist()
+            if not images:  # left out by the guard: the loss or its gradient is not finite
+                return ended(rates, losses, rate)
+            rates.append(rate)
+            losses.append(loss / images)
+            smooth = smoothed(losses)
+            bar.show(f"learning rate {rate:.1e}", state.step, tries)
+            if smooth[-1] > TOO_HIGH * smooth.min():
+                return ended(rates, losses, rate)
+    return ended(rates, losses, None)
+
+
+def ended(rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> Found:
+    if not losses:
+        raise NonFinite(f"the loss or its gradient is no number at the first learning rate already, {diverged:g}")
+    return Found.of(rates, losses, diverged)
+
+
+def draw(config: RunConfig, found: Found, path: Path) -> None:
+    """Write the picture of a range test."""
+    from resnetlab.plots.rates import range_test  # matplotlib takes its time to import
+    from resnetlab.plots.style import save
+
+    title = f"{config.model.name} on {Path(config.data.name).name}, {config.optim.name}"
+    numbers = (found.rates, found.losses, found.smoothed)
+    figure = range_test(*numbers, title, steepest=found.steepest, diverged=found.diverged, suggestion=found.suggestion)
+    save(figure, path)
+
+
+def endless(experiment: Experiment) -> Iterator[Batch]:
+    """The batches a run trains on, epoch after epoch."""
+    for epoch in itertools.count():
+        yield from experiment.batches.train.epoch(epoch)
+
+
+def steepest_descent(rates: Floats, losses: Floats, smooth: Floats) -> float | None:
+    """The rate at which the smoothed loss falls fastest over the rate's logarithm, on its way down to its minimum.
+
+    That way begins where a fifth of the fall is done: before, a slope is the noise of small batches. It ends before the
+    loss is a tenth above where it began: a network that has been blown up may learn again. None where the whole fall is
+    no larger than the noise.
+    """
+    level = float(losses[: max(1, len(losses) // 10)].mean())
+    (risen,) = np.nonzero(smooth > 1.1 * level)
+    lowest = int(smooth[: risen[0] if len(risen) else None].argmin()) if smooth[0] <= 1.1 * level else 0
+    fall, noise = level - smooth[lowest], float(np.median(np.abs(losses - smooth)[: lowest + 1]))
+    if lowest == 0 or fall <= max(2 * noise, level / 100):
+        return None
+    (above,) = np.nonzero(smooth[:lowest] > level - fall / 5)
+    begin = int(above[-1]) if len(above) else 0
+    slope = np.gradient(smooth, np.log(rates))
+    return float(rates[begin + int(slope[begin : lowest + 1].argmin())])
+
+
+def smoothed(losses: Sequence[float]) -> Floats:
+    """Each loss as a mean over those around it, weighted by a Gaussian; unlike a running mean, it does not lag."""
+    step = np.arange(len(losses))
+    weights = np.exp(-(((step[:, None] - step) / REACH) ** 2) / 2)
+    return np.asarray((weights @ np.asarray(losses, np.float64)) / weights.sum(1))

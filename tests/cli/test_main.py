@@ -1,0 +1,391 @@
+"""The command line: what it accepts, how it refuses, and what it leaves behind when it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetlab.cli import main as cli
+from resnetlab.cli.main import COMMANDS, USAGE
+from resnetlab.files import read_sealed, write_sealed
+from resnetlab.inference.model_file import read_model
+from resnetlab.runs import experiment, recipes
+from resnetlab.runs.console import Voice
+from resnetlab.runs.folder import RunFolder
+
+TINY = ("--model", "resnet20", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run on digits."""
+    config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "epochs": 1, "batch_size": 256})
+    return experiment.train(config, tmp_path_factory.mktemp("runs") / "digits", voice=Voice(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["serve", "model"], "unknown command 'serve'"),
+        (["train", "quickstrat"], "unknown recipe 'quickstrat'; did you mean 'quickstart'?"),
+        (["train", "--model", "resnet43"], "unknown model 'resnet43'; did you mean 'resnet44'?"),
+        (["train", "--data", "digitz"], "unknown data set 'digitz'; did you mean 'digits'?"),
+        (["train", "--data", "digitz"], "or give the path of a folder of images"),
+        (["train", "--data", "./nowhere"], "there is no folder nowhere"),
+        (["train", "--modle", "resnet18"], "unknown option '--modle'; did you mean --model?"),
+        (["train", "quickstart", "extra"], "unknown option 'extra'"),
+        (["train", "--lr", "-1"], "optim.lr is -1.0, but must be greater than 0"),
+        (["train", "--lr", "fast"], "--lr is 'fast', but must be a number"),
+        (["train", "--seed", "0.5"], "--seed is '0.5', but must be a whole number"),
+        (["train", "--lr"], "missing value for argument '--lr/--optim.lr'"),
+        (["train", "--optim.name", "sdg"], "--optim.name is 'sdg'; did you mean 'sgd'?"),
+        (["train", "--epochs", "0"], "epochs is 0, but must be greater than or equal to 1"),
+        (["train", "--epochs", "2", "--steps", "3"], "give --epochs or --steps, not both"),
+        (["train", "--device", "cuda"], "device 'cuda' is not available on this machine"),
+        (["train", "--precision", "fp16"], "precision 'fp16' is not available on the CPU"),
+        (["train", "--config", "nowhere.toml"], "could not read config file nowhere.toml"),
+        (["train", "--config"], "--config needs a value"),
+        (["train", "--resume", "auto"], "give --out FOLDER too"),
+        (["train", "--freeze"], "must come from --pretrained"),
+        (["train", "--pretrained", "nowhere.pth"], "nowhere.pth"),
+        (["train", "--augment.crop", "9", "--augment.crop-padding", "reflect"], "smaller than the image, 8 px"),
+        (["resume"], "say first which run to go on with"),
+        (["resume", "nowhere"], "nowhere does not exist"),
+        (["resume", "."], "is not a run folder"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "."], "is not a run folder"),
+        (["evaluate", "nowhere", "--split", "train"], "--split is 'train'"),
+        (["evaluate", "nowhere", "--tta", "flipp"], "--tta is 'flipp'; did you mean 'flip'?"),
+        (["compare"], "needs two runs or more"),
+        (["compare", "nowhere", "elsewhere"], "nowhere does not exist"),
+        (["runs", "nowhere"], "nowhere is not a folder"),
+        (["runs", "."], "there are no runs"),
+        (["models", "resnet43"], "unknown model 'resnet43'"),
+        (["models", "resnet18", "--image-size", "0"], "image size 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    command: Any, tmp_path: Path, words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "cuda" in words:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert sentence in command.refuse(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def make_folder(root: Path, images: dict[str, int]) -> Path:
+    for name, count in images.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(np.full((9, 9, 3), number, np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_folders_that_cannot_be_trained_on_are_explained(command: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    assert "no classes" in command.refuse("train", "--data", data)
+    make_folder(data, {"cat": 9})
+    assert "one class" in command.refuse("train", "--data", data)
+    make_folder(data, {"dog": 0})
+    assert "'dog'" in command.refuse("train", "--data", data)
+    make_folder(data, {"dog/more": 1})
+    assert "'dog'" in command.refuse("train", "--data", data)
+    make_folder(data, {"dog/most": 9})
+    (data / "cat" / "text.jpg").write_text("this is no picture")
+    assert "text.jpg" in command.refuse("train", "--data", data)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_out_must_be_new_or_empty(command: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("precious")
+    assert "out is not empty; give --out a new or empty folder" in command.refuse("train", "--out", out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert "is a file" in command.refuse("train", "--out", out / "mine.txt")
+
+
+def test_a_run_its_table_and_its_scores(command: Any, tmp_path: Path) -> None:
+    code, out, _ = command("train", *TINY)
+    assert code == 0
+    assert "epoch 1/1" in out
+    assert "the run is in runs/quickstart-001" in out
+    assert command("train", *TINY, "--final-test", "never")[0] == 0
+    code, out, _ = command("runs")
+    assert code == 0
+    assert "quickstart-001" in out
+    assert "quickstart-002" in out
+    assert out.count("finished") == 2
+    assert "359 images of digits: 1 run was scored on it, 1 time in all" in out
+
+
+def test_runs_are_listed_best_first_and_what_cannot_be_read_below(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    """By validation accuracy, among equals by its loss; a run that has no epoch yet comes last."""
+    scores = {"low": (0.3, 1.0), "best": (0.9, 0.5), "equal": (0.9, 0.7), "none": None}
+    for name, score in scores.items():
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes((run.path / "config.json").read_bytes())
+        if score:
+            row = run.rows[0] | {"val_accuracy": score[0], "val_loss": score[1]}
+            (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.json").write_text("{")
+    code, out, _ = command("runs")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if "resnet20" in line] == ["best", "equal", "low", "none"]
+    assert out.splitlines()[-1].startswith("left out: ")
+    assert "broken/config.json" in out.splitlines()[-1]
+
+
+def test_evaluate_says_accuracy_with_its_interval_and_how_often_it_was_looked(command: Any, run: RunFolder) -> None:
+    final = run.final_metrics("test")
+    assert final is not None
+    low, high = final["intervals"]["accuracy"]
+    said = f"test  accuracy {final['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}), loss {final['loss']:.4f}"
+    assert said in run.log.read_text()
+    code, out, _ = command("evaluate", run.path, "--split", "test")
+    assert code == 0
+    assert said in out
+    assert f"calibration error {final['calibration']['ece']:.2%}" in out
+    assert re.search(r"looks    this model \d+ times; \d runs? w\w+ scored on this test set\n", out)
+    assert "looks" not in command("evaluate", run.path)[1]
+
+
+def test_test_time_augmentation_is_named_in_what_is_printed(command: Any, run: RunFolder) -> None:
+    code, out, _ = command("evaluate", run.path, "--tta", "flip", "--out", "scores")
+    assert code == 0
+    assert out.count("test-time augmentation: flip") == 1
+    code, out, _ = command("evaluate", run.path, "--tta", "flip", "--out", "scores", "--json")
+    assert json.loads(out)["tta"] == "flip"
+
+
+def test_evaluate_prints_what_metrics_json_says(command: Any, run: RunFolder) -> None:
+    code, out, _ = command("evaluate", run.path, "--split", "test", "--json")
+    assert code == 0
+    assert json.loads(out) == run.final_metrics("test")
+    code, out, _ = command("evaluate", run.path)
+    assert code == 0
+    assert "weighted mean" in out
+    assert f"{run.final_metrics('val')['accuracy']:.2%}" in out
+
+
+def test_a_model_file_is_evaluated_on_named_data(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    assert "say what to score it on with --data" in command.refuse("evaluate", run.best)
+    code, out, _ = command("evaluate", run.best, "--data", "digits", "--split", "test", "--json", "--out", "scores")
+    assert code == 0
+    ours, theirs = json.loads(out), run.final_metrics("test")
+    assert ours == theirs
+    assert (tmp_path / "scores" / "confusion_matrix.png").exists()
+
+
+def test_data_with_other_classes_is_refused_with_the_difference(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", {"cat": 9, "dog": 9, "1": 9})
+    sentence = command.refuse("evaluate", run.best, "--data", data)
+    assert "missing in the data: 0, 2, 3" in sentence
+    assert "unknown to the model: cat, dog" in sentence
+
+
+def test_a_checkpoint_of_another_network_is_refused(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    assert command("train", *TINY, "--out", "mine", "--model", "plain20", "--max-minutes", "0")[0] == 6
+    mine = RunFolder.open(tmp_path / "mine").all_checkpoints()[0]
+    mine.write_bytes(run.all_checkpoints()[0].read_bytes())
+    assert "holds another network than this run trains" in command.refuse("resume", "mine")
+
+
+def test_a_damaged_or_foreign_model_file_is_refused(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    content = bytearray(run.best.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(content)
+    assert "is damaged" in command.refuse("evaluate", "damaged.safetensors", "--data", "digits")
+    (tmp_path / "foreign.safetensors").write_bytes(b"not a model at all")
+    assert "is not a file that resnetlab wrote" in command.refuse("evaluate", "foreign.safetensors", "--data", "digits")
+    tensors, facts = read_sealed(run.best)
+    write_sealed(tmp_path / "newer.safetensors", tensors, facts | {"format_version": 99})
+    assert "has model format 99" in command.refuse("evaluate", "newer.safetensors", "--data", "digits")
+    assert read_model(run.best).classes == tuple("0123456789")
+
+
+def test_the_time_limit_stops_with_code_6_and_the_named_command_goes_on(command: Any, tmp_path: Path) -> None:
+    code, _, err = command("train", *TINY, "--out", "run", "--max-minutes", "0")
+    assert code == 6
+    assert "go on with: resnetlab resume run" in err
+    assert command("train", *TINY, "--out", "run", "--resume", "auto")[0] == 0
+    assert RunFolder.open(tmp_path / "run").is_scored
+    assert "seed was 0, now 1; leave that as it was" in command.refuse(
+        "train", *TINY, "--out", "run", "--resume", "auto", "--seed", 1
+    )
+    assert command("resume", "run", "--epochs", 2)[0] == 0
+    assert len(RunFolder.open(tmp_path / "run").rows) == 2
+
+
+def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: Any, tmp_path: Path) -> None:
+    assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
+    refused = command.refuse("resume", "run", "--lr", 0.01, "--seed", 3)
+    assert "optim.lr was 0.03, now 0.01; seed was 0, now 3" in refused
+    assert refused.endswith("resume with --allow-change optim.lr seed")
+    code, out, err = command(
+        "resume", "run", "--lr", 0.01, "--checkpoint.keep", 1, "--allow-change", "optim.lr", "--max-minutes", 0
+    )
+    assert code == 6, err
+    assert "note     optim.lr was 0.03, now 0.01" in out
+    assert "note     checkpoint.keep was 2, now 1" in out
+    assert RunFolder.open(tmp_path / "run").config.optim.lr == 0.01
+
+
+def test_what_makes_a_resume_inexact_is_said_or_refused(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
+    assert command("resume", "run", "--strict-resume", "--max-minutes", 0)[0] == 6
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    refused = command.refuse("resume", "run", "--strict-resume")
+    assert "would no longer be exact: threads was 1, now 7" in refused
+    code, out, _ = command("resume", "run", "--max-minutes", 0)
+    assert code == 6
+    assert "threads was 1, now 7: not exact to the bit from here on" in out
+
+
+def print_config(command: Any, *words: object) -> dict[str, Any]:
+    code, out, err = command("train", *words, "--print-config")
+    assert code == 0, err
+    return dict(json.loads(out))
+
+
+def test_flags_come_before_the_config_file_and_that_before_the_recipe(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("seed = 3\nbatch_size = 32\n[optim]\nlr = 1e-3\n")
+    config = print_config(command, "cifar10-resnet18", "--config", "mine.toml", "--batch-size", 16)
+    assert (config["seed"], config["batch_size"], config["optim"]["lr"]) == (3, 16, 1e-3)
+    assert config["label_smoothing"] == 0.1  # still the recipe's
+    (tmp_path / "whole.json").write_text(json.dumps(config))
+    assert print_config(command, "--config", "whole.json") == config
+    (tmp_path / "wrong.toml").write_text("[optim]\nlearning_rate = 1\n")
+    assert "unknown setting optim.learning_rate" in command.refuse("train", "--config", "wrong.toml")
+    (tmp_path / "broken.json").write_text("{")
+    assert "broken.json is not valid" in command.refuse("train", "--config", "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe"),
+    [
+        ([], "quickstart"),
+        (["--data", "digits"], "quickstart"),
+        (["--data", "cifar10"], "cifar10-resnet18"),
+        (["--data=cifar100"], "cifar10-resnet18"),
+        (["--data", "pictures"], "folder"),
+        (["finetune", "--data", "pictures"], "finetune"),
+    ],
+)
+def test_without_a_recipe_the_data_decides(command: Any, words: list[str], recipe: str) -> None:
+    assert print_config(command, *words)["recipe"] == recipe
+
+
+def test_a_length_given_as_a_flag_replaces_the_recipes(command: Any) -> None:
+    config = print_config(command, "paper-resnet20", "--epochs", "3")
+    assert (config["epochs"], config["steps"]) == (3, None)
+    config = print_config(command, "quickstart", "--steps", "7")
+    assert (config["epochs"], config["steps"]) == (None, 7)
+
+
+def test_short_names_of_settings(command: Any) -> None:
+    config = print_config(command, "--lr", "0.5", "--model", "resnet34", "--stem", "imagenet", "--data", "x")
+    assert config["optim"]["lr"] == 0.5
+    assert config["model"]["name"] == "resnet34"
+    assert config["model"]["stem"] == "imagenet"
+    assert config["data"]["name"] == "x"
+
+
+def test_models_prints_the_zoo_and_one_network_stage_by_stage(command: Any) -> None:
+    code, out, _ = command("models")
+    assert code == 0
+    assert "resnet34" in out
+    assert "3,663.76 M" in out
+    code, out, _ = command("models", "resnet34", "--image-size", 32, "--stem", "imagenet")
+    assert code == 0
+    assert "512×1×1" in out
+    assert "1×1" in out.split("note:")[1]
+    code, out, _ = command("models", "resnet34", "--image-size", 32)
+    assert "512×4×4" in out
+    assert "note:" not in out
+
+
+def test_usage_names_every_command_and_no_other() -> None:
+    listed = [line.split()[0] for line in USAGE.splitlines() if line.startswith("  ") and line[2].isalpha()]
+    assert listed[: len(COMMANDS)] == list(COMMANDS)
+
+
+def test_an_unexpected_error_is_called_ours(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(experiment, "train", fail)
+    code, _, err = command("train")
+    assert code == 1
+    assert err == "resnetlab: a bug of ours: RuntimeError: surprise (--debug shows where)\n"
+    with pytest.raises(RuntimeError):
+        command("train", "--debug")
+
+
+def test_names_cannot_steer_the_terminal(command: Any, tmp_path: Path) -> None:
+    hostile = tmp_path / "data\x1b[2J"
+    make_folder(hostile, {"[red]cat[/red]": 9})
+    assert "\x1b" not in command.refuse("train", "--data", hostile)
+
+
+def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "resnetlab", "train", "--lr", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"COLUMNS": "20"},
+    )
+    assert done.returncode == 2
+    assert done.stderr == "resnetlab: optim.lr is 0.0, but must be greater than 0\n"
+
+
+def test_a_signal_after_the_last_word_changes_nothing() -> None:
+    code = (
+        "import signal, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
+        "try: cli.entry_point()\n"
+        "except SystemExit: print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGTERM)])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.endswith("[True, True]\n")
+
+
+@pytest.mark.parametrize(("done", "code"), [(True, 0), (False, 6)])
+def test_a_signal_in_the_instant_in_which_the_command_ends(
+    done: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `main` has returned all is done and told; before that, it is an interruption with a sentence."""
+    calls = []
+
+    def interrupt_once() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt("stopped by SIGTERM")
+
+    def interrupted_main(_: Any) -> int:
+        raise KeyboardInterrupt("stopped by SIGTERM")
+
+    monkeypatch.setattr(cli, "main", (lambda _: 0) if done else interrupted_main)
+    monkeypatch.setattr(cli, "ignore_signals", interrupt_once if done else lambda: None)
+    monkeypatch.setattr(cli, "leave_on_sigterm", lambda: None)
+    with pytest.raises(SystemExit) as leaving:
+        cli.entry_point()
+    assert leaving.value.code == code
+    assert capsys.readouterr().err == ("" if done else "resnetlab: stopped by SIGTERM\n")

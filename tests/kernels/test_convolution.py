@@ -1,0 +1,85 @@
+"""Convolutions on tiny maps are computed another way in half precision: as exact, and the same to the bit in fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from resnetlab.kernels.convolution import conv3x3, convolve
+from resnetlab.models import build_model
+
+
+def with_gradients(x: Tensor, weight: Tensor, stride: int, grad: Tensor, *, ours: bool) -> tuple[Tensor, ...]:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    if ours:
+        y = convolve(x, weight, stride, 1)
+    else:  # on one pixel the stride means nothing, and torch's own gradient is unset memory where it is 2
+        y = F.conv2d(x, weight.to(x.dtype), stride=1 if x.shape[-1] == 1 else stride, padding=1)
+    y.backward(grad.to(y.dtype))
+    assert x.grad is not None
+    assert weight.grad is not None
+    return y.detach(), x.grad, weight.grad
+
+
+def error(values: Tensor, truth: Tensor) -> float:
+    return float((values.double() - truth).norm() / truth.norm())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_half_precision_is_as_close_to_float64_as_a_convolution(size: int, stride: int) -> None:
+    draw = torch.Generator().manual_seed(size * 10 + stride)
+    x = torch.randn(8, 24, size, size, generator=draw).bfloat16().to(memory_format=torch.channels_last)
+    weight = torch.randn(40, 24, 3, 3, generator=draw).mul(0.05).to(memory_format=torch.channels_last)
+    out = (size - 1) // stride + 1
+    grad = torch.randn(8, 40, out, out, generator=draw)
+    exact = with_gradients(x.double(), weight.bfloat16().double(), stride, grad.bfloat16().double(), ours=False)
+    theirs = with_gradients(x, weight, stride, grad, ours=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = with_gradients(x, weight, stride, grad, ours=True)
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+    assert ours[2].dtype == torch.float32
+    for mine, other, truth in zip(ours, theirs, exact, strict=True):
+        assert mine.shape == truth.shape
+        assert error(mine, truth) <= 1.1 * error(other, truth) + 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_in_float32_it_is_the_plain_convolution_to_the_bit(size: int) -> None:
+    ours = conv3x3(8, 16, stride=2)
+    x = torch.randn(4, 8, size, size)
+    assert torch.equal(ours(x), F.conv2d(x, ours.weight, stride=2, padding=1))
+
+
+def test_groups_are_left_to_the_convolution() -> None:
+    ours = conv3x3(8, 8, groups=4).bfloat16()
+    x = torch.randn(2, 8, 1, 1).bfloat16()
+    assert torch.equal(ours(x), F.conv2d(x, ours.weight, padding=1, groups=4))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_taps_that_only_meet_padding_have_no_gradient(stride: int, groups: int) -> None:
+    conv = conv3x3(8, 16, stride=stride, groups=groups)
+    for _ in range(10):
+        conv.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv(torch.randn(4, 8, 1, 1).bfloat16())
+        rubbish = [torch.full((n,), float("nan")) for n in (8, 64, 1152, 4096) for _ in range(9)]
+        del rubbish  # what is not set now holds NaN
+        y.float().square().sum().backward()
+        assert conv.weight.grad is not None
+        dead = conv.weight.grad.clone()
+        dead[:, :, 1, 1] = 0
+        assert torch.equal(dead, torch.zeros_like(dead))
+
+
+def test_a_network_can_still_be_traced() -> None:
+    model = build_model("resnet18", 10, stem="imagenet").eval()
+    traced = fx.symbolic_trace(model)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(traced(images), model(images))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(traced(images), model(images))

@@ -1,0 +1,192 @@
+"""Weights from elsewhere: loaded whole and adapted with a note, or refused with the exact lists and nothing changed."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from resnetlab.errors import BadInput
+from resnetlab.models import weight_files
+from resnetlab.models.build import build_model
+from resnetlab.models.pretrained import load_pretrained
+
+
+def weights_of(name="resnet20", num_classes=10, seed=1, **options):
+    return build_model(name, num_classes, seed=seed, **options).state_dict()
+
+
+def saved(content, folder, name="weights.pth"):
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def assert_equal(model, expected):
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def assert_refused(model, source, *sentences, **options):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(BadInput) as refusal:
+        load_pretrained(model, source, **options)
+    for sentence in sentences:
+        assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert_equal(model, before)
+
+
+def test_torchvisions_weights_load_unchanged(tmp_path):
+    with torch.random.fork_rng():
+        theirs = torchvision.models.resnet18().state_dict()
+    model = build_model("resnet18")
+    assert load_pretrained(model, saved(theirs, tmp_path)) == []
+    assert_equal(model, theirs)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+@pytest.mark.parametrize("prefixes", [("module.",), ("_orig_mod.",), ("module.", "_orig_mod."), ()])
+def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrapper, prefixes):
+    weights, model = weights_of(), build_model("resnet20", 10)
+    wrapped = {"epoch": 3, wrapper: {"".join(prefixes) + key: value for key, value in weights.items()}}
+    assert load_pretrained(model, str(saved(wrapped, tmp_path))) == [f"stripped '{p}' from the keys" for p in prefixes]
+    assert_equal(model, weights)
+
+
+def test_safetensors_are_read_too(tmp_path):
+    weights, model = weights_of(), build_model("resnet20", 10)
+    save_file(weights, tmp_path / "a.safetensors")
+    assert load_pretrained(model, tmp_path / "a.safetensors") == []
+    assert_equal(model, weights)
+
+
+def test_another_number_of_classes_keeps_the_fresh_head(tmp_path):
+    weights, model = weights_of(num_classes=1000), build_model("resnet20", 10)
+    fresh = {key: value.clone() for key, value in model.fc.state_dict(prefix="fc.").items()}
+    notes = load_pretrained(model, saved(weights, tmp_path))
+    assert notes == ["the head is new: 1000 classes in the weights, 10 here"]
+    assert_equal(model, weights | fresh)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_grey_images_look_the_same_through_adapted_weights(tmp_path, channels):
+    weights, model = weights_of(), build_model("resnet20", 10, in_channels=channels)
+    (note,) = load_pretrained(model, saved(weights, tmp_path))
+    assert note.startswith(f"the input has {channels} channel")
+    rgb, adapted = weights["conv1.weight"], model.conv1.weight
+    if channels == 1:
+        assert torch.equal(adapted, rgb.sum(1, keepdim=True))
+    for channel in range(channels if channels > 1 else 0):
+        assert torch.equal(adapted[:, channel], rgb[:, channel % 3] * (3 / channels))
+    if channels in (1, 6):
+        torch.testing.assert_close(adapted.sum(1), rgb.sum(1))
+
+
+def test_weights_without_batch_counters_are_whole(tmp_path):
+    weights, model = weights_of(), build_model("resnet20", 10)
+    model.bn1.num_batches_tracked += 5
+    old = {key: value for key, value in weights.items() if "num_batches" not in key}
+    assert load_pretrained(model, saved(old, tmp_path)) == [
+        "the weights are without the norms' batch counters: these start at 0"
+    ]
+    assert_equal(model, weights)
+
+
+def test_what_does_not_fit_is_refused_with_the_exact_lists(tmp_path):
+    weights = weights_of()
+    del weights["bn1.weight"], weights["fc.bias"]
+    weights["layer1.0.conv1.weight"] = torch.zeros(16, 8, 3, 3)
+    weights["bn1.bias"] = torch.zeros(16, dtype=torch.int64)
+    weights |= {"extra.weight": torch.zeros(1), "extra\nbias": torch.zeros(1)}
+    assert_refused(
+        build_model("resnet20", 10),
+        saved(weights, tmp_path),
+        "do not fit this model, and nothing was loaded; 2 missing: bn1.weight, fc.bias; "
+        "2 unexpected: extra.weight, extra\\nbias; "
+        "1 of another shape: layer1.0.conv1.weight (16, 8, 3, 3) for (16, 16, 3, 3); "
+        "1 of another kind: bn1.bias torch.int64 for torch.float32",
+    )
+
+
+def test_another_architecture_is_refused_with_every_key(tmp_path):
+    weights, model = weights_of("resnet32"), build_model("resnet20", 10)
+    extra = [key for key in weights if key not in model.state_dict()]
+    assert_refused(model, saved(weights, tmp_path), f"{len(extra)} unexpected: {', '.join(extra)}")
+
+
+def test_weights_for_the_other_stem_get_a_hint(tmp_path):
+    weights = weights_of("resnet18", stem="imagenet")
+    shapes = "1 of another shape: conv1.weight (64, 3, 7, 7) for (64, 3, 3, 3)"
+    assert_refused(build_model("resnet18", 10, stem="cifar"), saved(weights, tmp_path), "the other stem?", shapes)
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path):
+    source = saved(weights_of() | {"fc.bias": Payload(tmp_path / "marker")}, tmp_path)
+    assert_refused(build_model("resnet20", 10), source, "holds Python objects beside tensors, which are never run")
+    assert not (tmp_path / "marker").exists()
+    torch.load(source, weights_only=False)  # the payload does work where it is let
+    assert (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("damage", [b"", b"not weights", None])
+def test_a_damaged_file_gets_a_sentence(tmp_path, ending, damage):
+    source = tmp_path / f"weights.{ending}"
+    if ending == "pth":
+        torch.save(weights_of(), source)
+    else:
+        save_file(weights_of(), source)
+    source.write_bytes(source.read_bytes()[:10_000] if damage is None else damage)
+    assert_refused(build_model("resnet20", 10), source, f"{source} cannot be read as weights")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (torch.zeros(3), "holds no weights by name but Tensor"),
+        ({}, "holds no weights by name"),
+        ({"model": 3}, "holds no weights by name but int"),
+        ({"fc.bias": torch.zeros(10), "epoch": 3, "note": "x"}, "more than plain tensors: epoch (int), note (str)"),
+        ({3: torch.zeros(10)}, "more than plain tensors: 3 (Tensor)"),
+        ({"fc.bias": torch.zeros(10, device="meta")}, "more than plain tensors: fc.bias (Tensor)"),
+    ],
+)
+def test_anything_but_tensors_by_name_is_refused(tmp_path, content, sentence):
+    assert_refused(build_model("resnet20", 10), saved(content, tmp_path), sentence)
+
+
+def test_a_file_that_is_not_there_or_of_no_known_kind_gets_a_sentence(tmp_path):
+    assert_refused(build_model("resnet20", 10), tmp_path / "none.pth", "none.pth' is no file", "'torchvision'")
+    assert_refused(build_model("resnet20", 10), "torchvison", "'torchvison' is no file")
+    assert_refused(
+        build_model("resnet20", 10), saved({}, tmp_path, "a.ckpt"), "does not end in .pth, .pt, .safetensors"
+    )
+
+
+def test_names_that_torchvision_lacks_are_refused_with_those_it_has():
+    for model in (build_model("resnet20", 10), build_model(build_model("resnet20", 10).architecture, 10)):
+        assert_refused(
+            model, "torchvision", "torchvision has no weights for", "resnet18, resnet34, resnet50, resnet101"
+        )
+
+
+def test_torchvisions_default_weights_have_digests_in_their_names():
+    for name in ("resnet18", "wide_resnet101_2", "resnext101_32x8d"):
+        address = weight_files.torchvision_address(name)
+        assert re.search(r"-[0-9a-f]{8}\.pth$", address)
+        assert address == torchvision.models.get_model_weights(name).DEFAULT.url
+
+
+def test_a_broken_torchvision_says_how_to_repair_it(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchvision.models", None)
+    assert_refused(build_model("resnet18"), "torchvision", "cannot be imported beside torch", "pip install")

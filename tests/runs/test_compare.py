@@ -1,0 +1,225 @@
+"""Comparing runs on disk: the numbers are those of the runs, and what cannot be compared is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnetlab.errors import BadInput, Damaged
+from resnetlab.runs import experiment, recipes
+from resnetlab.runs.compare import compare, distinct_names
+from resnetlab.runs.console import Voice
+from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+
+PARAMETERS, MACS = 269_434, 2_516_608  # of ResNet-20 for one channel, 8x8 px and ten classes
+
+
+def train(folder: Path, **changes: Any) -> RunFolder:
+    base = {"model": {"name": "resnet20"}, "batch_size": 64, "precision": "fp32"}
+    with pytest.MonkeyPatch.context() as patched:  # drawing takes longer than these runs
+        patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+        patched.setattr(experiment, "draw_curves", lambda *_: None)
+        return experiment.train(recipes.quickstart().changed(base | changes), folder, voice=Voice(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good run, a bad one, and one on other splits."""
+    root = tmp_path_factory.mktemp("runs")
+    train(root / "good", epochs=2)
+    train(root / "bad", steps=2)
+    train(root / "other", steps=2, data={"split_seed": 1})
+    return root
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+def test_a_good_run_is_told_from_a_bad_one_and_all_numbers_are_theirs(trained: Path) -> None:
+    comparison = compare([trained / "bad", trained / "good"])
+    assert [c.name for c in comparison.contenders] == ["good", "bad"]
+    for contender in comparison.contenders:
+        run = RunFolder(trained / contender.name)
+        final, rows = run.final_metrics("test"), run.rows
+        assert final is not None
+        assert contender.accuracy == final["accuracy"] == contender.hits.mean()
+        assert contender.accuracy_interval == final["intervals"]["accuracy"]
+        assert contender.macro_f1_interval == final["intervals"]["macro_f1"]
+        assert (contender.macro_f1, contender.loss) == (final["macro"]["f1"], final["loss"])
+        assert contender.ece == final["calibration"]["ece"]
+        assert (contender.parameters, contender.macs) == (PARAMETERS, MACS)
+        assert contender.epochs == len(rows)
+        assert contender.train_seconds == pytest.approx(sum(row["train_seconds"] for row in rows))
+        low, high = (f(row["images_per_second"] for row in rows) for f in (min, max))
+        assert low <= contender.images_per_second <= high
+        assert contender.looks == 1
+    assert comparison.runs_on_split == 2  # the third was scored on other images
+    (pair,) = comparison.pairs
+    assert pair.distinguishable
+    assert pair.difference == pytest.approx(comparison.contenders[0].accuracy - comparison.contenders[1].accuracy)
+
+
+def test_predictions_are_paired_by_image_and_not_by_line(runs: Path) -> None:
+    before = compare([runs / "good", runs / "bad"])
+    file = runs / "bad" / "evaluation" / "test" / "predictions.csv"
+    header, *lines = file.read_text().splitlines(keepends=True)
+    np.random.default_rng(0).shuffle(lines)
+    file.write_text(header + "".join(lines))
+    assert compare([runs / "good", runs / "bad"]).to_json() == before.to_json()
+
+
+def test_the_same_run_twice_is_not_distinguishable(trained: Path) -> None:
+    comparison = compare([trained / "good", trained / "good"])
+    assert [c.name for c in comparison.contenders] == ["good", "good (2)"]
+    assert [pair.verdict for pair in comparison.pairs] == ["not distinguishable"]
+    assert comparison.notes == ("good and good (2) have the same weights",)
+
+
+def test_runs_scored_on_different_splits_are_refused_and_named(trained: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        compare([trained / "good", trained / "other", trained / "bad"])
+    told = str(refused.value)
+    assert told.startswith("these runs were scored on different test splits and cannot be compared (")
+    assert f"{trained / 'good'}, {trained / 'bad'}: 359 images of digits, " in told
+    assert f"; {trained / 'other'}: 359 images of digits, " in told
+
+
+def test_validation_can_be_compared_and_has_no_looks(trained: Path) -> None:
+    comparison = compare([trained / "good", trained / "bad"], "val")
+    assert (comparison.split, comparison.images, comparison.runs_on_split) == ("val", 144, 0)
+
+
+def test_a_run_without_scores_is_told_what_to_run(runs: Path) -> None:
+    shutil.rmtree(runs / "bad" / "evaluation" / "test")
+    with pytest.raises(BadInput) as refused:
+        compare([runs / "good", runs / "bad"])
+    bad = runs / "bad"
+    assert str(refused.value) == (
+        f"{bad} has not been scored on its test split; run: resnetlab evaluate {bad} --split test"
+    )
+
+
+def test_scores_of_other_weights_than_the_run_has_now_are_refused(runs: Path) -> None:
+    shutil.copy(runs / "other" / "best.safetensors", runs / "bad")
+    with pytest.raises(BadInput, match="was scored with other weights than it has now; run: resnetlab evaluate"):
+        compare([runs / "good", runs / "bad"])
+
+
+def test_without_its_weights_a_run_is_compared_all_the_same(runs: Path) -> None:
+    (runs / "bad" / "best.safetensors").unlink()
+    (runs / "bad" / "environment.json").unlink()
+    _, bad = compare([runs / "good", runs / "bad"]).contenders
+    assert (bad.parameters, bad.macs, bad.machine) == (None, None, None)
+
+
+def change_line(text: str) -> str:
+    """One prediction more that is right, or fewer."""
+    lines = text.splitlines(keepends=True)
+    name, true, predicted, rest = lines[7].split(",", 3)
+    other = str((int(true) + 1) % 10) if predicted == true else true
+    return "".join([*lines[:7], f"{name},{true},{other},{rest}", *lines[8:]])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:2000],
+        lambda text: text.replace(",3,", ",three,"),
+        lambda text: text.replace("digits/", "other/", 1),
+        lambda text: "\x00" + text,
+        lambda text: text.replace("\n", ',"\n'),
+        lambda text: "\n".join(text.splitlines()[:-1]),
+        lambda text: text + text.splitlines()[-1],
+        change_line,
+    ],
+)
+def test_predictions_that_are_not_those_of_the_scores_are_refused(runs: Path, damage: Any) -> None:
+    file = runs / "bad" / "evaluation" / "test" / "predictions.csv"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(Damaged, match=r"predictions.csv is not what the run was scored with.*run: resnetlab evaluate"):
+        compare([runs / "good", runs / "bad"])
+
+
+@pytest.mark.parametrize("change", [{"accuracy": "high"}, {"per_class": None}, {"split_digest": 3}, {"macro": []}])
+def test_scores_that_we_did_not_write_are_refused(runs: Path, change: dict[str, Any]) -> None:
+    file = runs / "bad" / "evaluation" / "test" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(Damaged, match="is not what we wrote"):
+        compare([runs / "good", runs / "bad"])
+
+
+def test_runs_scored_before_there_were_intervals_are_compared(runs: Path) -> None:
+    file = runs / "bad" / "evaluation" / "test" / "metrics.json"
+    older = json.loads(file.read_text())
+    expected = older["intervals"]["accuracy"]
+    for name in ("intervals", "calibration", "tta"):
+        del older[name]
+    file.write_text(json.dumps(older))
+    _, bad = compare([runs / "good", runs / "bad"]).contenders
+    assert (bad.accuracy_interval, bad.ece) == (expected, None)
+
+
+def test_augmented_scores_are_not_compared_with_plain_ones(runs: Path) -> None:
+    file = runs / "bad" / "evaluation" / "test" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tta": "flip"}))
+    with pytest.raises(BadInput, match="test-time augmentation flip"):
+        compare([runs / "good", runs / "bad"])
+
+
+def test_a_damaged_ledger_is_noted(runs: Path) -> None:
+    with (runs / SHARED_LEDGER).open("a") as file:
+        file.write("{\n")
+    comparison = compare([runs / "good", runs / "bad"])
+    assert comparison.notes == (f"line 4 of the ledger {runs / SHARED_LEDGER} is damaged and was left out",)
+
+
+def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
+    folders = [tmp_path / "x" / "a", tmp_path / "y" / "a", tmp_path / "y" / "b", tmp_path / "y" / "b"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    assert distinct_names([RunFolder(folder) for folder in folders]) == [str(folders[0]), str(folders[1]), "b", "b (2)"]
+
+
+def test_the_command_prints_tables_and_writes_a_page(trained: Path, tmp_path: Path, command: Any) -> None:
+    code, out, err = command("compare", trained / "bad", trained / "good", "--out", "page")
+    assert code == 0, err
+    assert "2 runs on the 359 images of the test split of digits" in out
+    assert out.index("good") < out.index("bad")
+    assert "worse" in out
+    assert "looks: 2 runs were scored on this test set; good 1 time, bad 1 time" in out
+    assert "the page is page/comparison.html" in out
+    assert {file.name for file in (tmp_path / "page").iterdir()} == {"comparison.html", "comparison.json", "curves.png"}
+    html = (tmp_path / "page" / "comparison.html").read_text()
+    assert html.count("<img ") == 1
+    for name in ("good", "bad"):
+        final = RunFolder(trained / name).final_metrics("test")
+        assert final is not None
+        assert f"{final['accuracy']:.2%}" in html
+        assert f"{final['accuracy']:.2%}" in out
+
+
+def test_the_command_prints_json(trained: Path, tmp_path: Path, command: Any) -> None:
+    code, out, err = command("compare", trained / "good", trained / "good", "--json", "--out", "page")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["pairs"][0]["distinguishable"] is False
+    assert said == json.loads((tmp_path / "page" / "comparison.json").read_text())
+    code, out, err = command("compare", trained / "good", trained / "good")
+    assert "not distinguishable" in out
+
+
+def test_the_command_refuses_in_a_sentence(trained: Path, command: Any) -> None:
+    assert "needs two runs or more" in command.refuse("compare", trained / "good")
+    assert "different test splits" in command.refuse("compare", trained / "good", trained / "other")
+    assert "is not a run folder" in command.refuse("compare", trained / "good", trained)
+    assert "does not exist" in command.refuse("compare", "nowhere", trained / "good")
+    assert "--split is 'train'" in command.refuse("compare", "a", "b", "--split", "train")

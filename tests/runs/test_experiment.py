@@ -1,0 +1,387 @@
+"""Whole runs, on digits and on small folders: exact, resumable, complete."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetlab import load
+from resnetlab.errors import BadInput, NonFinite, NoSoundCheckpoint, Stopped
+from resnetlab.evaluation.metrics import Score
+from resnetlab.files import read_sealed
+from resnetlab.runs import experiment, recipes, resume
+from resnetlab.runs.build import Experiment
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.console import Voice
+from resnetlab.runs.folder import COLUMNS, RunFolder
+from resnetlab.training.selection import best_epoch
+
+
+def tiny(**changes: Any) -> RunConfig:
+    """Seconds on digits: a thin network for a few steps."""
+    base = {"model": {"name": "resnet20"}, "epochs": 2, "batch_size": 256, "precision": "fp32"}
+    return recipes.quickstart().changed(base | changes)
+
+
+def train(config: RunConfig, folder: Path) -> RunFolder:
+    return experiment.train(config, folder, voice=Voice(quiet=True))
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    """Everything in the newest checkpoint: network, average, optimiser."""
+    return read_sealed(run.all_checkpoints()[0])[0]
+
+
+def assert_same_bits(one: RunFolder, other: RunFolder) -> None:
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs; tests that look for the pictures are marked."""
+    if "pictures" not in request.keywords:
+        monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+        monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+
+
+class StopAfter:
+    """A stop request that comes after so many looks at it: one a step, one an epoch."""
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+
+    @property
+    def reason(self) -> str | None:
+        self.events -= 1
+        return "the test" if self.events < 0 else None
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def arrange(events: int) -> None:
+        stop = StopAfter(events)
+        monkeypatch.setattr(experiment.StopRequest, "reason", property(lambda _self: stop.reason))
+
+    yield arrange
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_same_seed_same_bits(precision: str, tmp_path: Path) -> None:
+    one, other = (train(tiny(precision=precision), tmp_path / name) for name in "ab")
+    assert_same_bits(one, other)
+    assert load(one.path).model.weights_digest == load(other.path).model.weights_digest
+
+
+def test_another_seed_is_another_run_on_the_same_splits(tmp_path: Path) -> None:
+    one, other = (train(tiny(seed=seed, epochs=1), tmp_path / str(seed)) for seed in (0, 1))
+    assert not torch.equal(weights(one)["model.fc.weight"], weights(other)["model.fc.weight"])
+    assert one.read_json("split.json") == other.read_json("split.json")
+    assert (one.path / "split.json").read_bytes() == (other.path / "split.json").read_bytes()
+
+
+@pytest.mark.parametrize("events", [1, 5, 6, 8, 11])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bf16", "ema": 0.9, "augment": {"crop": 1, "cutout": 3, "flip": True}},
+        {"optim": {"name": "adamw", "lr": 1e-3}, "accumulate": 3, "schedule": {"name": "plateau", "patience": 0}},
+    ],
+    ids=["plain", "bf16-ema-cutout", "adamw-accumulate-plateau"],
+)
+def test_stop_and_resume_equals_straight_through(
+    changes: dict[str, Any], events: int, tmp_path: Path, stop_after: Any
+) -> None:
+    config = tiny(**changes)  # 5 steps and a report an epoch
+    straight = train(config, tmp_path / "straight")
+    stop_after(events)
+    with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; go on with: resnetlab resume"):
+        train(config, tmp_path / "stopped")
+    stop_after(1000)
+    resumed = resume.resume(tmp_path / "stopped", voice=Voice(quiet=True))
+    assert_same_bits(straight, resumed)
+    for key in ("epoch", "step", "val_loss", "running_loss", "train_accuracy"):
+        assert [row[key] for row in resumed.rows] == [row[key] for row in straight.rows]
+    assert straight.final_metrics("test") == resumed.final_metrics("test")
+
+
+def test_a_signal_stops_with_a_checkpoint_however_often_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_step, steps = experiment.fit, []
+
+    def fit_with_signal(*arguments: Any) -> Iterator[Any]:
+        for event in real_step(*arguments):
+            steps.append(event)
+            if len(steps) == 3:
+                for _ in range(3):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            yield event
+
+    monkeypatch.setattr(experiment, "fit", fit_with_signal)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped, match="stopped by SIGTERM at step 3"):
+        train(tiny(), tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) == before
+    assert RunFolder(tmp_path / "run").all_checkpoints()[0].name == "step-00000003.ckpt"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = train(tiny(), tmp_path / "straight")
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("resnetlab.runs.writer.CheckpointWriter.keep_epoch", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), tmp_path / "killed")
+    assert_same_bits(straight, resume.resume(tmp_path / "killed", voice=Voice(quiet=True)))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, stop_after: Any) -> None:
+    straight = train(tiny(), tmp_path / "straight")
+    stop_after(8)
+    with pytest.raises(Stopped):
+        train(tiny(), tmp_path / "run")
+    stop_after(1000)
+    run = RunFolder(tmp_path / "run")
+    newest, _ = run.all_checkpoints()
+    damage(newest)
+    resumed = resume.resume(run.path, voice=Voice(quiet=True))
+    assert f"{newest.name} is damaged" in (run.path / "log.txt").read_text()
+    assert_same_bits(straight, resumed)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    for path in run.all_checkpoints():
+        damage(path)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log}
+    with pytest.raises(NoSoundCheckpoint, match=r"none of the checkpoints .* is whole"):
+        resume.resume(run.path, voice=Voice(quiet=True))
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log} == before
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_checkpoints_within_an_epoch(tmp_path: Path) -> None:
+    run = train(tiny(checkpoint={"every_steps": 2, "keep": 99}), tmp_path / "run")
+    assert sorted(int(path.stem[5:]) for path in run.all_checkpoints()) == [2, 4, 5, 6, 8, 10]
+
+
+@pytest.mark.pictures
+def test_a_run_folder_holds_what_it_should(tmp_path: Path) -> None:
+    run = train(tiny(epochs=3), tmp_path / "run")
+    names = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    assert names == {
+        ".lock",
+        "config.json",
+        "environment.json",
+        "split.json",
+        "log.txt",
+        "metrics.jsonl",
+        "metrics.csv",
+        "curves.png",
+        "best.safetensors",
+        "checkpoints/step-00000010.ckpt",
+        "checkpoints/step-00000015.ckpt",
+        "evaluation/ledger.jsonl",
+        "evaluation/val/looks.safetensors",
+        *(
+            f"evaluation/{split}/{name}"
+            for split in ("val", "test")
+            for name in (
+                "metrics.json",
+                "per_class.csv",
+                "predictions.csv",
+                "confusion_matrix.csv",
+                "confusion_matrix.png",
+                "classes.png",
+                "calibration.png",
+                "samples.png",
+                "mistakes.png",
+            )
+        ),
+    }
+    with (run.path / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == list(COLUMNS)
+    assert [int(row["epoch"]) for row in table] == [1, 2, 3]
+    assert RunConfig.model_validate(run.read_json("config.json")) == tiny(epochs=3)
+    assert run.read_json("environment.json")["precision"] == "fp32"
+    log = (run.path / "log.txt").read_text()
+    assert "epoch 3/3" in log
+    assert "test  accuracy" in log
+    scores = [Score(row["val_loss"], row["val_accuracy"], row["val_macro_f1"]) for row in run.rows]
+    model = load(run.path).model
+    assert model.provenance["epoch"] == best_epoch(scores, "accuracy") + 1
+    final = run.final_metrics("test")
+    assert final is not None
+    assert final["weights_digest"] == model.weights_digest
+    assert final["split_digest"] == run.read_json("split.json")["splits"]["test"]["digest"]
+
+
+def test_final_test_never_leaves_the_test_split_alone(tmp_path: Path) -> None:
+    run = train(tiny(epochs=1, final_test="never"), tmp_path / "run")
+    assert run.final_metrics("val") is not None
+    assert run.final_metrics("test") is None
+
+
+def test_resuming_a_finished_run_completes_its_evaluation_and_trains_no_further(tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    before, scores = weights(run), run.final_metrics("test")
+    (run.evaluation("test") / "metrics.json").unlink()
+    again = resume.resume(run.path, voice=Voice(quiet=True))
+    assert again.final_metrics("test") == scores
+    assert all(torch.equal(value, weights(again)[name]) for name, value in before.items())
+
+
+def test_a_finished_run_is_extended_and_its_past_stays_what_it_was(tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    past = run.rows
+    longer = resume.resume(run.path, changes={"epochs": 4}, voice=Voice(quiet=True))
+    assert longer.rows[:2] == past
+    assert [row["epoch"] for row in longer.rows] == [1, 2, 3, 4]
+    assert longer.rows[2]["lr"] < 0.005  # a cosine from a tenth of the peak
+    assert RunConfig.model_validate(longer.read_json("config.json")).extended_at == (10,)
+    final = longer.final_metrics("test")
+    assert final is not None
+    assert final["weights_digest"] == load(longer.path).model.weights_digest
+    with pytest.raises(BadInput, match="has done 20 steps already"):
+        resume.resume(run.path, changes={"epochs": 3}, voice=Voice(quiet=True))
+
+
+def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, stop_after: Any) -> None:
+    stop_after(3)
+    with pytest.raises(Stopped):
+        train(tiny(), tmp_path / "run")
+    stop_after(1000)
+    with pytest.raises(BadInput, match="add --allow-change epochs"):
+        resume.resume(tmp_path / "run", changes={"epochs": 3}, voice=Voice(quiet=True))
+    run = resume.resume(tmp_path / "run", changes={"epochs": 3}, allowed=["epochs"], voice=Voice(quiet=True))
+    assert len(run.rows) == 3
+
+
+def test_training_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    run = train(tiny(epochs=20, patience=1, optim={"lr": 1e-9}, schedule={"name": "constant"}), tmp_path / "run")
+    assert 2 <= len(run.rows) < 20
+    with pytest.raises(BadInput, match="stopped early"):
+        resume.resume(run.path, changes={"epochs": 30}, voice=Voice(quiet=True))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint_holds_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        NonFinite, match=r"in epoch 1 .*try a smaller --lr.*images: digits/.*there is no checkpoint yet"
+    ):
+        train(tiny(optim={"name": "sgd", "lr": 1e30}, schedule={"name": "constant"}), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred pictures of odd sizes and modes: bright discs and dark bars, one folder a class."""
+    root = tmp_path_factory.mktemp("shapes")
+    draw = np.random.default_rng(0)
+    for name in ("bars", "discs", "noise"):
+        (root / name).mkdir()
+        for number in range(40):
+            height, width = draw.integers(20, 60, 2)
+            pixels = draw.integers(0, 90, (height, width, 3)).astype(np.uint8)
+            y, x = np.ogrid[:height, :width]
+            if name == "discs":
+                pixels[(y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 3) ** 2] += 150
+            elif name == "bars":
+                pixels[:, width // 3 : width // 2] += 150
+            mode = ("RGB", "L", "RGBA", "CMYK")[number % 4]
+            Image.fromarray(pixels).convert(mode).save(root / name / f"{number}.{'tif' if mode == 'CMYK' else 'png'}")
+    return root
+
+
+def test_a_folder_of_odd_images_trains_without_another_flag(shapes: Path, tmp_path: Path, command: Any) -> None:
+    code, out, err = command("train", "--data", shapes, "--epochs", 2, "--model", "resnet20")
+    assert code == 0, err
+    run = RunFolder.open(tmp_path / "runs" / "folder-001")
+    assert run.config.data.name == str(shapes)
+    assert load(run.path).classes == ("bars", "discs", "noise")
+    assert load(run.path)(shapes / "discs" / "1.png").predicted in ("bars", "discs", "noise")
+    assert "32x32 px" in out
+
+
+def test_a_run_notices_that_its_images_have_changed(shapes: Path, tmp_path: Path, stop_after: Any) -> None:
+    config = recipes.folder().changed({"data": {"name": str(shapes)}, "model": {"name": "resnet20"}, "epochs": 1})
+    stop_after(0)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run")
+    stop_after(1000)
+    extra = shapes / "bars" / "extra.png"
+    (shapes / "bars" / "0.png").rename(extra)
+    try:
+        with pytest.raises(BadInput, match="split has changed since this run began"):
+            resume.resume(tmp_path / "run", voice=Voice(quiet=True))
+    finally:
+        extra.rename(shapes / "bars" / "0.png")
+
+
+@pytest.mark.parametrize(("size", "seen"), [(None, [4, 6, 8]), (12, [6, 9, 12]), (5, [2, 4, 5])])
+def test_images_grow_to_the_full_size_whatever_that_is(size: int | None, seen: list[int]) -> None:
+    config = tiny(epochs=3, augment={"sizes": (0.5, 0.75, 1)}, data={"image_size": size})
+    batches = Experiment.of(config).batches
+    assert [next(batches.train.epoch(epoch)).images.shape[-1] for epoch in range(3)] == seen
+    assert next(iter(batches.val)).images.shape[-1] == seen[-1]
+
+
+def test_a_size_is_a_share_and_no_number_of_pixels(command: Any) -> None:
+    code, _, err = command("train", "quickstart", "--augment.sizes", "24", "32")
+    assert code == 2
+    assert "augment.sizes" in err
+    assert "less than or equal to 1" in err
+
+
+def test_freezing_trains_the_head_alone(tmp_path: Path) -> None:
+    first = train(tiny(epochs=1), tmp_path / "first")
+    weights_file = tmp_path / "weights.pth"
+    torch.save(load(first.path).network.state_dict(), weights_file)
+    settings = {"model": {"name": "resnet20", "pretrained": str(weights_file), "freeze": True}}
+    second = train(tiny(epochs=1, **settings), tmp_path / "second")
+    before, after = load(first.path).network.state_dict(), load(second.path).network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_a_deterministic_run_uses_only_deterministic_operations(tmp_path: Path) -> None:
+    try:
+        run = train(tiny(epochs=1, deterministic=True, augment={"resized_crop": 0.5, "cutout": 2}), tmp_path / "run")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert run.is_scored
+
+
+def test_metrics_are_plain_json(tmp_path: Path) -> None:
+    run = train(tiny(epochs=1), tmp_path / "run")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    for path in [*run.path.rglob("*.json"), run.path / "metrics.jsonl"]:
+        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(text, parse_constant=refuse)
