@@ -75,22 +75,29 @@ def test_a_figure_that_begins_a_line_would_end_its_paragraph(prose: ModuleType) 
     assert not prose.BEGINS.findall("# It has <!--= million('resnet18') -->1<!--/--> weights\n")
 
 
-def test_changed_prose_is_copied_and_changed_code_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sync_copies_text_and_imports_and_refuses_other_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import notebooks
 
     source = tmp_path / "small.py"
-    source.write_text("# %% [markdown]\n# One.\n\n# %%\nprint(1)\n")
+    source.write_text("# %% [markdown]\n# One.\n\n# %%\nimport os\n\nprint(1)\n")
     notebooks.run(source, tmp_path)
     assert notebooks.check(source) == []
-    source.write_text("# %% [markdown]\n# Two.\n\n# %%\nprint(1)\n")
+    source.write_text("# %% [markdown]\n# Two.\n\n# %%\nimport sys  # another\nfrom os import path\n\nprint(1)\n")
     assert notebooks.check(source)
-    notebooks.copy_text(source)
+    notebooks.sync(source)
     assert notebooks.check(source) == []
-    assert "Two." in source.with_suffix(".ipynb").read_text()
-    source.write_text("# %% [markdown]\n# Two.\n\n# %%\nprint(2)\n")
-    with pytest.raises(SystemExit, match="has changed, too"):
-        notebooks.copy_text(source)
+    synced = source.with_suffix(".ipynb").read_text()
+    assert "Two." in synced
+    assert "from os import path" in synced
+    assert '"1\\n"' in synced  # the output
+    source.write_text("# %% [markdown]\n# Three.\n\n# %%\nimport sys\n\nprint(2)\n")
+    with pytest.raises(SystemExit, match="code of cell 2 has changed"):
+        notebooks.sync(source)
+    assert "Three." not in source.with_suffix(".ipynb").read_text()
+    source.write_text("# %%\nprint(1)\n")
+    with pytest.raises(SystemExit, match="other cells"):
+        notebooks.sync(source)
 
 
 def test_figures_of_stored_runs_are_read_from_their_files(prose: ModuleType) -> None:
