@@ -304,3 +304,46 @@ def test_the_file_is_flushed_before_the_rename_and_the_folder_after_it(
         ("rename", str(path)),
         ("flush folder", tmp_path.stat().st_ino),
     ]
+
+
+def test_the_cache_is_in_the_first_folder_that_can_be_used(tmp_path, monkeypatch):
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(files.tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_folder() == tmp_path / "xdg" / "resnetlab"
+    for unset in ("", "relative", "/proc/nowhere"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert files.cache_folder() == home / ".cache" / "resnetlab"
+    assert not list(temporary.iterdir())
+    for unusable in ("/proc/nowhere", "relative"):
+        monkeypatch.setenv("HOME", unusable)
+        private = files.cache_folder()
+        assert private == temporary / f"resnetlab-{os.getuid()}"
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+
+
+def test_a_user_without_a_name_or_a_home_has_a_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    monkeypatch.setattr(files.Path, "lstat", lambda self: os.stat_result((0o40700, 0, 0, 0, 54321, 0, 0, 0, 0, 0)))
+    assert files.cache_folder() == tmp_path / "resnetlab-54321"
+
+
+@pytest.mark.parametrize("trap", ["link", "writable by all"])
+def test_a_temporary_cache_that_others_can_write_to_is_refused(tmp_path, monkeypatch, trap):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"resnetlab-{os.getuid()}"
+    if trap == "link":
+        folder.symlink_to(tmp_path, target_is_directory=True)
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(DiskTrouble, match="not a private folder of this user"):
+        files.cache_folder()

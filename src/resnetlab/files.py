@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -82,6 +83,40 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     # A name that is not UTF-8 holds lone surrogates; with backslashes they are what JSON itself would write.
     write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+def cache_folder() -> Path:
+    """Create and return the folder for files that can be downloaded or compiled again.
+
+    `resnetlab` in $XDG_CACHE_HOME or in ~/.cache. Where neither exists nor can be created (no home folder, a user
+    without a name, a read-only disk), a private folder of this user in the temporary folder.
+
+    Raises DiskTrouble if that cannot be created either, or belongs to somebody else: compiled code is loaded from it.
+
+    >>> cache_folder().is_dir()
+    True
+    """
+    bases = [Path(os.environ.get("XDG_CACHE_HOME", ""))]
+    with suppress(RuntimeError):  # no HOME, and the user is in no list of users
+        bases.append(Path.home() / ".cache")
+    for folder in (base / "resnetlab" for base in bases if base.is_absolute()):
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.access(folder, os.R_OK | os.X_OK):
+                return folder
+    user = f"-{os.getuid()}" if os.name == "posix" else ""  # elsewhere the temporary folder is the user's own
+    folder = Path(tempfile.gettempdir(), f"resnetlab{user}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise DiskTrouble(f"could not create {printable(folder)}: {error.strerror or error}") from error
+    if user and (status.st_uid != os.getuid() or status.st_mode & 0o022 or not stat.S_ISDIR(status.st_mode)):
+        raise DiskTrouble(
+            f"{printable(folder)} is not a private folder of this user; remove it, or set XDG_CACHE_HOME to a folder "
+            "that you can write to"
+        )
+    return folder
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from resnetlab.files import cache_folder
+
 HERE = Path(__file__).parent / "csrc"
 SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "tiles.c", "stems.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
@@ -108,10 +110,6 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
         kernels.tiles_convolve.argtypes = [*[pointer] * 5, *[count] * 4]
         kernels.tiles_weights.argtypes = [*[pointer] * 4, *[count] * 5]
     return kernels
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnetlab"
 
 
 def processor() -> str:
