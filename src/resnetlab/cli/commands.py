@@ -166,6 +166,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 def compare(arguments: Sequence[str]) -> None:
     given = parse(CompareArguments, arguments, "resnetlab compare RUN RUN …")
     from resnetlab.cli import tables
+    from resnetlab.report.comparison import write_comparison
     from resnetlab.runs import compare
 
     comparison = compare.compare(given.runs, given.split)
@@ -174,7 +175,7 @@ def compare(arguments: Sequence[str]) -> None:
     else:
         tables.show_comparison(comparison)
     if given.out is not None:
-        page = compare.write_comparison(given.out, comparison)
+        page = write_comparison(given.out, comparison)
         if not given.json:
             tables.say(f"the page is {page}")
 
@@ -183,14 +184,15 @@ def baseline(arguments: Sequence[str]) -> None:
     usual = BaselineArguments(DataConfig(normalize="imagenet"), recipes.finetune().augment)
     given = parse(BaselineArguments, arguments, "resnetlab baseline", usual)
     from resnetlab.cli import tables
+    from resnetlab.report.comparison import write_comparison
     from resnetlab.runs.baseline import baseline
 
     sections = {"data": given.data.model_dump(), "augment": given.augment.model_dump(), "model": {"name": given.model}}
     names = ("epochs", "steps", "batch_size", "seed", "device", "precision")
     settings = {name: getattr(given, name) for name in names if getattr(given, name) is not None} | sections
-    comparison, page = baseline(settings, given.weights, given.out, max_minutes=given.max_minutes)
+    comparison, folder = baseline(settings, given.weights, given.out, max_minutes=given.max_minutes)
     tables.show_comparison(comparison)
-    tables.say(f"the page is {page}")
+    tables.say(f"the page is {write_comparison(folder, comparison)}")
 
 
 def report(arguments: Sequence[str]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from resnetlab.evaluation.access_log import runs_were, times
 from resnetlab.evaluation.comparison import Comparison, Contender, Pair
 from resnetlab.evaluation.intervals import RESAMPLES, Interval
-from resnetlab.report import html as page
+from resnetlab.files import write_json, write_text
+from resnetlab.report import html
+from resnetlab.runs.evaluation_files import make_folder
 
 WORDS = ("run", "verdict", "network", "machine")  # columns that are not numbers
 UNKNOWN = "–"
@@ -75,6 +78,23 @@ def sentences(comparison: Comparison) -> Iterator[str]:
     yield from (f"note: {note}" for note in comparison.notes)
 
 
+def write_comparison(folder: Path, comparison: Comparison) -> Path:
+    """Write comparison.json, curves.png and comparison.html into a folder, and return the path of the page.
+
+    Raises DiskTrouble.
+    """
+    from resnetlab.plots.comparison import overlaid_curves  # matplotlib takes its time to import
+    from resnetlab.plots.style import save
+
+    make_folder(folder)
+    page, curves = folder / "comparison.html", folder / "curves.png"
+    runs = [(contender.name, contender.epoch_rows) for contender in comparison.contenders]
+    save(overlaid_curves(runs, comparison.data), curves)
+    write_json(folder / "comparison.json", comparison.to_json())
+    write_text(page, write_up(comparison, curves.read_bytes()))
+    return page
+
+
 def write_up(comparison: Comparison, curves: bytes) -> str:
     """The page, with the learning curves (a PNG) in it."""
     pairs = Cells(
@@ -84,13 +104,13 @@ def write_up(comparison: Comparison, curves: bytes) -> str:
             for p in comparison.pairs
         ],
     )
-    return page.page(
+    return html.page(
         f"Comparison of {heading(comparison)}",
-        page.items(sentences(comparison)),
-        page.section("Scores", page.table(*quality(comparison), words=WORDS)),
-        page.section("Pairs", page.table(*pairs, words=("best", "other")), page.paragraph(METHOD, muted=True)),
-        page.section("Cost", page.table(*cost(comparison), words=WORDS)),
-        page.section("Learning curves", page.picture(curves, "validation loss and accuracy of each run")),
+        html.items(sentences(comparison)),
+        html.section("Scores", html.table(*quality(comparison), words=WORDS)),
+        html.section("Pairs", html.table(*pairs, words=("best", "other")), html.paragraph(METHOD, muted=True)),
+        html.section("Cost", html.table(*cost(comparison), words=WORDS)),
+        html.section("Learning curves", html.picture(curves, "validation loss and accuracy of each run")),
         footer=f"split digest {comparison.split_digest}",
     )
 

@@ -17,7 +17,7 @@ from resnetlab.models.build import build_model
 from resnetlab.models.pretrained import load_pretrained
 from resnetlab.runs import recipes
 from resnetlab.runs.build import open_data, resolved
-from resnetlab.runs.compare import compare, write_comparison
+from resnetlab.runs.compare import compare
 from resnetlab.runs.config import DataConfig, RunConfig
 from resnetlab.runs.console import Voice
 from resnetlab.runs.experiment import train
@@ -55,7 +55,7 @@ def baseline(
     quiet: bool = False,
 ) -> tuple[Comparison, Path]:
     """Train and score the three parts, each a run in a folder of `out` named after it, and compare them on the test
-    split; the comparison, and the path of the page that is written into `out` (default: `runs/baseline-<data>`).
+    split; the comparison, and the folder that holds the runs: `out` (default: `runs/baseline-<data>`).
 
     `settings` are what all parts share, as for `RunConfig.changed`: data, model, augmentation, length, batch size,
     seed. Called again, it skips parts that are finished and resumes the one that is not. Every part is scored on the
@@ -83,7 +83,7 @@ def baseline(
             raise Stopped(f"{error}; or, with all that is left, by the same command again") from None
     comparison = compare([folder / name for name in parts])
     comparison = dataclasses.replace(comparison, notes=(*told(parts, weights), *comparison.notes))
-    return comparison, write_comparison(folder, comparison)
+    return comparison, folder
 
 
 def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:

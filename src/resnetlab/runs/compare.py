@@ -1,4 +1,4 @@
-"""Comparing runs: from what they left on disk to the numbers, the picture and the page of a comparison."""
+"""Compare runs: from the files of each run to the numbers of a comparison."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from resnetlab.data.splits import names_digest
-from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
+from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.access_log import AccessLog
 from resnetlab.evaluation.comparison import Comparison, Contender, Hits, against_the_best, ranked
 from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import confusion_of
-from resnetlab.files import write_json, write_text
 from resnetlab.inference.model_file import read_model
 from resnetlab.models.summary import count_macs
-from resnetlab.report.comparison import write_up
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.score import SplitName
 
@@ -183,20 +181,3 @@ def differences(contenders: Sequence[Contender]) -> list[str]:
         if one.weights_digest == other.weights_digest:
             notes.append(f"{one.name} and {other.name} have the same weights")
     return notes
-
-
-def write_comparison(folder: Path, comparison: Comparison) -> Path:
-    """Write comparison.json, curves.png and comparison.html into a folder, and return the path of the page."""
-    from resnetlab.plots.comparison import overlaid_curves  # matplotlib takes its time to import
-    from resnetlab.plots.style import save
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskTrouble(f"could not make {printable(folder)}: {error.strerror or error}") from error
-    page, curves = folder / "comparison.html", folder / "curves.png"
-    runs = [(contender.name, contender.epoch_rows) for contender in comparison.contenders]
-    save(overlaid_curves(runs, comparison.data), curves)
-    write_json(folder / "comparison.json", comparison.to_json())
-    write_text(page, write_up(comparison, curves.read_bytes()))
-    return page
