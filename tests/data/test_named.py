@@ -161,7 +161,7 @@ def test_offline_says_what_to_do_by_hand(archive, tmp_path, download, monkeypatc
     with pytest.raises(BadInput) as caught:
         open_dataset("cifar10", root=tmp_path / "root", download=download)
     sentence = str(caught.value)
-    assert ("cannot be reached" in sentence) == download
+    assert ("cannot reach" in sentence) == download
     for part in (kind.url, kind.tgz_md5, str(tmp_path / "root"), "cifar-10-python.tar.gz", "By hand"):
         assert part in sentence
 
@@ -170,3 +170,12 @@ def test_a_broken_torchvision_says_how_to_repair_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(BadInput, match=r"cannot be imported .* pip install .*--index-url"):
         open_dataset("cifar10", root=tmp_path)
+
+
+def test_a_root_below_a_home_that_does_not_exist_is_refused(monkeypatch):
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(named.Path, "expanduser", no_home)
+    with pytest.raises(BadInput, match="~/data begins with ~, and this user has no home folder; give a full path"):
+        open_dataset("cifar10", root="~/data", download=False)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: loaded whole and adapted with a note, or refused with the exact lists and nothing changed."""
+"""Pretrained weights load completely, adapted with a note, or are refused with exact lists and nothing changed."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from resnetlab.errors import BadInput
-from resnetlab.models import weight_files
+from resnetlab.models import pretrained
 from resnetlab.models.build import build_model
 from resnetlab.models.pretrained import load_pretrained
 
@@ -38,7 +38,7 @@ def assert_refused(model, source, *sentences, **options):
     assert_equal(model, before)
 
 
-def test_torchvisions_weights_load_unchanged(tmp_path):
+def test_weights_of_torchvision_load_unchanged(tmp_path):
     with torch.random.fork_rng():
         theirs = torchvision.models.resnet18().state_dict()
     model = build_model("resnet18")
@@ -48,7 +48,7 @@ def test_torchvisions_weights_load_unchanged(tmp_path):
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 @pytest.mark.parametrize("prefixes", [("module.",), ("_orig_mod.",), ("module.", "_orig_mod."), ()])
-def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrapper, prefixes):
+def test_wrappers_and_prefixes_are_removed(tmp_path, wrapper, prefixes):
     weights, model = weights_of(), build_model("resnet20", 10)
     wrapped = {"epoch": 3, wrapper: {"".join(prefixes) + key: value for key, value in weights.items()}}
     assert load_pretrained(model, str(saved(wrapped, tmp_path))) == [f"stripped '{p}' from the keys" for p in prefixes]
@@ -62,19 +62,19 @@ def test_safetensors_are_read_too(tmp_path):
     assert_equal(model, weights)
 
 
-def test_another_number_of_classes_keeps_the_fresh_head(tmp_path):
+def test_another_number_of_classes_keeps_the_new_head(tmp_path):
     weights, model = weights_of(num_classes=1000), build_model("resnet20", 10)
     fresh = {key: value.clone() for key, value in model.fc.state_dict(prefix="fc.").items()}
     notes = load_pretrained(model, saved(weights, tmp_path))
-    assert notes == ["the head is new: 1000 classes in the weights, 10 here"]
+    assert notes == ["new head: the weights have 1000 classes, the model has 10"]
     assert_equal(model, weights | fresh)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
-def test_grey_images_look_the_same_through_adapted_weights(tmp_path, channels):
+def test_adapted_weights_respond_to_grey_images_as_to_rgb(tmp_path, channels):
     weights, model = weights_of(), build_model("resnet20", 10, in_channels=channels)
     (note,) = load_pretrained(model, saved(weights, tmp_path))
-    assert note.startswith(f"the input has {channels} channel")
+    assert note.startswith(f"{channels} input channel")
     rgb, adapted = weights["conv1.weight"], model.conv1.weight
     if channels == 1:
         assert torch.equal(adapted, rgb.sum(1, keepdim=True))
@@ -84,17 +84,17 @@ def test_grey_images_look_the_same_through_adapted_weights(tmp_path, channels):
         torch.testing.assert_close(adapted.sum(1), rgb.sum(1))
 
 
-def test_weights_without_batch_counters_are_whole(tmp_path):
+def test_weights_without_batch_counters_load(tmp_path):
     weights, model = weights_of(), build_model("resnet20", 10)
     model.bn1.num_batches_tracked += 5
     old = {key: value for key, value in weights.items() if "num_batches" not in key}
     assert load_pretrained(model, saved(old, tmp_path)) == [
-        "the weights are without the norms' batch counters: these start at 0"
+        "the weights contain no batch counters of the batch norms: they start at 0"
     ]
     assert_equal(model, weights)
 
 
-def test_what_does_not_fit_is_refused_with_the_exact_lists(tmp_path):
+def test_weights_that_do_not_fit_are_refused_with_the_exact_lists(tmp_path):
     weights = weights_of()
     del weights["bn1.weight"], weights["fc.bias"]
     weights["layer1.0.conv1.weight"] = torch.zeros(16, 8, 3, 3)
@@ -132,15 +132,15 @@ class Payload:
 
 def test_code_in_a_pickle_is_never_run(tmp_path):
     source = saved(weights_of() | {"fc.bias": Payload(tmp_path / "marker")}, tmp_path)
-    assert_refused(build_model("resnet20", 10), source, "holds Python objects beside tensors, which are never run")
+    assert_refused(build_model("resnet20", 10), source, "contains Python objects beside tensors, which are never run")
     assert not (tmp_path / "marker").exists()
-    torch.load(source, weights_only=False)  # the payload does work where it is let
+    torch.load(source, weights_only=False)  # the payload works where it is allowed
     assert (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 @pytest.mark.parametrize("damage", [b"", b"not weights", None])
-def test_a_damaged_file_gets_a_sentence(tmp_path, ending, damage):
+def test_a_damaged_file_is_refused(tmp_path, ending, damage):
     source = tmp_path / f"weights.{ending}"
     if ending == "pth":
         torch.save(weights_of(), source)
@@ -153,40 +153,43 @@ def test_a_damaged_file_gets_a_sentence(tmp_path, ending, damage):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (torch.zeros(3), "holds no weights by name but Tensor"),
-        ({}, "holds no weights by name"),
-        ({"model": 3}, "holds no weights by name but int"),
-        ({"fc.bias": torch.zeros(10), "epoch": 3, "note": "x"}, "more than plain tensors: epoch (int), note (str)"),
-        ({3: torch.zeros(10)}, "more than plain tensors: 3 (Tensor)"),
-        ({"fc.bias": torch.zeros(10, device="meta")}, "more than plain tensors: fc.bias (Tensor)"),
+        (torch.zeros(3), "contains no state dict but Tensor"),
+        ({}, "contains no state dict"),
+        ({"model": 3}, "contains no state dict but int"),
+        (
+            {"fc.bias": torch.zeros(10), "epoch": 3, "note": "x"},
+            "contains more than plain tensors: epoch (int), note (str)",
+        ),
+        ({3: torch.zeros(10)}, "contains more than plain tensors: 3 (Tensor)"),
+        ({"fc.bias": torch.zeros(10, device="meta")}, "contains more than plain tensors: fc.bias (Tensor)"),
     ],
 )
 def test_anything_but_tensors_by_name_is_refused(tmp_path, content, sentence):
     assert_refused(build_model("resnet20", 10), saved(content, tmp_path), sentence)
 
 
-def test_a_file_that_is_not_there_or_of_no_known_kind_gets_a_sentence(tmp_path):
-    assert_refused(build_model("resnet20", 10), tmp_path / "none.pth", "none.pth' is no file", "'torchvision'")
-    assert_refused(build_model("resnet20", 10), "torchvison", "'torchvison' is no file")
+def test_a_missing_file_or_one_of_another_kind_is_refused(tmp_path):
+    assert_refused(build_model("resnet20", 10), tmp_path / "none.pth", "file not found: ", "'torchvision'")
+    assert_refused(build_model("resnet20", 10), "torchvison", "file not found: torchvison;")
     assert_refused(
         build_model("resnet20", 10), saved({}, tmp_path, "a.ckpt"), "does not end in .pth, .pt, .safetensors"
     )
 
 
-def test_names_that_torchvision_lacks_are_refused_with_those_it_has():
+def test_a_model_without_torchvision_weights_is_refused_with_those_that_have_them():
     for model in (build_model("resnet20", 10), build_model(build_model("resnet20", 10).architecture, 10)):
         assert_refused(
             model, "torchvision", "torchvision has no weights for", "resnet18, resnet34, resnet50, resnet101"
         )
 
 
-def test_torchvisions_default_weights_have_digests_in_their_names():
+def test_the_default_weights_of_torchvision_have_digests_in_their_names():
     for name in ("resnet18", "wide_resnet101_2", "resnext101_32x8d"):
-        address = weight_files.torchvision_address(name)
+        address = pretrained.torchvision_address(name)
         assert re.search(r"-[0-9a-f]{8}\.pth$", address)
         assert address == torchvision.models.get_model_weights(name).DEFAULT.url
 
 
-def test_a_broken_torchvision_says_how_to_repair_it(monkeypatch):
+def test_the_error_for_a_broken_torchvision_has_the_repair_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.models", None)
     assert_refused(build_model("resnet18"), "torchvision", "cannot be imported beside torch", "pip install")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from resnetlab.errors import BadInput
 from resnetlab.inference.model_file import read_model
-from resnetlab.models import weight_files
+from resnetlab.models import pretrained
 from resnetlab.models.build import build_model
 from resnetlab.runs import baseline, experiment
 from resnetlab.runs.config import DataConfig
@@ -117,7 +117,7 @@ def test_three_runs_end_in_a_comparison(
     *, command: Any, published: Path, address: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With "torchvision" for the weights, as served by ourselves."""
-    monkeypatch.setattr(weight_files, "torchvision_address", lambda name: address)
+    monkeypatch.setattr(pretrained, "torchvision_address", lambda name: address)
     code, said, err = command("baseline", "--data", pictures, *BRIEF)
     assert code == 0, err
     out = tmp_path / "runs" / f"baseline-{pictures.name}"
@@ -226,12 +226,12 @@ def test_without_a_network_it_says_so_before_it_trains(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     nowhere = "http://127.0.0.1:9/resnet20-0123abcd.pth"  # the discard port: nobody listens
-    monkeypatch.setattr(weight_files, "torchvision_address", lambda name: nowhere)
+    monkeypatch.setattr(pretrained, "torchvision_address", lambda name: nowhere)
     told = command.refuse("baseline", "--data", pictures, *BRIEF)
     assert told.startswith(
         "there is no baseline without weights (--weights FILE takes a file with those of resnet20): "
     )
-    assert f"cannot fetch {nowhere}" in told
+    assert f"cannot reach {nowhere}" in told
     assert f"put it at {tmp_path}/torch/hub/checkpoints/resnet20-0123abcd.pth" in told
     assert not (tmp_path / "runs").exists()
 
@@ -247,7 +247,7 @@ def test_what_will_not_do_is_refused_before_anything_is_written(
     assert "unknown data set 'digitz'" in refused("--data", "digitz")
     assert "unknown model 'resnet43'" in refused(*given, "--model", "resnet43")
     assert "do not fit this model" in refused(*given, "--model", "resnet32")
-    assert "'nowhere.pth' is no file" in refused(*given[:2], "--weights", "nowhere.pth", "--model", "resnet20")
+    assert "file not found: nowhere.pth" in refused(*given[:2], "--weights", "nowhere.pth", "--model", "resnet20")
     assert "give --epochs or --steps, and not both" in refused(*given, "--epochs", "1", "--steps", "1")
     assert "epochs is 0" in refused(*given, "--epochs", "0")
     assert "must not be negative" in refused(*given, "--max-minutes", "-1")

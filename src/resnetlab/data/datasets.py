@@ -70,7 +70,7 @@ def open_dataset(
     given = os.fspath(name_or_folder)
     draw = Draw(val_fraction, test_fraction, split_seed)
     if given in DATASETS:
-        named = open_named(given, root=root, download=download)
+        named = open_named(given, root=root, may_download=download)
         side, channels = named.train.images.shape[2:]
         see = preprocessing or choose.preprocessing(side if image_size is None else image_size, channels, fit)
         if preprocessing is None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from resnetlab.data.decode import SILENCE
-from resnetlab.download import fetch
+from resnetlab.download import download, has_digest
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import cache_folder
 
 # Mean and standard deviation per channel, of all pixels of the training images, in [0, 1]. Beware of the popular
 # CIFAR-10 std 0.2023 0.1994 0.2010: it is the mean of the images' own deviations, and too small.
@@ -44,18 +44,16 @@ class Named:
     test: Part | None
 
 
-def open_named(name: str, *, root: str | Path | None = None, download: bool = True) -> Named:
+def open_named(name: str, *, root: str | Path | None = None, may_download: bool = True) -> Named:
     """One of `resnetlab.data.DATASETS`, whole and in the published order.
 
-    `root` is where the CIFAR archives are, or go (default: $RESNETLAB_DATA, else ~/.cache/resnetlab).
+    `root` is the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder). Raises
+    BadInput if the data set is missing and cannot or must not be downloaded.
 
     >>> open_named("digits").train.images.shape
     (1797, 8, 8, 1)
     """
-    if name == "digits":
-        return _digits()
-    default = os.environ.get("RESNETLAB_DATA") or Path.home() / ".cache" / "resnetlab"
-    return _cifar(name, Path(default if root is None else root).expanduser(), download)
+    return _digits() if name == "digits" else _cifar(name, root, may_download)
 
 
 def _digits() -> Named:
@@ -68,31 +66,31 @@ def _digits() -> Named:
     return Named(tuple("0123456789"), Part(images, bunch.target.astype(np.int64), names), None)
 
 
-def _cifar(name: str, root: Path, download: bool) -> Named:
+def _cifar(name: str, given_root: str | Path | None, may_download: bool) -> Named:
+    """CIFAR-10 or CIFAR-100 as torchvision reads it: the digest of every batch is checked before it is unpickled."""
     kind = _torchvision_class(name)
+    chosen = given_root if given_root is not None else os.environ.get("RESNETLAB_DATA")
+    try:
+        root = Path(chosen).expanduser() if chosen else cache_folder()
+    except RuntimeError as error:
+        raise BadInput(
+            f"{printable(chosen)} begins with ~, and this user has no home folder; give a full path"
+        ) from error
     archive = root / kind.filename
-    by_hand = (
-        f"By hand: download {kind.url} (MD5 {kind.tgz_md5}), put it into {printable(root)} under its name, "
-        f"{kind.filename}, and run this again"
-    )
-    from torchvision.datasets.utils import check_integrity
-
-    with SILENCE:  # the batches were pickled in 2009, and tarfile and numpy have views on that
+    try:
+        train = kind(root, train=True)
+    except RuntimeError as missing:
+        if not may_download and not has_digest(archive, "md5", kind.tgz_md5):
+            raise BadInput(
+                f"{name} is not in {printable(root)}, and downloading is off. By hand: download {kind.url} "
+                f"(MD5 {kind.tgz_md5}), put it at {printable(archive)}, and try again"
+            ) from missing
+        download(kind.url, archive, algorithm="md5", digest=kind.tgz_md5)
         try:
-            train = kind(root, train=True)  # checks the digest of every batch before it unpickles one
-        except RuntimeError as missing:
-            if not check_integrity(archive, kind.tgz_md5):
-                if not download:
-                    raise BadInput(
-                        f"{name} is not in {printable(root)}, and downloading is off. {by_hand}"
-                    ) from missing
-                fetch(kind.url, archive, md5=kind.tgz_md5, help_by_hand=by_hand)
-            try:
-                train = kind(root, train=True, download=True)  # finds the archive, and only unpacks it
-            except (RuntimeError, OSError) as error:
-                raise BadInput(f"{name} could not be unpacked in {printable(root)}: {error}. {by_hand}") from error
-        test = kind(root, train=False)
-    return Named(tuple(train.classes), _part("train", train), _part("test", test))
+            train = kind(root, train=True, download=True)  # finds the archive, and only unpacks it
+        except (RuntimeError, OSError) as error:
+            raise BadInput(f"could not unpack {printable(archive)}: {printable(error)}") from error
+    return Named(tuple(train.classes), _part("train", train), _part("test", kind(root, train=False)))
 
 
 def _part(prefix: str, data: Any) -> Part:
