@@ -14,17 +14,17 @@
 # %% [markdown]
 # # ResNet-18, trained with Adam and with SGD
 #
-# We write a residual network of 18 layers in plain PyTorch, show that it is the same network as torchvision's to the
-# last bit, and train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD. Validation
-# steers the learning rate and chooses the epoch; the test images are looked at once, at the end.
+# We write a residual network of 18 layers in plain PyTorch and show that it computes the same logits as torchvision's,
+# bit for bit. Then we train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD. The
+# validation images set the learning rate and choose the epoch. The test images are used once, at the end.
 #
 # The paper is He, Zhang, Ren and Sun, *Deep Residual Learning for Image Recognition* (2015, `arXiv:1512.03385`).
 
 # %% [markdown]
 # ## 1. Set-up
 #
-# The notebook needs the package `resnetlab` of the repository it lies in, for the data and for comparison. If a kernel
-# lacks it, the first cell installs it, with all that it needs.
+# The notebook uses the package `resnetlab` of this repository for the data and for comparison. If it is not installed,
+# the first cell installs it with its dependencies.
 
 # %%
 import importlib
@@ -65,14 +65,14 @@ from resnetlab.plots.style import RULES, rendered
 from resnetlab.runtime import start
 
 # %% [markdown]
-# There are three ways to images; set `DATA` to one of them:
+# Choose an image source and set `DATA` to it:
 #
 # - `"cifar10"`: the original CIFAR-10, downloaded once (170 MB);
-# - the path of a folder with one sub-folder of images for each class (here, the environment variable
-#   `RESNETLAB_CIFAR10_JPEG` can name one);
-# - `"digits"`: the small handwritten digits that come with scikit-learn, without a download.
+# - the path of a folder with one sub-folder of images per class (the environment variable `RESNETLAB_CIFAR10_JPEG` can
+#   hold the path);
+# - `"digits"`: the small handwritten digits that come with scikit-learn; no download.
 #
-# `RESNETLAB_QUICK` is for automatic checks: every cell runs, on digits, for one epoch.
+# `RESNETLAB_QUICK` is for automatic checks: every cell runs on the digits, for one epoch.
 
 # %%
 QUICK = "RESNETLAB_QUICK" in os.environ
@@ -80,20 +80,19 @@ DATA = "digits" if QUICK else os.environ.get("RESNETLAB_CIFAR10_JPEG", "cifar10"
 EPOCHS = 1 if QUICK else 6
 
 plt.rcParams.update(RULES)
-COLOURS = {"Adam": "#d98200", "SGD": "#0072b2"}  # apart for every common colour vision
+COLOURS = {"Adam": "#d98200", "SGD": "#0072b2"}  # colour-blind safe
 
 
 def table(header, rows):
-    """A Markdown table; the first column is text, the others are numbers."""
+    """Markdown table; the first column is text, the others are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
 
 
 # %% [markdown]
-# The network runs on a graphics card where there is one (NVIDIA's by CUDA, Apple's by MPS), otherwise on the CPU.
-# `start` then picks the number format: bfloat16 for the convolutions where the hardware multiplies it, which is faster,
-# else mostly float32. On Linux it also lets the process keep the memory that it frees, for a training step takes and
-# frees the same blocks again and again.
+# The network runs on a graphics card if there is one (NVIDIA with CUDA, Apple with MPS), otherwise on the CPU. `start`
+# then chooses the number format: bfloat16 for the convolutions where the hardware supports it, which is faster;
+# otherwise float32 (float16 on older NVIDIA cards).
 
 # %%
 if torch.cuda.is_available():
@@ -114,13 +113,13 @@ print(f"{device.type}, {runtime.precision_name}, PyTorch {torch.__version__.spli
 # $$y = \mathrm{ReLU}\big(F(x) + x\big), \qquad
 # F(x) = \mathrm{BN}_2\big(W_2 * \mathrm{ReLU}(\mathrm{BN}_1(W_1 * x))\big).$$
 #
-# A unit that should change little has to learn $F \approx 0$, which is easier than to learn the identity from scratch;
-# and because the derivative of $F(x) + x$ is $F'(x) + 1$, the gradient reaches early layers along the addition, even
-# where $F'$ is small. That is what makes many layers trainable.
+# A unit that should change little only has to learn $F \approx 0$, which is easier than learning the identity from
+# scratch. The derivative of $F(x) + x$ is $F'(x) + 1$, so the gradient reaches early layers through the addition, even
+# where $F'$ is small. This makes networks of many layers trainable.
 #
 # The sum needs equal shapes. Where a unit halves the maps and doubles the channels, the shortcut is a 1×1 convolution
-# with the same stride, followed by a norm (`downsample`); everywhere else it is the identity. The convolutions have no
-# bias: the norm behind them would subtract it again.
+# with the same stride, followed by a batch norm (`downsample`). Everywhere else it is the identity. The convolutions
+# have no bias, because the batch norm after them would subtract it again.
 
 
 # %% tags=["network"]
@@ -154,15 +153,15 @@ print("half the size:  ", tuple(maps.shape), "to", tuple(BasicBlock(64, 128, str
 # ## 3. The network
 #
 # A **stem** turns pixels into 64 maps; four **stages** of units follow, with 64, 128, 256 and 512 channels; a **head**
-# averages each map and multiplies by a matrix, which gives one score (*logit*) for each class. The first unit of stages
-# 2 to 4 halves the maps. With $(2, 2, 2, 2)$ units there are $1 + 2 \cdot 8 + 1 = 18$ layers with weights on the way
-# through; with $(3, 4, 6, 3)$ units the same class is ResNet-34.
+# averages each map and multiplies the means by a matrix, which gives one score (*logit*) per class. The first unit of
+# stages 2 to 4 halves the maps. With $(2, 2, 2, 2)$ units, an image passes $1 + 2 \cdot 8 + 1 = 18$ layers with
+# weights. With $(3, 4, 6, 3)$ units, the same class is ResNet-34.
 #
-# There are two stems. ImageNet's is a 7×7 convolution with stride 2 and a max pool with stride 2, made for images of
-# 224×224 pixels. For CIFAR's 32×32 a single 3×3 convolution keeps all pixels.
+# There are two stems. ImageNet's stem is a 7×7 convolution with stride 2 and a max pool with stride 2, for images of
+# 224×224 pixels. CIFAR's stem is a single 3×3 convolution, which keeps the full resolution of 32×32 pixels.
 #
-# Convolutions start from He's normal distribution, which keeps the variance of gradients about equal through layers
-# with ReLUs (He et al. 2015, `arXiv:1502.01852`).
+# The weights of the convolutions are drawn from He's normal distribution, which keeps the variance of the gradients
+# about equal through layers with ReLUs (He et al. 2015, `arXiv:1502.01852`).
 
 
 # %% tags=["network"]
@@ -208,8 +207,9 @@ def resnet18(**options):
 
 
 # %% [markdown]
-# What leaves each part for an image of 32×32 pixels, with either stem. With the 7×7 stem the last stage sees maps of <!--= shape("resnet18", "layer4", stem="imagenet") -->512×1×1<!--/--> instead of <!--= shape("resnet18", "layer4", stem="cifar") -->512×4×4<!--/-->: it computes far less, and knows less about where
-# things are.
+# The table shows the output shape of each part for an image of 32×32 pixels, with each stem. With the 7×7 stem the
+# output of the last stage is <!--= shape("resnet18", "layer4", stem="imagenet") -->512×1×1<!--/--> instead of <!--= shape("resnet18", "layer4", stem="cifar") -->512×4×4<!--/-->.
+# This is cheaper, but loses position.
 
 
 # %%
@@ -229,9 +229,9 @@ table(["part", "7×7 stem", "3×3 stem"], [[part, with_7x7[part], with_3x3[part]
 # %% [markdown]
 # ### The same network as torchvision's
 #
-# Our attributes have torchvision's names, so weights can be moved between the two, and to the library's. With the same
-# weights all three must give the same logits. `torch.equal` asks for the same bits, in training mode (norms use the
-# statistics of the batch) and in evaluation mode (they use the averages kept during training).
+# Our attributes have torchvision's names, so weights can be copied between our network, torchvision's and the
+# library's. With the same weights, all three must give the same logits. `torch.equal` compares bit for bit, in training
+# mode (batch norms use the statistics of the batch) and in evaluation mode (they use the running averages).
 
 # %%
 ours = resnet18()
@@ -249,8 +249,8 @@ for name, other in others.items():
 print(f"{sum(weight.numel() for weight in ours.parameters()):,} parameters")
 
 # %% [markdown]
-# The network as a picture, read off the library's modules: a box for each unit, a solid arc for each shortcut that is
-# the identity, a dashed one where a projection changes the shape.
+# A diagram of the network, drawn from the library's modules: a box for each unit, a solid arc for each identity
+# shortcut, a dashed arc for each projection.
 
 # %%
 picture = diagram_figure(others["resnetlab"], image_size=32, title="ResNet-18 with the 7×7 stem")
@@ -259,11 +259,11 @@ Image(rendered(picture, "png"), width=640)
 # %% [markdown]
 # ## 4. The images
 #
-# `open_dataset` reads the images into memory as bytes and splits them: the published test images stay the test images,
-# and a tenth of the training images, drawn class by class with a fixed seed, is held out for validation. On CIFAR-10
-# that makes 45,000 images to train on and 5,000 to validate. The original has 10,000 test images; where the name below
-# is `cifar10-jpeg`, the images are a copy of CIFAR-10 at JPEG quality 75 with half of the test images, a few points
-# harder than the original, and scores are to be compared with scores on the same copy only.
+# `open_dataset` reads the images into memory as bytes and splits them. The published test images stay the test images.
+# A tenth of the training images, drawn class by class with a fixed seed, is held out for validation. For CIFAR-10 this
+# gives 45,000 training and 5,000 validation images. The original has 10,000 test images. If the name below is
+# `cifar10-jpeg`, the images are a copy of CIFAR-10 at JPEG quality 75 with half of the test images. It is a few points
+# harder than the original: compare its scores only with scores on the same copy.
 
 # %%
 data = resnetlab.open_dataset(DATA, image_size=32)
@@ -291,9 +291,9 @@ figure.suptitle("Training images, three of each class")
 plt.show()
 
 # %% [markdown]
-# The network sees each channel with mean 0 and standard deviation 1. The constants are those of the training pixels.
-# The layout of the result is *channels last*: a pixel's channels lie side by side in memory, in which convolutions are
-# fastest here. The bytes stay bytes until a batch is needed.
+# Each input channel is normalised to mean 0 and standard deviation 1, with the mean and standard deviation of the
+# training pixels. The memory layout is *channels last*: the channels of a pixel are adjacent, which makes convolutions
+# fastest here. The images stay bytes in memory and become floats batch by batch.
 
 # %%
 mean = torch.tensor(data.preprocessing.mean, device=device)
@@ -309,14 +309,13 @@ def normalized(images):
 # %% [markdown]
 # ## 5. Augmentation
 #
-# A car moved by three pixels or seen in a mirror is still a car. *Augmentation* shows the network such versions instead
-# of the same pixels in every epoch, so that it cannot learn the training images by heart. The paper's recipe for CIFAR
-# pads each side by 4 pixels, cuts out 32×32 at a random place, and mirrors half of the images.
+# A car moved by three pixels or mirrored is still a car. *Augmentation* gives the network such versions instead of the
+# same pixels in every epoch, which makes it harder to memorise the training images. The paper's recipe for CIFAR pads
+# each side by 4 pixels, crops 32×32 pixels at a random position, and mirrors half of the images.
 #
-# Both functions work on a whole batch at once, and every image has its own row of random numbers. That matters: a
-# random transform of torchvision draws once for each call, so applied to a batch it would move and mirror all images of
-# the batch alike, and a batch would hold far less variety. The random numbers come in from outside: the same numbers
-# give the same pixels.
+# Both functions work on a whole batch at once, and every image has its own row of random numbers. A random transform of
+# torchvision draws once per call: applied to a batch, it would move and mirror all images in the same way, and the
+# batch would be less varied. The random numbers are arguments: the same numbers give the same pixels.
 
 
 # %% tags=["augmentation"]
@@ -337,7 +336,7 @@ def flip(images, draws):
 
 
 def augmented(images, draws):
-    """Both, by draws (N, 3)."""
+    """Crop and flip images (N, H, W, C); draws (N, 3) lie in [0, 1)."""
     return flip(crop(images, draws[:, :2]), draws[:, 2])
 
 
@@ -353,15 +352,15 @@ figure.suptitle("One training image and fifteen versions of it")
 plt.show()
 
 # %% [markdown]
-# Digits are no good example for mirroring, which makes other signs of them; they are here for a quick look at whether
-# everything works. Augmentation has to fit the images.
+# Augmentation has to fit the images: a mirrored digit is no longer the same digit. The digits only serve to check that
+# every cell works.
 
 # %% [markdown]
 # ## 6. Training
 #
-# `predict` gives the probabilities (the softmax of the logits) of all images of a split, without augmentation and in
-# float32. `score` makes two numbers of them: the loss, which is the mean of $-\log p$ of the right class, and the
-# accuracy, the share of images whose most probable class is the right one.
+# `predict` returns the probabilities (the softmax of the logits) of all images of a split, without augmentation and in
+# float32. `score` computes the loss, which is the mean of $-\log p$ of the true class, and the accuracy, the share of
+# images whose most probable class is the true one.
 
 
 # %%
@@ -380,21 +379,21 @@ def score(probabilities, labels):
 
 
 # %% [markdown]
-# One epoch shows every training image once, in a new random order, in batches of 128. For each batch: augment, compute
-# the logits, compute the loss, compute its gradient, and let the optimizer change the weights. The order and the
-# augmentation come from a generator of their own with a fixed seed, so both trainings see exactly the same batches. The
-# last images of an order that fill no batch are left out; in the next epoch it is others.
+# One epoch uses every training image once, in a new random order, in batches of 128. For each batch: augment, compute
+# the logits, compute the loss, compute its gradient, and update the weights. The order and the augmentation are drawn
+# from a separate generator with a fixed seed, so both trainings use exactly the same batches. The last images of an
+# epoch that do not fill a batch are left out; other images are left out in the next epoch.
 #
-# After each epoch the network is scored on validation, and two things follow from it:
+# After each epoch the network is scored on the validation images. The score decides two things:
 #
 # - **The learning rate.** `ReduceLROnPlateau` divides it by five after an epoch without a new best validation accuracy
-#   (`patience=0`: none is forgiven; longer runs can wait longer). Large steps are good for the way, small ones for the
-#   goal.
-# - **The weights that are kept.** Those of the best epoch, which need not be the last one.
+#   (`patience=0`: after the first such epoch; longer runs can wait longer). Start with large steps, finish with small
+#   ones.
+# - **The weights to keep.** They are those of the best epoch, which may not be the last one.
 #
-# Two details are about the number format. Under `autocast` the convolutions multiply in bfloat16 while the weights and
-# the loss stay in float32. The `scaler` does something on older graphics cards alone, which have float16 instead: there
-# it scales the loss so that small gradients do not become zero.
+# Two details concern the number format. Under `autocast` the convolutions compute in bfloat16, while the weights and
+# the loss stay in float32. The `scaler` is active only on older graphics cards, which use float16: it scales the loss
+# so that small gradients do not become zero.
 
 # %%
 BATCH = 128
@@ -402,7 +401,7 @@ train_images, train_labels = runtime.hold(data.train.images), data.train.labels.
 
 
 def train(model, optimizer, seed=0):
-    """Train for EPOCHS epochs; returns a row of numbers for each, and loads the best epoch's weights into the model."""
+    """Train for EPOCHS epochs, load the best epoch's weights into the model, return one row of numbers per epoch."""
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.2, patience=0)
     generator, scaler = torch.Generator().manual_seed(seed), runtime.grad_scaler()
     history, best, best_weights = [], -1.0, None
@@ -444,23 +443,22 @@ def train(model, optimizer, seed=0):
 
 
 # %% [markdown]
-# Both networks begin with the same weights, for they are drawn with the same seed. We train with the 7×7 stem, because
-# a training then takes minutes without a graphics card; what the 3×3 stem costs and gains is shown in section 8.
+# Both networks start from the same weights, drawn with the same seed. We use the 7×7 stem, because training then takes
+# minutes without a graphics card. Section 8 shows the cost and the gain of the 3×3 stem.
 #
-# Our network and the library's are the same function, as section 3 shows, so it does not matter which of the two is
-# trained. It is the library's: on a CPU it has quicker ways for maps of 1×1 and 2×2 pixels, and takes half the time.
-# Its weights then go back into ours.
+# Section 3 shows that our network and the library's compute the same function, so we may train either. We train the
+# library's and copy its weights back into ours.
 #
-# **Adam** divides each weight's step by a running average of the size of its gradient, so that all weights move at a
-# similar pace: about `0.001` a step at first. It needs little tuning.
+# **Adam** divides the step of each weight by a running average of the size of its gradient, so all weights change at a
+# similar rate: about `0.001` per step at first. It needs little tuning.
 #
-# **SGD** has one factor for all gradients, so that a weight with a larger gradient takes a larger step; what the factor
-# is matters much. `0.02` was chosen among `0.05`, `0.02` and `0.01` by validation, in short trials on a part of the
-# training images. SGD goes on in the direction of past steps with a factor of 0.9 (*momentum*, in Nesterov's form), and
-# *weight decay* pulls all weights a little towards zero.
+# **SGD** multiplies all gradients by one learning rate, so a weight with a larger gradient takes a larger step. Its
+# value matters. `0.02` was chosen among `0.05`, `0.02` and `0.01` by validation, in short trials on a part of the
+# training images. *Momentum* (0.9, in Nesterov's form) adds a share of the past steps to each step. *Weight decay*
+# shrinks all weights a little in each step.
 #
-# The next two cells take about three minutes each on two CPU cores. (In the run that is shown, the machine did other work
-# while Adam trained, so its minutes tell nothing.)
+# In the stored run, the next two cells took about three minutes each on two CPU cores. The machine did other work while
+# Adam trained: ignore its timing.
 
 # %%
 models, histories = {}, {}
@@ -472,7 +470,7 @@ def of_ours():
 
 
 def new_model():
-    """The library's network with the weights that ours begins with."""
+    """The library's network with the initial weights of ours."""
     in_channels = data.train.images.shape[-1]
     model = resnetlab.build_model("resnet18", len(data.classes), in_channels=in_channels, stem="imagenet")
     model.load_state_dict(of_ours().state_dict())
@@ -489,10 +487,10 @@ sgd = torch.optim.SGD(models["SGD"].parameters(), lr=0.02, momentum=0.9, nestero
 histories["SGD"] = train(models["SGD"], sgd)
 
 # %% [markdown]
-# The curves of both. The training curves are averages over an epoch, with augmented images and weights that still
-# change; validation is scored after the epoch, on images as they are. Early in training validation can therefore be the
-# better of the two. Once training goes on rising while validation does not, the network learns its training images
-# rather than what they have in common. Dots mark the epochs that are kept.
+# The figure shows the curves of both. The training curves are averages over an epoch, with augmented images and weights
+# that still change. Validation is scored after the epoch, on images without augmentation. So early in training the
+# validation curve can be the better one. Where training accuracy keeps rising and validation accuracy does not, the
+# network overfits. Dots mark the epochs that are kept.
 
 # %%
 figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 10), sharex=True, height_ratios=(3, 3, 1.4))
@@ -523,8 +521,8 @@ for name, history in histories.items():
 # %% [markdown]
 # ## 7. Evaluation
 #
-# The weights that validated best, back in the network that was written above. Its convolutions are torch's own, so this
-# also asks once more whether the two are the same: in float32 they give the same probabilities, to the last bit.
+# We copy the weights with the best validation accuracy into our own network. This also checks again that both networks
+# compute the same function: in float32 they give the same probabilities, bit for bit.
 
 # %%
 for name, trained in models.items():
@@ -534,9 +532,8 @@ for name, trained in models.items():
     print(f"{name}: our network and the library's give the same probabilities: {same}")
 
 # %% [markdown]
-# Now the test images, once for each network. The test accuracy is a share of a
-# limited number of images; the confidence interval (Wilson's) says how far it could lie from the share among all images
-# of this kind.
+# Now the test images, once for each network. The test accuracy is a share of a limited number of images. The confidence
+# interval (Wilson's) gives the range of the accuracy on all images of this kind.
 
 # %%
 test_labels = data.test.labels
@@ -563,11 +560,11 @@ table(["optimizer", "best epoch", "validation", "test loss", "test accuracy", "9
 # %% [markdown]
 # ### Which one is better?
 #
-# Both networks answered the same images, so only the images on which exactly one of them is right tell them apart. If
-# both were equally good, each of those would fall to either side like a coin. McNemar's test gives the probability $p$
-# of a split at least as uneven as the one found; below `0.05` we call the networks different. This is about these two
-# networks. Whether one *optimizer* is better would take several trainings of each, with other seeds and with tuned
-# learning rates.
+# Both networks classified the same images, so only images on which exactly one of them is right distinguish them. If
+# both were equally good, each such image would favour either network with probability one half, like a coin. McNemar's
+# test gives the probability $p$ of a split at least as uneven as the one found. Below `0.05` we call the difference
+# significant. The test compares these two networks. To compare the two *optimizers*, one needs several trainings of
+# each, with other seeds and with tuned learning rates.
 
 # %%
 is_right = {name: classes == test_labels for name, classes in predicted.items()}
@@ -590,9 +587,9 @@ Markdown(
 # %% [markdown]
 # ### Class by class
 #
-# For the network that validated better. *Precision*: of the images it called cats, the share that are cats. *Recall*:
-# of the cats, the share it found. *F1* is their harmonic mean, which is high only if both are. A class that was never
-# predicted has a precision of 0 here.
+# These are the scores of the network with the better validation accuracy. *Precision*: of the images predicted as cat,
+# the share that are cats. *Recall*: of the cats, the share predicted as cat. *F1* is their harmonic mean, which is high
+# only if both are high. A class that was never predicted gets a precision of 0 here.
 
 # %%
 chosen = max(validated, key=validated.get)
@@ -608,8 +605,8 @@ print(f"ResNet-18 trained with {chosen}")
 table(["class", "precision", "recall", "F1", "images"], rows)
 
 # %% [markdown]
-# The confusion matrix shows what was taken for what: a row is a true class, a column an answer, and the diagonal holds
-# the right ones. The shades are shares of the row.
+# The confusion matrix counts the images by true class (row) and predicted class (column). The diagonal holds the
+# correct predictions. The shades are shares of the row.
 
 # %%
 counts = confusion_matrix(test_labels, predicted[chosen], labels=range(len(data.classes)))
@@ -630,10 +627,10 @@ true, answer = np.unravel_index(off_diagonal.argmax(), counts.shape)
 print(f"The most frequent mistake: {data.classes[true]} taken for {data.classes[answer]}, {off_diagonal.max()} times.")
 
 # %% [markdown]
-# ### Some answers
+# ### Some predictions
 #
-# Test images drawn at random, from those answered rightly (above) and wrongly (below), each with the probability that
-# the network gives its answer. It can be sure and wrong.
+# The figure shows random test images, correctly classified (above) and misclassified (below), each with the predicted
+# class and its probability. A wrong prediction can have a high probability.
 
 # %%
 shuffled = torch.randperm(len(test_labels), generator=torch.Generator().manual_seed(0))
@@ -654,10 +651,10 @@ plt.show()
 # %% [markdown]
 # ## 8. The other stem
 #
-# With the 3×3 stem nothing is thrown away before the first unit, and every layer works on maps of 16 times the area.
-# Such a training takes too long for this notebook on a CPU; it was made with the command line and is stored in
-# `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->8<!--/--> epochs in <!--= minutes("cifar10-resnet18") -->17<!--/--> minutes on two CPU cores. Make it anew with
-# `resnetlab train cifar10-resnet18`.
+# The 3×3 stem keeps the full resolution, so every layer works on maps of 16 times the area. Such a training takes too
+# long for this notebook on a CPU. We ran it from the command line and stored its results in `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->8<!--/-->
+# epochs in <!--= minutes("cifar10-resnet18") -->17<!--/--> minutes on two CPU cores. Reproduce it with `resnetlab train
+# cifar10-resnet18`.
 
 # %%
 stored = Path("../results/cifar10-resnet18")
@@ -673,9 +670,10 @@ formats = ["{:.0f}", "{:.2g}", "{:.3f}", "{:.3f}", "{:.2%}", "{:.0f}"]
 table(header, [[form.format(epoch[key]) for key, form in zip(columns, formats, strict=True)] for epoch in epochs])
 
 # %% [markdown]
-# Beside the network of this notebook that validated better. The two differ in more than the stem: the stored run has
-# other epochs and its own schedule (the rate rises, then falls to zero: *one cycle*), begins with smaller images, pads
-# by mirroring, and smooths its labels. The multiply-adds, however, are a matter of the stem alone.
+# The table compares it with the better network of this notebook. The two runs differ in more than the stem: the stored
+# run has another number of epochs and another schedule (the learning rate rises, then falls to zero: *one cycle*),
+# begins with smaller images, pads by reflection, and uses label smoothing. The multiply-adds per image differ because
+# of the stem alone.
 
 # %%
 runs = {
@@ -692,16 +690,16 @@ table(["stem and run", "images", "million multiply-adds an image", "epochs", "mi
 # %% [markdown]
 # ## 9. Conclusion
 #
-# - A residual unit is a dozen lines: two convolutions with norms, a shortcut, one addition. ResNet-18 is eight of them
-#   between a stem and a head, <!--= million("resnet18", stem="imagenet") -->11.2 million<!--/--> parameters for ten
-#   classes, and equal to torchvision's to the last bit.
-# - Two trainings can be compared only if all else is equal: here the weights to begin with, the order of the images and
-#   the augmentation. What was found about Adam and SGD is the sentence under "Which one is better?", with the chance of
-#   being misled; it holds for these two networks.
-# - Validation steers and chooses, and so its scores are slightly too good. The test images choose nothing, and are
-#   looked at once.
-# - The stem decides what a network for small images costs and sees.
+# - A residual unit is a dozen lines: two convolutions with batch norms, a shortcut, one addition. ResNet-18 is eight
+#   units between a stem and a head, with <!--= million("resnet18", stem="imagenet") -->11.2 million<!--/--> parameters
+#   for ten classes. It equals torchvision's bit for bit.
+# - Two trainings can be compared only if everything else is equal: here the initial weights, the order of the images
+#   and the augmentation. The section "Which one is better?" gives the result for Adam and SGD with its p-value. It
+#   holds for these two networks.
+# - Validation scores set the learning rate and choose the epoch, so they are slightly too high. The test images choose
+#   nothing and are used once.
+# - The stem decides the cost and the resolution of a network for small images.
 #
-# **To try next:** other learning rates (the validation curves tell); `resnet18(stem="cifar")` if there is a graphics
-# card; `ResNet((3, 4, 6, 3))`, which is ResNet-34. The notebook `resnet34` goes on with what improves a training, and
-# `why_residuals` with what happens without shortcuts.
+# **To try next:** other learning rates (compare the validation curves); `resnet18(stem="cifar")` if you have a graphics
+# card; `ResNet((3, 4, 6, 3))`, which is ResNet-34. The notebook `resnet34` measures improvements of the training;
+# `why_residuals` shows what happens without shortcuts.

@@ -14,9 +14,9 @@
 # %% [markdown]
 # # ResNet-34, written out and trained on CIFAR-10
 #
-# The network of He et al., *Deep Residual Learning for Image Recognition* (2015, `arXiv:1512.03385`), in some fifty
-# lines of PyTorch, proven equal to torchvision's; a training loop of two short functions; and then what each of the
-# usual improvements is worth, measured.
+# The network of He et al., *Deep Residual Learning for Image Recognition* (2015, `arXiv:1512.03385`), in about fifty
+# lines of PyTorch, tested against torchvision's. It is trained by a loop of two short functions. Then we measure the
+# effect of each of the usual improvements.
 #
 # 1. Set-up
 # 2. Why deep plain networks are hard
@@ -28,20 +28,20 @@
 # 8. The test, then the curves
 # 9. Saving, loading, and a summary
 # 10. Improvements, each measured
-# 11. Beside a pretrained network
+# 11. Comparison with a pretrained network
 
 # %% [markdown]
 # ## 1. Set-up
 #
-# The images can come from three places:
+# Choose an image source:
 #
 # - `DATA = "cifar10"` downloads CIFAR-10 (170 MB, once; `open_dataset` is called with `download=True`).
 # - `DATA = "some/folder"` reads a folder of images with one sub-folder per class. The environment variable
-#   `RESNETLAB_CIFAR10_JPEG` names such a folder without a change to this notebook.
-# - `DATA = "digits"` takes scikit-learn's small grey digits: nothing is downloaded, and every cell still runs.
+#   `RESNETLAB_CIFAR10_JPEG` can hold its path; then this notebook needs no change.
+# - `DATA = "digits"` uses scikit-learn's small grey digits: no download, and every cell still runs.
 #
-# A kernel without `resnetlab` gets it from the checkout that this notebook lies in. With `RESNETLAB_QUICK` set, the
-# notebook runs in a minute: the digits, one epoch. What it then shows means nothing.
+# If `resnetlab` is not installed, the first cell installs it from this repository. With `RESNETLAB_QUICK` set, the
+# notebook runs in a minute, on the digits and for one epoch; its results then mean nothing.
 
 # %%
 import csv
@@ -94,39 +94,41 @@ plt.rcParams.update(RULES)  # figures in the style of the library's reports
 # %% [markdown]
 # ## 2. Why deep plain networks are hard
 #
-# A deeper network can do everything a shallower one can: let its additional layers compute the identity. So its
-# *training* error should be no higher. In practice it is higher. On ImageNet, the paper's plain network of 34 layers
-# has a validation error of <!--= percent(0.2854, 2) -->28.54 %<!--/-->, the one of 18 layers <!--= percent(0.2794, 2) -->27.94 %<!--/--> (Table 2), and the deeper one is the worse one on the training images,
-# too (Fig. 4); on CIFAR-10 the same happens from 20 to 56 layers (Fig. 1). This is not overfitting, and, as every
-# convolution is followed by a batch norm that keeps the scale of its output, not simply a signal that vanishes. The
-# paper calls it *degradation*: the solution exists, and gradient descent does not find it, because a stack of
-# convolutions, norms and ReLUs has no easy way to be the identity.
+# A deeper network can compute everything a shallower one can: its additional layers only have to compute the identity.
+# So its *training* error should be no higher. In practice it is higher. On ImageNet, the paper's plain network of 34
+# layers has a validation error of <!--= percent(0.2854, 2) -->28.54 %<!--/-->, the one of 18 layers <!--= percent(0.2794, 2) -->27.94 %<!--/-->
+# (Table 2). The deeper network is also worse on the training images (Fig. 4). On CIFAR-10 the same happens from 20 to
+# 56 layers (Fig. 1). This is not overfitting. It is not simply a vanishing signal either, because a batch norm after
+# every convolution keeps the scale of its output. The paper calls it *degradation*: a better solution exists, but
+# gradient descent does not find it. The paper's explanation is that a stack of convolutions, norms and ReLUs has
+# difficulty in computing the identity.
 #
 # In a residual unit the identity is easy. Two convolutions compute a correction $F(x)$ to $x$ instead of
 # a new $x$:
 #
 # $$ y = F(x) + x $$
 #
-# To pass $x$ on, the weights of $F$ need only be zero. And the gradient has a way around every unit,
+# To pass $x$ on, the weights of $F$ only have to be zero. The gradient also has a path around every unit,
 #
 # $$ \frac{\partial L}{\partial x} = \frac{\partial L}{\partial y}\left(\frac{\partial F}{\partial x} + I\right), $$
 #
-# so the first layers hear from the loss whatever the layers in between do (up to the ReLU that follows the addition).
-# With shortcuts the order of the paper's two networks turns round: <!--= percent(0.2503, 2) -->25.03 %<!--/--> at 34
-# layers, <!--= percent(0.2788, 2) -->27.88 %<!--/--> at 18. The notebook `why_residuals` measures both kinds of network
-# on CIFAR-10.
+# so the gradient of the loss reaches the first layers whatever the layers in between do (apart from the ReLU after the
+# addition). With shortcuts, the deeper of the paper's two networks is the better one: <!--= percent(0.2503, 2) -->25.03 %<!--/-->
+# at 34 layers, <!--= percent(0.2788, 2) -->27.88 %<!--/--> at 18. The notebook `why_residuals` measures both kinds of
+# network on CIFAR-10.
 
 # %% [markdown]
 # ## 3. The residual unit
 #
-# Convolution 3×3, batch norm, ReLU, convolution 3×3, batch norm: that is $F$. Then the addition, and a ReLU on the sum.
+# $F$ is a 3×3 convolution, batch norm, ReLU, a 3×3 convolution, batch norm. Then come the addition and a ReLU on the
+# sum.
 #
-# The shortcut is $x$ itself wherever $F(x)$ has its shape. Where a stage halves the maps and doubles the channels it
-# has not; there the shortcut is a *projection*, a 1×1 convolution with the same stride and a batch norm (the paper's
-# option B): each output pixel is a linear combination of the channels of one input pixel.
+# The shortcut is $x$ itself where $F(x)$ has the same shape. Where a stage halves the maps and doubles the channels,
+# the shapes differ. There the shortcut is a *projection*: a 1×1 convolution with the same stride and a batch norm (the
+# paper's option B). Each output pixel is a linear combination of the channels of one input pixel.
 #
-# The convolutions have no bias. A batch norm subtracts the mean of each channel, and a constant with it; its own bias
-# takes over.
+# The convolutions have no bias. The batch norm after them subtracts the mean of each channel, which would remove the
+# bias, and adds its own bias.
 
 
 # %% tags=["network"]
@@ -154,16 +156,16 @@ class ResidualUnit(nn.Module):
 # ## 4. ResNet-34
 #
 # The network is the paper's Table 1, row by row. The *stem* reduces the image: a 7×7 convolution with stride 2, then a
-# max pool with stride 2. Four *stages* of 3, 4, 6 and 3 units follow, with 64, 128, 256 and 512 channels; each but the
-# first begins by halving the map. The *head* averages each channel over its map and maps the 512 means to the classes.
-# Layers with weights on the way through: $1 + 2\,(3 + 4 + 6 + 3) + 1 = 34$.
+# max pool with stride 2. Four *stages* of 3, 4, 6 and 3 units follow, with 64, 128, 256 and 512 channels. The first
+# unit of stages 2 to 4 halves the map. The *head* averages each channel over its map, and a linear layer computes the
+# logits from the 512 means. Number of layers with weights that an image passes: $1 + 2\,(3 + 4 + 6 + 3) + 1 = 34$.
 #
-# `nn.LazyLinear(10)`, as the tutorial has it, is a linear layer that is told only its number of outputs; it takes the
-# number of inputs from the first batch it sees. That saves working out the 512 by hand. Until then its weight has no
-# shape, so the parameters can be counted, moved to a device and given to an optimiser only after a first pass.
+# `nn.LazyLinear(10)`, used in the tutorial, is a linear layer that needs only its number of outputs. It takes the
+# number of inputs from its first batch, so we do not have to compute the 512 by hand. Before that its weight has no
+# shape: count the parameters, move them to a device and pass them to an optimiser only after a first forward pass.
 #
-# The attributes have torchvision's names (`conv1`, `bn1`, `layer1`, …, `downsample`, `fc`), so that weights can be
-# exchanged by name.
+# The attributes have torchvision's names (`conv1`, `bn1`, `layer1`, …, `downsample`, `fc`), so weights can be copied by
+# name.
 
 
 # %% tags=["network"]
@@ -198,14 +200,14 @@ class ResNet34(nn.Module):
 
 
 # %% [markdown]
-# One image of 32×32 pixels, followed from layer to layer. It is also the first pass that gives the lazy layer its
-# shape.
+# The next cell prints the shape of one image of 32×32 pixels after each part. This is also the first forward pass,
+# which gives the lazy layer its shape.
 
 
 # %%
 @torch.no_grad()
 def follow(network, x):
-    """Print the shape behind each part of a network."""
+    """Print the shape after each part of a network."""
     network.eval()
     print(f"{'input':<8} {tuple(x.shape[1:])}")
     for name, part in network.named_children():
@@ -221,10 +223,10 @@ print("the head after its first batch: ", network.fc)
 print(f"parameters: {sum(weight.numel() for weight in network.parameters()):,}")
 
 # %% [markdown]
-# The stem is made for images of 224 pixels, of which it leaves 56. Of 32 it leaves 8, and the stages then work on maps
-# of 8×8, 4×4, 2×2 and 1×1 pixels: the last stage puts out <!--= shape("resnet34", "layer4") -->512×1×1<!--/-->. On a
-# map of 1×1 a 3×3 kernel meets its one pixel with its centre, and with its eight other weights nothing but padding.
-# Those weights never do anything:
+# The stem is designed for images of 224 pixels, which it reduces to 56. It reduces 32 pixels to 8, and the stages then
+# work on maps of 8×8, 4×4, 2×2 and 1×1 pixels: the output of the last stage is <!--= shape("resnet34", "layer4") -->512×1×1<!--/-->.
+# On a map of 1×1, the centre of a 3×3 kernel is multiplied by the one pixel, and its other eight weights only by
+# padding. Those weights have no effect:
 
 # %%
 rows = describe("resnet34", 32, num_classes=10, stem="imagenet")
@@ -235,17 +237,16 @@ idle, weights = sum(row.idle for row in rows), sum(row.params for row in rows)
 print(f"never used: {idle / 1e6:.1f} of {weights / 1e6:.1f} million weights ({idle / weights:.0%})")
 
 # %% [markdown]
-# (`resnetlab models resnet34 --image-size 32 --stem imagenet` warns of it, and so does
-# `resnetlab.models.summary.warnings_for`.) The tutorials train this network all the same, and so do we first; a stem
-# of one 3×3 convolution without stride or pooling, at the end, repairs it.
+# (`resnetlab models resnet34 --image-size 32 --stem imagenet` warns about it.) The tutorials train this network
+# nevertheless, and we do so first. At the end we replace the stem by one 3×3 convolution without stride or pooling.
 
 # %% [markdown]
 # ## 5. The same network as the library's and torchvision's
 #
-# If three programs compute the same function, then the same weights and images give the same logits: not nearly, but
-# to the last bit. The weights of a fresh torchvision network are loaded into ours and into the library's; then a batch
-# goes through all three, in training mode (where batch norm uses the batch's own statistics, and remembers them) and
-# in evaluation mode (where it uses what it remembers). Gradients are compared, too.
+# If three programs compute the same function with the same operations, the same weights and images give the same
+# logits, bit for bit. We load the weights of a new torchvision network into ours and into the library's. Then we run a
+# batch through all three, in training mode (batch norm uses the statistics of the batch and updates its running
+# averages) and in evaluation mode (it uses the running averages). We also compare the gradients.
 
 
 # %%
@@ -280,12 +281,12 @@ for name, other in others.items():
 # %% [markdown]
 # ## 6. CIFAR-10
 #
-# 60,000 colour images of 32×32 pixels in ten classes, 50,000 of them to learn from and 10,000 to test with. Of the
-# 50,000, 5,000 are set aside for *validation*, 500 a class: whatever is chosen while training is chosen by them. The
-# test images choose nothing.
+# CIFAR-10 has 60,000 colour images of 32×32 pixels in ten classes: 50,000 for training and 10,000 for testing. Of the
+# 50,000, we hold out 5,000 for *validation*, 500 per class. Every choice during training uses the validation images.
+# The test images choose nothing.
 #
-# Where the data set below is called `cifar10-jpeg`, the images are a copy at JPEG quality 75 with half of the test
-# images: a few points harder than the original, so its figures can be compared only with figures from the same copy.
+# If the data set below is called `cifar10-jpeg`, the images are a copy at JPEG quality 75 with half of the test images.
+# It is a few points harder than the original: compare its figures only with figures from the same copy.
 
 # %%
 data = resnetlab.open_dataset(DATA, image_size=32)
@@ -297,18 +298,19 @@ for name, split in (("train", data.train), ("validation", data.val), ("test", da
 # %% [markdown]
 # ### Normalisation
 #
-# The network sees $(x - \mu) / \sigma$ for each channel, with the mean $\mu$ and the standard deviation $\sigma$ of all
-# training pixels. A histogram of the 256 values gives both exactly, without turning every pixel into a float.
+# The input of the network is $(x - \mu) / \sigma$ for each channel, with the mean $\mu$ and the standard deviation
+# $\sigma$ of all training pixels. A histogram of the 256 values gives both exactly, without converting every pixel to a
+# float.
 #
 # Many tutorials give `0.2023, 0.1994, 0.2010` as $\sigma$ of CIFAR-10. That is the mean of the standard deviations of
-# the single images, and too small: images also differ from each other in brightness, which a deviation within an image
-# does not see. A network learns with either, if training and test use the same; but the numbers are not what they
-# are said to be.
+# the single images. It is too small, because images also differ from each other in brightness, which the deviation
+# within an image does not contain. A network learns with either, as long as training and test use the same constants;
+# but the widespread numbers are not the standard deviation of CIFAR-10.
 
 
 # %%
 def mean_and_std(images):
-    """Of all pixels of each channel, scaled to [0, 1]; images are uint8 (N, H, W, C)."""
+    """Mean and standard deviation of each channel in [0, 1], over all pixels of uint8 images (N, H, W, C)."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in images.unbind(3):
@@ -332,8 +334,8 @@ for name, numbers in (
 # %% [markdown]
 # ### A look at the images
 #
-# `normalise` makes what the network sees of stored pixels, `denormalise` makes pixels again. What is shown went through
-# both.
+# `normalise` converts stored pixels to the input of the network, `denormalise` converts the input back to pixels. The
+# images shown passed through both.
 
 # %%
 mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (means, stds))
@@ -345,12 +347,12 @@ def normalise(images):
 
 
 def denormalise(batch):
-    """The way back, to uint8 (N, H, W, C)."""
+    """Inverse of normalise: float (N, C, H, W) to uint8 (N, H, W, C)."""
     return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def show(axis, image, title="", colour=INK):
-    axis.imshow(image.squeeze(), cmap="gray")  # the colour map is for images of one channel alone
+    axis.imshow(image.squeeze(), cmap="gray")  # the colour map only applies to images of one channel
     axis.set_title(title, size=8, color=colour, loc="center")
     axis.axis("off")
 
@@ -366,9 +368,9 @@ plt.show()
 # %% [markdown]
 # ## 7. Training: ten epochs with Adam
 #
-# The device is a CUDA GPU where there is one, then Apple's (MPS), then the CPU. `start` asks the C library to keep
-# memory that a step frees for the next step, and finds out whether the device multiplies bfloat16 numbers in hardware.
-# Where it does, `autocast` lets the convolutions use them: 16 bits instead of 32, with the same range, in less time.
+# The device is a CUDA GPU if there is one, else Apple's GPU (MPS), else the CPU. `start` checks if the hardware
+# supports bfloat16. If it does, `autocast` runs the convolutions in bfloat16: 16 bits instead of 32, with the same
+# range, in less time.
 
 # %%
 if torch.cuda.is_available():
@@ -388,8 +390,9 @@ def autocast():
 print(f"{device.type}, {torch.get_num_threads()} threads, {'bfloat16' if has_bf16 else 'float32'}")
 
 # %% [markdown]
-# The whole data set stays on the device, as bytes. Cutting batches out of it needs no loader and no worker processes.
-# `channels_last` stores the channels of a pixel side by side, the order in which convolutions are fastest here.
+# The whole data set stays on the device, as bytes. Batches are slices of it, so no loader and no worker processes are
+# needed. `channels_last` stores the channels of a pixel next to each other; convolutions are fastest in this layout
+# here.
 
 # %%
 train_images, train_labels = data.train.images.to(device), data.train.labels.to(device)
@@ -400,22 +403,22 @@ mean, std = mean.to(device), std.to(device)
 torch.manual_seed(SEED)
 network = ResNet34(len(classes), in_channels=train_images.shape[3])
 with torch.no_grad():
-    network.eval()(torch.zeros(1, *train_images.shape[3:], 32, 32))  # the lazy head takes its shape
+    network.eval()(torch.zeros(1, *train_images.shape[3:], 32, 32))  # gives the lazy head its shape
 network = network.to(device, memory_format=torch.channels_last)
 
 # %% [markdown]
-# The loss is cross-entropy: the negative logarithm of the probability that the network gives to the right class $c$,
+# The loss is cross-entropy: the negative logarithm of the predicted probability of the true class $c$,
 #
 # $$ L(z, c) = -\log \frac{e^{z_c}}{\sum_k e^{z_k}}, $$
 #
-# averaged over the batch. Adam takes its steps at a learning rate of $10^{-3}$; `fused` updates all weights in one go.
+# averaged over the batch. Adam's learning rate is $10^{-3}$; `fused` updates all weights in one kernel.
 
 # %%
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
 
 
 def train_epoch(network, images, labels, optimizer, generator):
-    """Every image once, in batches of a random order; what is left after the last full batch waits its turn."""
+    """Train on every image once, in random order; images that do not fill the last batch are left out."""
     network.train()
     order = torch.randperm(len(labels), generator=generator)
     for step in range(max(1, len(labels) // BATCH)):
@@ -437,18 +440,19 @@ def predict(network, images):
 
 
 def test_epoch(network, images, labels):
-    """Mean loss, and the share of images whose class is found."""
+    """Mean loss and accuracy."""
     logits = predict(network, images)
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
 
 
 # %% [markdown]
-# After each epoch the network is scored, in evaluation mode, on a fixed sample of the training images, on validation
-# and on test. The table shows the first two as they come. The test column is there only for the curves further
-# down: nothing is chosen by it, and it is not looked at before the training is over. The weights of the epoch that
-# validates best are kept.
+# After each epoch the network is scored, in evaluation mode, on a fixed sample of the training images, on the
+# validation images and on the test images. The table shows the first two during training. The test scores are only for
+# the curves below: they choose nothing, and are not shown before the end of the training. The weights with the best
+# validation accuracy are kept.
 #
-# This takes about a quarter of an hour on two CPU cores with bfloat16, more without, and far less on a GPU.
+# In the stored run this took about a quarter of an hour on two CPU cores with bfloat16. It takes longer without
+# bfloat16, and far less on a GPU.
 
 # %%
 shuffle = torch.Generator().manual_seed(SEED)
@@ -474,16 +478,17 @@ for epoch in range(1, EPOCHS + 1):
     print(f"{epoch:>5} {train_loss:>11.3f} {train_right:>15.2%} {val_loss:>9.3f} {val_right:>13.2%} {took:>8.1f}")
 
 # %% [markdown]
-# The library's run of the same recipe (`notebook-resnet34`: the same network, data and optimiser, other random numbers)
-# reached <!--= training("notebook-resnet34") -->93.7 %<!--/--> on the training sample, <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/--> on validation, both after its last epoch, and <!--= test("notebook-resnet34") -->74.2 %<!--/--> on the test images.
+# For comparison, the library's run of the same recipe (`notebook-resnet34`: the same network, data and optimiser, other
+# random numbers) reached <!--= training("notebook-resnet34") -->93.7 %<!--/--> on the training sample and <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/-->
+# on validation, both after its last epoch, and <!--= test("notebook-resnet34") -->74.2 %<!--/--> on the test images.
 
 # %% [markdown]
 # ## 8. The test, then the curves
 #
-# The test images are scored once with the weights of the last epoch and once with those of the epoch that validated
-# best. That one is the result; the last is shown to see what the choice changes. An accuracy on $n$ images has an
-# interval (Wilson's, at 95 per cent): nineteen times in twenty, such an interval holds what the network would score on
-# endlessly many images of the same kind.
+# The test images are scored with the weights of the last epoch and with those of the epoch with the best validation
+# accuracy. The second score is the result; the first shows the effect of the choice. An accuracy on $n$ images has an
+# interval (Wilson's, 95 %): nineteen of twenty such intervals contain the accuracy on an unlimited number of images of
+# the same kind.
 
 # %%
 last = predict(network, test_images)
@@ -493,7 +498,7 @@ truth = data.test.labels
 
 
 def accuracy_with_interval(right, of):
-    """The share that is right, and Wilson's 95 % interval of it."""
+    """Accuracy with Wilson's 95 % interval."""
     low, high = wilson(right, of)
     return f"{right / of:.2%} ({low:.1%} to {high:.1%})"
 
@@ -503,9 +508,9 @@ for name, found in ((f"last epoch, {EPOCHS}", last.cpu()), (f"best epoch on vali
     print(f"{name:<27} {accuracy_with_interval(int((found.argmax(1) == truth).sum()), len(truth))}")
 
 # %% [markdown]
-# The curves: the training loss falls on; where the validation loss stops falling, the network has begun to learn its
-# training images by heart. The gap between the training curve and the two others is what the improvements below are
-# for. Validation and test run side by side, as they should, since no image of either is trained on.
+# In the curves, the training loss keeps falling. Where the validation loss stops falling, the network begins to
+# overfit. The improvements below aim to reduce the gap between the training curve and the two others. The validation
+# and test curves are close to each other, as expected, because the network is trained on neither.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
@@ -525,10 +530,10 @@ plt.show()
 # %% [markdown]
 # ### One image, stage by stage
 #
-# What the trained network makes of one test image: behind each stage the shape, mean and standard deviation of its
-# output, and the eight feature maps that vary most. The maps get smaller and more abstract; the last ones have a single
-# pixel. On the left the network, read off its modules. (`resnetlab models RUN --image PICTURE --save-figure FILE` draws
-# this for any network.)
+# The figure shows the activations of the trained network for one test image: after each stage the shape, mean and
+# standard deviation of the output, and the eight feature maps with the largest variance. The maps get smaller; the last
+# ones have a single pixel. On the left is a diagram of the network. (`resnetlab models RUN --image PICTURE
+# --save-figure FILE` draws this for any network.)
 
 # %%
 library = resnetlab.build_model("resnet34", len(classes), in_channels=train_images.shape[3], stem="imagenet")
@@ -541,10 +546,10 @@ display(Image(rendered(picture, "png"), width=880))
 # %% [markdown]
 # ## 9. Saving, loading, and a summary
 #
-# A checkpoint of a network is its `state_dict`: tensors by name. `weights_only=True` reads tensors and refuses code,
-# which a file from elsewhere could hold. To load it, the network is built anew, and must then give the same logits.
-# (The library's model file holds also the classes, the preprocessing and a digest over every byte, so it can be used
-# without this notebook: `resnetlab.load`.)
+# A checkpoint of a network is its `state_dict`: tensors by name. `weights_only=True` loads tensors and refuses code,
+# which a file from an unknown source could contain. To load the checkpoint, we build a new network; it must give the
+# same logits. (The library's model file also contains the classes, the preprocessing and a digest over every byte, so
+# it can be used without this notebook: `resnetlab.load`.)
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -571,7 +576,7 @@ summary = {
 
 
 def table(head, rows):
-    """A table in Markdown; all columns but the first are aligned to the right."""
+    """Display a Markdown table; all columns but the first are aligned to the right."""
     lines = [head, [":--"] + ["--:"] * (len(head) - 1), *rows]
     display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
 
@@ -581,24 +586,24 @@ table(("run", "value"), summary.items())
 # %% [markdown]
 # ## 10. Improvements, each measured
 #
-# The tutorial ends with a list of what to try next. Here it is tried, each step on top of the one before:
+# The tutorial ends with a list of things to try next. We try them, each on top of the previous one:
 #
 # 1. random crops and mirror images,
-# 2. a learning rate that falls, in steps or along a cosine,
-# 3. the checkpoint that validates best,
+# 2. a decreasing learning rate, in steps or along a cosine,
+# 3. the checkpoint with the best validation accuracy,
 # 4. precision, recall and F1 of each class,
-# 5. a stem that suits small images.
+# 5. a stem for small images.
 #
 # Each training takes as long as the one above or longer, so these are stored runs of the library's trainer, from
-# `results/`. Make them anew with `python tools/experiments.py notebook-resnet34 improvements --data cifar10`.
+# `results/`. Reproduce them with `python tools/experiments.py notebook-resnet34 improvements --data cifar10`.
 
 # %% [markdown]
 # ### Crop and flip
 #
-# An image that is moved by up to four pixels, or mirrored, still shows the same thing, but it is another input: the
-# network never sees exactly the same one twice, and cannot learn images by heart so easily. Each image is padded with
-# four black pixels on each side, a random part of the original size is cut out, and half of them are mirrored. Only
-# training images are treated so. (For digits mirroring would be wrong: a mirrored 2 is no 2.)
+# An image that is moved by up to four pixels, or mirrored, still shows the same object, but it is a different input.
+# The network rarely sees exactly the same input twice, so it is harder to memorise the images. Each image is padded
+# with four black pixels on each side and cropped to the original size at a random position; half of the images are
+# mirrored. Only training images are augmented. (For digits mirroring would be wrong: a mirrored 2 is not a 2.)
 
 
 # %%
@@ -622,15 +627,15 @@ figure.suptitle("One training image, and nine draws of crop and flip")
 plt.show()
 
 # %% [markdown]
-# ### A learning rate that falls
+# ### A decreasing learning rate
 #
-# Large steps find a good region fast, and then jump about in it; small ones settle. The *step* schedule divides the
-# rate by ten at a half and at three quarters of the run, as the paper does; the *cosine* schedule lowers it smoothly,
+# Start with large steps, finish with small ones. The *step* schedule divides the rate by ten after a half and after
+# three quarters of the run, as in the paper. The *cosine* schedule decreases it smoothly,
 #
 # $$ \eta_t = \eta_0\,\tfrac{1}{2}\left(1 + \cos\frac{\pi t}{T}\right), $$
 #
-# for step $t$ of $T$. Both depend on $t/T$ alone: a short run has a whole schedule in miniature, and not the beginning
-# of a long one.
+# for step $t$ of $T$. Both depend only on $t/T$, so a short run has a complete schedule, not the beginning of a long
+# one.
 
 # %%
 done = torch.linspace(0, 1, 500)
@@ -650,18 +655,17 @@ plt.show()
 # %% [markdown]
 # ### The best checkpoint by validation
 #
-# The last weights are not always the best: at a constant rate the accuracy jumps from epoch to epoch. So the weights of
-# the epoch that validates best are kept, as above. Two things to know: the validation accuracy of a chosen epoch
-# is a little flattering, for it was chosen because it is high, which the test accuracy is not; and choosing by the test
-# images instead would make that flattering, too. The table further down has the validation accuracy of the last epoch
-# and of the best one.
+# The last weights are not always the best: at a constant rate the accuracy varies from epoch to epoch. So we keep the
+# weights with the best validation accuracy, as above. The validation accuracy of the chosen epoch is slightly too high,
+# because the epoch was chosen for it. The test accuracy is not, as long as the test images choose nothing. The table
+# below has the validation accuracy of the last epoch and of the best one.
 
 # %% [markdown]
 # ### Precision, recall and F1
 #
-# One accuracy hides which classes are hard. For the network trained above, on the test images: *precision* is the share
-# of the images called "cat" that are cats, *recall* the share of the cats that are called "cat", and F1 their harmonic
-# mean,
+# A single accuracy hides which classes are hard. The table shows, for the network trained above and the test images:
+# *precision*, the share of the images predicted as cat that are cats; *recall*, the share of the cats that are
+# predicted as cat; and F1, their harmonic mean,
 #
 # $$ F_1 = \frac{2\,P\,R}{P + R}. $$
 
@@ -679,7 +683,7 @@ table(
 )
 
 # %% [markdown]
-# Which classes are taken for which: row by row the true class, column by column the predicted one.
+# The confusion matrix counts the images by true class (rows) and predicted class (columns).
 
 # %%
 matrix = confusion_matrix(truth, predicted, labels=labels)
@@ -696,9 +700,8 @@ axis.spines[:].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# Some test images with the predicted class and its probability: of each class the first one that is right, and the
-# mistakes that the network is surest of. Those are the most instructive: some are images that a person would hesitate
-# at, too.
+# The figure shows test images with the predicted class and its probability: the first correct prediction of each class,
+# and the mistakes with the highest probability. Some of these mistakes are images that are hard for a person, too.
 
 # %%
 probability, _ = logits.softmax(1).max(1)
@@ -720,8 +723,8 @@ plt.show()
 # %% [markdown]
 # ### A 3×3 stem
 #
-# Finally the stem. One 3×3 convolution without stride, and no pooling, leaves the image at 32×32, and the stages work
-# on maps of 32, 16, 8 and 4 pixels instead of 8, 4, 2 and 1. Two attributes change:
+# The last improvement is the stem. One 3×3 convolution without stride or pooling keeps the image at 32×32, and the
+# stages work on maps of 32, 16, 8 and 4 pixels instead of 8, 4, 2 and 1. Two attributes change:
 
 # %%
 small = ResNet34()
@@ -737,21 +740,21 @@ for stem in ("imagenet", "cifar"):
 print(f"{costs['cifar'] / costs['imagenet']:.1f} times the multiply-adds")
 
 # %% [markdown]
-# Every stage works on sixteen times as many pixels, so an epoch costs many times as much. For that reason its run has
-# only <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs, with a cosine that ends with them: less practice
-# than the other runs have, but a whole schedule.
+# Every stage works on sixteen times as many pixels, so an epoch costs many times as much. For that reason this run has
+# only <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs: fewer epochs than the other runs, but a complete
+# cosine schedule.
 
 # %% [markdown]
-# ### What each is worth
+# ### The effect of each
 #
-# All five runs have the same units, data, Adam beginning at $10^{-3}$ and batches of 128; all but the last have the 7×7
-# stem and ten epochs. The test accuracy is that of the epoch that validated best. The difference to the first run is in
-# points, with an interval at 95 per cent for two independent samples,
+# All five runs use the same units and data, Adam with an initial rate of $10^{-3}$, and batches of 128. All but the
+# last use the 7×7 stem and ten epochs. The test accuracy is that of the epoch with the best validation accuracy. The
+# difference to the first run is in points, with a 95 % interval for two independent samples,
 #
 # $$ p - q \pm 1{.}96\,\sqrt{\frac{p(1-p)}{n} + \frac{q(1-q)}{n}}. $$
 #
-# Both runs saw the same test images, so the true interval is somewhat narrower. What a run costs is told by the
-# multiply-adds of its forward passes: minutes would depend on what else the machine did.
+# Both runs use the same test images, so the true interval is somewhat narrower. We measure cost in multiply-adds of the
+# forward passes, because minutes depend on the other work of the machine.
 
 # %%
 RUNS = {
@@ -764,7 +767,7 @@ RUNS = {
 
 
 def stored(name):
-    """A stored run: its epochs, what each cost, its best one, and its test scores."""
+    """A stored run: its epochs, the cost of an epoch, the best epoch, and the test scores."""
     folder = Path("../results", name)
     if not folder.is_dir():
         raise FileNotFoundError(f"no results/{name} here: python tools/experiments.py {name} --data cifar10")
@@ -778,7 +781,7 @@ def stored(name):
 
 
 def difference(run, first):
-    """Test accuracy less that of the first run, and half its 95 % interval, both in points."""
+    """Test accuracy minus that of the first run, and half its 95 % interval, both in points."""
     (p, n), (q, m) = ((each["test"]["accuracy"], each["test"]["images"]) for each in (run, first))
     half = 1.96 * math.sqrt(p * (1 - p) / n + q * (1 - q) / m)
     return 100 * (p - q), 100 * half
@@ -825,36 +828,41 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plt.show()
 
 # %% [markdown]
-# In numbers, on the test images and each against the run it adds one thing to:
+# In numbers, on the test images, each compared with the run that it extends:
 #
-# - Crop and flip: <!--= points("improvements/crop-flip", "notebook-resnet34") -->+1.0<!--/--> points. After ten epochs the
-#   network is right about <!--= training("improvements/crop-flip") -->76.6 %<!--/--> of the stored training images, and
-#   about <!--= validation("improvements/crop-flip", -1) -->73.4 %<!--/--> of the validation images; without crop and flip
-#   these were <!--= training("notebook-resnet34") -->93.7 %<!--/--> and <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/-->.
-# - A step schedule on top: <!--= points("improvements/crop-flip-step", "improvements/crop-flip") -->+1.4<!--/--> points;
-#   a cosine in its place: <!--= points("improvements/crop-flip-cosine", "improvements/crop-flip") -->+2.7<!--/-->.
-# - The 3×3 stem on top of crop, flip and cosine: <!--= points("improvements/cifar-stem", "improvements/crop-flip-cosine") -->−7.2<!--/--> points, in <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->, and with <!--= cost("improvements/cifar-stem") -->104<!--/--> · 10¹² multiply-adds instead of <!--= cost("improvements/crop-flip-cosine") -->34<!--/--> · 10¹². That is a beginning: after two
-#   epochs the run with the 7×7 stem was right about <!--= validation("improvements/crop-flip-cosine", 2) -->60.7 %<!--/--> of the validation images, this one about <!--= validation("improvements/cifar-stem", 2) -->69.8 %<!--/-->; and ResNet-18 with the 3×3 stem, trained for <!--= epochs("cifar10-resnet18") -->8<!--/--> epochs by the recipe `cifar10-resnet18`, reaches <!--= test("cifar10-resnet18") -->85.8 %<!--/--> on the test images.
+# - Crop and flip: <!--= points("improvements/crop-flip", "notebook-resnet34") -->+1.0<!--/--> points. After ten epochs
+#   the network is right on <!--= training("improvements/crop-flip") -->76.6 %<!--/--> of the training images (without
+#   augmentation) and on <!--= validation("improvements/crop-flip", -1) -->73.4 %<!--/--> of the validation images.
+#   Without crop and flip these were <!--= training("notebook-resnet34") -->93.7 %<!--/--> and <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/-->.
+# - A step schedule on top: <!--= points("improvements/crop-flip-step", "improvements/crop-flip") -->+1.4<!--/-->
+#   points; a cosine schedule instead: <!--= points("improvements/crop-flip-cosine", "improvements/crop-flip") -->+2.7<!--/-->.
+# - The 3×3 stem on top of crop, flip and cosine: <!--= points("improvements/cifar-stem", "improvements/crop-flip-cosine") -->−7.2<!--/-->
+#   points, in <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->,
+#   and with <!--= cost("improvements/cifar-stem") -->104<!--/--> · 10¹² multiply-adds instead of <!--= cost("improvements/crop-flip-cosine") -->34<!--/-->
+#   · 10¹². These are few epochs: after two epochs the run with the 7×7 stem was right on <!--= validation("improvements/crop-flip-cosine", 2) -->60.7 %<!--/-->
+#   of the validation images, this one on <!--= validation("improvements/cifar-stem", 2) -->69.8 %<!--/-->. ResNet-18
+#   with the 3×3 stem, trained for <!--= epochs("cifar10-resnet18") -->8<!--/--> epochs with the recipe
+#   `cifar10-resnet18`, reaches <!--= test("cifar10-resnet18") -->85.8 %<!--/--> on the test images.
 #
-# Each run is one seed. Another seed is likely to move such an accuracy by about half a point, and other test images by
-# more, as the intervals say: a difference smaller than its interval cannot be told from luck. The line below the table
-# names the runs whose difference is larger.
+# Each run has one seed. Another seed is likely to change such an accuracy by about half a point, and other test images
+# by more, as the intervals show. A difference smaller than its interval is not significant. The line below the table
+# names the runs with a larger difference.
 
 # %% [markdown]
-# ## 11. Beside a pretrained network
+# ## 11. Comparison with a pretrained network
 #
-# With few images of one's own, one rarely starts from nothing: torchvision's ResNet-34 has learned from more than a
-# million photographs of ImageNet. Our class has the same names and shapes, so it takes those weights as they are. The
-# network then stays as it is (*frozen*), and only a new head is trained: logistic regression on the 512 numbers behind
-# the pooling, computed once for each image.
+# With few images, one usually starts from a pretrained network. torchvision's ResNet-34 was trained on more than a
+# million photographs of ImageNet. Our class has the same names and shapes, so it can load those weights. Its weights
+# are then *frozen*, and only a new head is trained: logistic regression on the 512 pooled features, which are computed
+# once per image.
 #
-# The images are enlarged to 128 pixels, because the filters expect objects of the size they have in photographs, and
-# normalised as the weights expect it. To be quick, the head gets only 5,000 of the training images. The comparison is
-# not about the same effort: ImageNet has our ten classes in a hundred varieties.
+# The images are enlarged to 128 pixels, because the filters were trained on larger objects, and normalised with
+# ImageNet's constants. To save time, the head is trained on only 5,000 of the training images. The two networks did not
+# have the same training data: ImageNet contains most of our ten classes in many varieties.
 #
-# The weights come from a file that `RESNETLAB_RESNET34_WEIGHTS` names, from torch.hub's folder
-# (`~/.cache/torch/hub/checkpoints`), or from torchvision's server, 83 MB. Where none of these has them, the cell says
-# what to do, and the notebook goes on. With them it takes a minute or two on two CPU cores.
+# The weights are read from the file that `RESNETLAB_RESNET34_WEIGHTS` names, from torch.hub's folder
+# (`~/.cache/torch/hub/checkpoints`), or from torchvision's server (83 MB). If none of these has them, the cell prints
+# what to do, and the notebook continues. With the weights, the cell takes a minute or two on two CPU cores.
 
 # %% tags=["pretrained"]
 WEIGHTS = "resnet34-b627a593.pth"  # the name ends in the first digits of the file's SHA-256
@@ -862,7 +870,7 @@ IMAGENET_MEAN, IMAGENET_STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224
 
 
 def find_weights(download):
-    """The file with torchvision's ImageNet weights, fetched if `download`; None if it cannot be had."""
+    """Path of torchvision's ImageNet weights, downloaded if `download`; None if they are not available."""
     if named := os.environ.get("RESNETLAB_RESNET34_WEIGHTS"):
         return Path(named) if Path(named).is_file() else None
     kept = Path(torch.hub.get_dir(), "checkpoints", WEIGHTS)
@@ -882,7 +890,7 @@ def find_weights(download):
 
 @torch.inference_mode()
 def frozen_features(network, images, pixels):
-    """Images, uint8 (N, H, W, C), to the 512 numbers behind the pooling of a network without its head."""
+    """Pooled features (N, 512) of uint8 images (N, H, W, C), by a network without its head."""
     found = []
     for part in images.split(100):
         batch = part.to(device).permute(0, 3, 1, 2).expand(-1, 3, -1, -1) / 255  # a grey image: three equal channels
@@ -894,7 +902,7 @@ def frozen_features(network, images, pixels):
 
 
 def pretrained_predictions(file, train, test, pixels):
-    """What ImageNet's weights, frozen, and a new head say about test images, after `train` = (images, labels)."""
+    """Classes predicted by ImageNet's frozen weights and a new head, trained on `train` = (images, labels)."""
     network = ResNet34(classes=1000)
     network.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
     network.fc = nn.Identity()
@@ -905,9 +913,9 @@ def pretrained_predictions(file, train, test, pixels):
 
 
 # %% [markdown]
-# Both networks answer for the same test images, so the difference has a narrower interval than two independent
-# accuracies: only images on which exactly one of them is right count. With $b$ and $c$ such images out of $n$ the
-# difference is $(b - c)/n$, and its standard error $\sqrt{b + c - (b - c)^2/n}\,/\,n$.
+# Both networks classify the same test images, so the interval of the difference is narrower than for two independent
+# accuracies: only images on which exactly one of them is right count. With $b$ and $c$ such images out of $n$, the
+# difference is $(b - c)/n$, and its standard error is $\sqrt{b + c - (b - c)^2/n}\,/\,n$.
 
 # %%
 file = find_weights(DOWNLOAD_WEIGHTS)
@@ -945,5 +953,5 @@ else:
     print(f"difference {100 * (b - c) / n:+.1f} ± {100 * 1.96 * error:.1f} points; {took / 60:.1f} minutes")
 
 # %% [markdown]
-# `resnetlab baseline --data FOLDER` makes the comparison at full length, with a third network whose every layer is
-# trained on from ImageNet's weights.
+# `resnetlab baseline --data FOLDER` makes the full comparison, with a third network: ImageNet's weights, fine-tuned in
+# every layer.

@@ -15,29 +15,31 @@
 # # Why residuals
 #
 # A deeper network can compute everything that a shallower one can, yet plain networks get worse when they get deeper.
-# Residual networks (He et al. 2015, `arXiv:1512.03385`) repair this with one addition per unit. This notebook measures
-# what that addition does:
+# Residual networks (He et al. 2015, `arXiv:1512.03385`) solve this with one addition per unit. This notebook measures
+# the effect of that addition:
 #
 # 1. the degradation: plain and residual networks of two depths, trained the same way
 # 2. gradients by depth, at the start and during training
-# 3. what each unit adds to its input
-# 4. what happens when a unit of a trained network is removed (Veit et al. 2016, `arXiv:1605.06431`)
+# 3. the size of each unit's correction to its input
+# 4. accuracy after a unit of a trained network is removed (Veit et al. 2016, `arXiv:1605.06431`)
 # 5. the shortcut options A, B and C
 # 6. residual branches that start at zero
 #
-# The long trainings are stored in `results/` and read from there; everything else is computed below. All of it uses
-# seed 0; the last section says what one seed cannot tell.
+# The long trainings are read from `results/`; everything else is computed below. All runs use seed 0; the last section
+# states what a single seed cannot show.
 
 # %% [markdown]
 # ## Set-up
 #
-# The images can come from three places; set `DATA` below to choose another one:
+# Choose an image source and set `DATA` below to it:
 #
 # - `"cifar10"`: CIFAR-10, downloaded once (170 MB);
-# - a folder with one sub-folder of images per class; the environment variable `RESNETLAB_CIFAR10_JPEG` may name it;
-# - `"digits"`: scikit-learn's handwritten digits, no download. The cells run, but the stored networks do not know them.
+# - a folder with one sub-folder of images per class; the environment variable `RESNETLAB_CIFAR10_JPEG` can hold its
+#   path;
+# - `"digits"`: scikit-learn's handwritten digits, no download. Every cell runs, but the stored networks were not
+#   trained on digits.
 #
-# Where `resnetlab` is not installed, the first cell installs the checkout that this notebook lies in.
+# If `resnetlab` is not installed, the first cell installs it from this repository.
 
 # %%
 import importlib.util
@@ -72,11 +74,11 @@ from resnetlab.plots.style import RULES
 from resnetlab.runtime import start
 
 # %% [markdown]
-# The images stay in memory as bytes, (N, height, width, channels); `see` turns a batch of them into what a network
-# takes: float, mean 0 and standard deviation 1 per channel, (N, channels, height, width).
+# The images stay in memory as bytes, (N, height, width, channels); `see` converts a batch of them to the input of a
+# network: float, mean 0 and standard deviation 1 per channel, (N, channels, height, width).
 
 # %%
-QUICK = "RESNETLAB_QUICK" in os.environ  # small data and few steps: whether every cell runs
+QUICK = "RESNETLAB_QUICK" in os.environ  # small data and few steps, to check that every cell runs
 DATA = "digits" if QUICK else os.environ.get("RESNETLAB_CIFAR10_JPEG", "cifar10")
 SEED = 0
 
@@ -86,18 +88,18 @@ in_channels, classes = data.preprocessing.channels, len(data.classes)
 print(f"{data.name}: {len(data.train):,} training and {len(data.val):,} validation images, {classes} classes")
 
 # %% [markdown]
-# The stored figures come from a copy of CIFAR-10 in JPEG files ("CIFAR-10 (JPEG copy)"), which is a few points harder
-# than the original images and has 5,000 test images instead of 10,000: compare them only with each other.
+# The stored results are for a copy of CIFAR-10 in JPEG files ("CIFAR-10 (JPEG copy)"). It is a few points harder than
+# the original and has 5,000 test images instead of 10,000: compare these results only with each other.
 #
-# Everything below runs on the GPU if there is one. `start` chooses the precision (bfloat16 on a CPU that multiplies it
-# in hardware) and lets the process keep memory that it frees, which saves time on a CPU.
+# Everything below runs on the GPU if there is one. `start` chooses the precision: bfloat16 on a CPU that supports it,
+# otherwise float32.
 
 # %%
 device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 runtime = start(device.type, "auto" if device.type == "cpu" else "fp32")
 print(runtime.precision_name, "on the", device.type)
 
-SHALLOW, DEEP = (20, 32) if QUICK else (20, 56)  # layers of the networks looked at below
+SHALLOW, DEEP = (20, 32) if QUICK else (20, 56)  # layers of the networks below
 BATCH = 64 if QUICK else 128
 LOOKS = (0, 5, 10) if QUICK else (0, 20, 100)  # training steps at which gradients are measured
 SCORED = 144 if QUICK else 1_000  # validation images per score
@@ -108,23 +110,23 @@ plt.rcParams.update(RULES | {"figure.dpi": 100, "axes.grid": True, "figure.const
 # %% [markdown]
 # ## The puzzle
 #
-# Take a trained network and put more layers on top. If the new layers computed the identity, the deeper network would
-# equal the shallower one; so the best deeper network is at least as good *on the training images*. He et al. trained
-# plain stacks of convolutions and found the opposite: beyond some depth the **training** error rises with depth. That
-# is not overfitting, which would lower the training error and raise only the error on unseen images. The better
-# weights exist, but SGD does not find them. He et al. suggest that a few layers of convolution and ReLU have difficulty
-# in learning the identity.
+# Take a trained network and add more layers. If the new layers computed the identity, the deeper network would equal
+# the shallower one. So the best deeper network is at least as good *on the training images*. He et al. trained plain
+# stacks of convolutions and found the opposite: beyond some depth the **training** error rises with depth. This is not
+# overfitting, which would lower the training error and raise only the error on unseen images. Better weights exist, but
+# SGD does not find them. He et al. suggest that a few layers of convolution and ReLU have difficulty in learning the
+# identity.
 #
 # ## The idea
 #
-# Let the layers of a unit compute a correction $\mathcal{F}$ to their input, and add the input back:
+# The layers of a unit compute a correction $\mathcal{F}$ to their input, and the input is added:
 #
 # $$y = \mathrm{ReLU}\big(\mathcal{F}(x) + x\big), \qquad
 # \mathcal{F}(x) = \mathrm{BN}_2\big(W_2 * \mathrm{ReLU}(\mathrm{BN}_1(W_1 * x))\big).$$
 #
-# Now the identity is $\mathcal{F} = 0$, which weights of zero give; to find it, a unit has only to do nothing. The two
-# units of the library, plain and residual, differ in the addition only (`norm_relu(norm, relu, x)` is `relu(norm(x))`,
-# and `norm_add_relu` adds its last argument before the ReLU):
+# Now the identity is $\mathcal{F} = 0$, which weights of zero give. The two units of the library, plain and residual,
+# differ only in the addition (`norm_relu(norm, relu, x)` is `relu(norm(x))`, and `norm_add_relu` adds its last argument
+# before the ReLU):
 
 # %%
 print(inspect.getsource(PlainBlock.forward))
@@ -132,8 +134,9 @@ print(inspect.getsource(BasicBlock.forward))
 
 # %% [markdown]
 # `downsample` is the shortcut: the identity where input and output have the same shape. In the paper's CIFAR networks
-# the shortcut has no weights anywhere, so a plain and a residual network of the same depth have exactly as many: <!--= parameters("plain20") -->269,722<!--/--> and <!--= parameters("resnet20") -->269,722<!--/--> with 20 layers, <!--= parameters("plain56") -->853,018<!--/--> and <!--= parameters("resnet56") -->853,018<!--/--> with 56.
-# With the same seed they even start from the same numbers:
+# no shortcut has weights, so a plain and a residual network of the same depth have equally many: <!--= parameters("plain20") -->269,722<!--/-->
+# and <!--= parameters("resnet20") -->269,722<!--/--> with 20 layers, <!--= parameters("plain56") -->853,018<!--/--> and <!--= parameters("resnet56") -->853,018<!--/-->
+# with 56. With the same seed they also start from the same weights:
 
 # %%
 plain, residual = (
@@ -149,13 +152,14 @@ print("same weights:", all(torch.equal(a, b) for a, b in pairs))
 #
 # - **CIFAR networks**, 20 and 56 layers of 16, 32 and 64 channels: the paper's Section 4.2 (SGD with momentum, learning
 #   rate 0.1 and a tenth of it after 1/2 and 3/4, weight decay $10^{-4}$, crop and flip, batches of 128), in <!--= epochs("degradation/plain56") -->20<!--/--> epochs instead of the paper's 182;
-# - **ImageNet networks**, 18 and 34 layers with the 7×7 stem, which leaves so little of a 32-pixel image that training
-#   is cheap: Adam with a cosine schedule, crop and flip, <!--= epochs("degradation/plain34") -->10<!--/--> epochs. Their
-#   residual forms have projections where the shape changes, and so a few more weights than the plain ones.
+# - **ImageNet networks**, 18 and 34 layers with the 7×7 stem, which reduces a 32-pixel image so much that training is
+#   cheap: Adam with a cosine schedule, crop and flip, <!--= epochs("degradation/plain34") -->10<!--/--> epochs. The
+#   residual networks have projections where the shape changes, and so a few more weights than the plain ones.
 #
-# `python tools/experiments.py degradation improvements/crop-flip-cosine --data cifar10` makes them anew (hours on a
+# `python tools/experiments.py degradation improvements/crop-flip-cosine --data cifar10` reproduces them (hours on a
 # CPU). After every epoch, each run scored its validation images and a fixed sample of 5,000 training images, both in
-# evaluation mode and without augmentation; the test images were scored once, with the epoch that validated best.
+# evaluation mode and without augmentation. The test images were scored once, with the weights of the epoch with the
+# best validation accuracy.
 
 
 # %%
@@ -188,8 +192,8 @@ FAMILIES = {
 }
 
 # %% [markdown]
-# As in the paper's Fig. 6, thin dashed lines are training error and bold lines validation error; the deeper network is
-# in colour. Degradation is a coloured dashed line above the grey one.
+# As in the paper's Fig. 6, thin dashed lines are training error and bold lines validation error. The deeper network is
+# in colour. Degradation shows as a coloured dashed line above the grey dashed line.
 
 # %%
 for family, kinds in FAMILIES.items():
@@ -210,13 +214,13 @@ for family, kinds in FAMILIES.items():
     plt.show()
 
 # %% [markdown]
-# The final figures. The interval of the test accuracy (Wilson, 95 percent) is about other images of the same kind, not
-# about other seeds.
+# The table has the final results. The interval of the test accuracy (Wilson, 95 %) covers other images of the same
+# kind, not other seeds.
 
 
 # %% tags=["tools"]
 def table(head, rows):
-    """A table of Markdown."""
+    """Display a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
 
@@ -249,16 +253,16 @@ table(
 )
 
 # %% [markdown]
-# Whether depth hurts is the difference of two final training errors. With 5,000 images a share $p$ is uncertain by
-# $\sqrt{p(1-p)/5000}$, and the difference of two by the root of the sum of squares. What lies within about twice that
-# (a 95-percent interval) is not told apart.
+# To see if depth hurts, we compare two final training errors. With 5,000 images, the standard error of a share $p$ is
+# $\sqrt{p(1-p)/5000}$; the standard error of a difference is the root of the sum of squares. A difference within about
+# twice that (a 95 % interval) is not significant.
 
 # %% tags=["tools"]
 SAMPLE = 5_000  # training images behind each training error
 
 
 def gap(deep, shallow):
-    """Points of training error by which the deeper network is worse, and half of its interval."""
+    """Training error, deep minus shallow, and half of its 95 % interval, both in points."""
     a, b = (last_error(run, "train") / 100 for run in (deep, shallow))
     return 100 * (a - b), 196 * ((a * (1 - a) + b * (1 - b)) / SAMPLE) ** 0.5
 
@@ -285,20 +289,20 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in verdicts)))
 # %% [markdown]
 # ## Gradients by depth
 #
-# An old reason why deep networks are hard to train is that gradients vanish (or explode) on their way back: a product
-# of many factors goes to zero, or grows without bound. A chain of residual units has a sum instead. Without the ReLU
-# behind the addition, unit $l$ of $L$ gets
+# A known reason why deep networks are hard to train is that gradients vanish (or explode) in the backward pass: a
+# product of many factors goes to zero, or grows without bound. A chain of residual units has a sum instead. Without the
+# ReLU after the addition, the gradient at unit $l$ of $L$ is
 #
 # $$\frac{\partial\mathcal{L}}{\partial x_l}
 # = \frac{\partial\mathcal{L}}{\partial x_L}
 # \Big(1 + \frac{\partial}{\partial x_l}\sum_{i=l}^{L-1}\mathcal{F}_i(x_i)\Big)$$
 #
-# (He et al. 2016, `arXiv:1603.05027`): whatever the layers do, the 1 carries the gradient back as it is.
+# (He et al. 2016, `arXiv:1603.05027`): whatever the layers do, the 1 passes the gradient back unchanged.
 #
-# He et al. (2015) say, however, that vanishing is *not* what ails their plain networks, since batch norm keeps the
-# signals at a healthy size in both directions. That can be measured. A gradient is large or small only beside its
-# weights, so the measure is the relative gradient of each 3×3 kernel, $\|\partial\mathcal{L}/\partial W\| / \|W\|$:
-# times the learning rate, the share of its own length by which one step of SGD moves the kernel.
+# He et al. (2015) argue, however, that vanishing gradients are *not* the problem of their plain networks, because batch
+# norm keeps the signals at a healthy size in both directions. We measure this. A gradient is large or small only
+# relative to its weights, so the measure is the relative gradient of each 3×3 kernel, $\|\partial\mathcal{L}/\partial
+# W\| / \|W\|$. Multiplied by the learning rate, it is the length of one SGD step relative to the length of the kernel.
 
 
 # %% tags=["tools"]
@@ -312,13 +316,13 @@ def relative_gradients(network, inputs, labels):
 
 
 def build(name, **options):
-    """A network before its first step, on the device, in the memory layout that convolutions are fastest in."""
+    """Untrained network on the device, in channels-last layout."""
     network = resnetlab.build_model(name, classes, in_channels=in_channels, seed=SEED, **options)
     return network.to(device, memory_format=torch.channels_last)
 
 
 def without_norms(network):
-    """The same network with the identity in the place of every batch norm."""
+    """Replace every batch norm of a network by the identity."""
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             network.set_submodule(name, nn.Identity())
@@ -326,8 +330,8 @@ def without_norms(network):
 
 
 # %% [markdown]
-# One batch of training images, which the training below does not use, and the networks as they are before their first
-# step; once as they are, once without their norms.
+# We compute the gradients of the untrained networks on one batch of training images, with and without batch norm. The
+# training below does not use this batch.
 
 # %%
 order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(SEED))
@@ -370,21 +374,21 @@ table(
 )
 
 # %% [markdown]
-# *With* batch norm, the gradients of the deep plain network do not vanish. They do the opposite: they grow, layer by
-# layer, on the way to the image. The cause is the norm itself. A ReLU leaves the variance $(\pi-1)/2\pi$ of a standard
+# *With* batch norm, the gradients of the deep plain network do not vanish. They do the opposite: they grow layer by
+# layer towards the input. The cause is the batch norm itself. A ReLU leaves the variance $(\pi-1)/2\pi$ of a standard
 # normal variable, the kernel (initialised for ReLUs) doubles it, and the norm divides by the root of that, forwards and
-# backwards; the gradient, whose size ReLU and kernel leave as it is on average, grows by
-# $\sqrt{\pi/(\pi-1)} \approx 1.2$ per layer in a wide network (Yang et al. 2019, `arXiv:1902.08129`). In the residual
-# network most of the gradient takes the shortcuts past the norms, and all layers get gradients of a similar size.
+# backwards. ReLU and kernel keep the size of the gradient on average, so it grows by $\sqrt{\pi/(\pi-1)} \approx 1.2$
+# per layer in a wide network (Yang et al. 2019, `arXiv:1902.08129`). In the residual network most of the gradient
+# passes through the shortcuts, which have no norms, and all layers get gradients of a similar size.
 #
-# *Without* batch norm, the deep plain network's gradients are small everywhere, and the addition alone is no cure: each
-# unit adds to what it is given, the maps grow with every unit, and the loss at the start is absurd. Residual networks
-# need something that keeps $\mathcal{F}$ in proportion: batch norm, or a start at zero (below).
+# *Without* batch norm, the gradients of the deep plain network are small everywhere, and the addition alone does not
+# help: each unit adds to its input, the maps grow with every unit, and the initial loss is extremely large. Residual
+# networks need something that limits the size of $\mathcal{F}$: batch norm, or zero initialisation (below).
 #
 # ### During training
 #
-# Now both deep networks take the same steps: the same batches, SGD with momentum 0.9 at learning rate 0.1, weight decay
-# $10^{-4}$, no augmentation. About half a minute each on two CPU cores, seconds on a GPU.
+# Now we train both deep networks on the same batches: SGD with momentum 0.9, learning rate 0.1, weight decay $10^{-4}$,
+# no augmentation. This takes about half a minute each on two CPU cores, seconds on a GPU.
 
 # %%
 networks, during = {}, {}
@@ -397,7 +401,7 @@ for kind in ("plain", "resnet"):
         if step in LOOKS:
             loss, during[name, step] = relative_gradients(network, probe_inputs, probe_labels)
             print(f"{step:5}   {loss:23.3f}   {network.conv1.weight.norm().item():26.1f}")
-        batch = order[: -2 * BATCH].roll(-step * BATCH)[:BATCH]  # the next images; from the first ones again at the end
+        batch = order[: -2 * BATCH].roll(-step * BATCH)[:BATCH]  # the next images, cyclically
         inputs, labels = see(data.train.images[batch].to(device)), data.train.labels[batch].to(device)
         network.train()
         with runtime.autocast():
@@ -407,7 +411,7 @@ for kind in ("plain", "resnet"):
         optimizer.zero_grad()
 
 # %% [markdown]
-# Above the dotted line, one step at learning rate 0.1 is longer than the kernel it changes.
+# Above the dotted line, one step at learning rate 0.1 is longer than the kernel that it updates.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
@@ -432,22 +436,21 @@ table(
 )
 
 # %% [markdown]
-# A kernel in front of a batch norm can be scaled without changing the output. So its gradient stands at right angles
-# to it, each step of plain SGD makes it longer, and the longer it is, the smaller its gradient. That is what happens to
-# the plain network: the first steps are longer than the early kernels, and overwrite them by much longer ones, which
-# later steps hardly turn any more. Relative to its weights, the exploding gradient has become a vanishing one. In the
-# residual network all layers go on moving at a similar pace.
+# Scaling a kernel before a batch norm does not change the output. So its gradient is orthogonal to it, each step of
+# plain SGD makes it longer, and the longer it is, the smaller its gradient. This happens in the plain network: the
+# first steps are longer than the early kernels and replace them by much longer ones, whose direction later steps hardly
+# change. Relative to the weights, the exploding gradient has become a vanishing one. In the residual network all layers
+# keep changing at a similar rate.
 #
 # He et al. verified that the gradients of their plain networks have healthy norms, and left the cause of the
-# degradation open. What is seen here is the beginning of one training, at one learning rate and without a warm-up. It
-# shows a handicap of the plain network; it does not prove that this is what still holds it back many epochs later.
+# degradation open. Our measurement covers the beginning of one training, at one learning rate and without warm-up. It
+# shows a disadvantage of the plain network; it does not prove that this still limits the network many epochs later.
 #
-# ## What each unit adds
+# ## The correction of each unit
 #
-# If the solution is near the identity, the corrections should be small. How large the correction of a unit is beside
-# its shortcut, $\|\mathcal{F}(x)\| / \|x\|$, is averaged over validation images. Both are read off by forward hooks:
-# $\mathcal{F}(x)$ is the output of `bn2`, the shortcut that of `downsample`. (Where the library computes a norm fused
-# with its ReLU, it steps back to the single modules as soon as one of them has a hook.)
+# If the solution is near the identity, the corrections should be small. We measure the size of each unit's correction
+# relative to its shortcut, $\|\mathcal{F}(x)\| / \|x\|$, averaged over validation images. Forward hooks record both:
+# $\mathcal{F}(x)$ is the output of `bn2`, the shortcut is the output of `downsample`.
 
 
 # %% tags=["tools"]
@@ -484,14 +487,14 @@ def corrections(network, images, batch=100):
 
 
 # %% [markdown]
-# The trained networks are the stored ones of the CIFAR family, whose weights lie beside their figures. Where there are
-# none that know the classes at hand, the networks of the steps above stand in, and what follows only shows that the
-# cells run.
+# The trained networks are the stored CIFAR networks; `results/` contains their weights. If there are no weights for the
+# classes of `DATA`, the networks from the short training above are used instead, and the rest only shows that the cells
+# run.
 
 
 # %%
 def trained(name):
-    """The network of that name that was trained on these classes, stored or just made anew."""
+    """Network of that name, trained on these classes: a stored one, or the one of the short training above."""
     weights, scored = "best.safetensors", "evaluation/val/metrics.json"
     folders = [home / "degradation" / name for home in (RESULTS, Path("../runs"))]
     folder = next((home for home in folders if (home / weights).exists() and (home / scored).exists()), None)
@@ -514,9 +517,9 @@ val_images, val_labels = data.val.images[chosen], data.val.labels[chosen]
 print(f"{len(chosen):,} validation images for all that follows")
 
 # %% [markdown]
-# Before training, batch norm gives every $\mathcal{F}(x)$ the same variance, while the sum that it is added to grows
-# from unit to unit; so the share of each falls within a stage. (A network that was never trained has no running
-# statistics yet, so it normalises with those of the batch.) What training makes of it (some seconds):
+# Before training, batch norm gives every $\mathcal{F}(x)$ the same variance, while the sum grows from unit to unit, so
+# the share of each unit decreases within a stage. (An untrained network has no running statistics yet, so it normalises
+# with the statistics of the batch.) The next cell compares this with the trained network (some seconds):
 
 # %%
 ratios_before = corrections(build(f"resnet{DEEP}").train(), val_images)
@@ -524,7 +527,7 @@ ratios_after = corrections(residual, val_images)
 
 
 def mark_stages(axis, network):
-    """A line where each new stage begins, and the units' numbers below."""
+    """Draw a line at the start of each stage and label the axis with the units' numbers."""
     first = 0.5
     for number, stage in enumerate(network.stages, 1):
         axis.axvline(first, color=GREY, lw=0.8, ls=":")
@@ -550,19 +553,19 @@ print(f"from {within[0]:.2f} to {within[-1]:.2f}; the units that change the shap
 print(", ".join(f"{ratios_after[name]:.2f}" for name in ends))
 
 # %% [markdown]
-# Where the shape changes, half of the shortcut's channels are zeros (option A), and $\mathcal{F}$ has to fill them.
+# Where the shape changes, half of the shortcut's channels are zeros (option A), so $\mathcal{F}$ has to provide them.
 #
 # ## Removing units
 #
-# If each unit makes a small correction, a trained network should do almost as well without any single one of them. Veit
-# et al. (2016) removed units from trained networks and found just that: a residual network acts like a collection of
-# paths of many lengths, through which the signal can take each unit or pass by it, and a removed unit breaks only some
-# of these paths. In a plain network there is one path.
+# If each unit makes a small correction, a trained network should be almost as accurate without any single one of them.
+# Veit et al. (2016) removed units from trained networks and found this: a residual network acts like a collection of
+# paths of many lengths, because the signal can pass through each unit or around it. A removed unit breaks only some of
+# these paths. A plain network has only one path.
 #
-# To remove a residual unit is to leave its shortcut alone: $y = \mathrm{ReLU}(x)$, which is $x$, for $x$ comes from a
-# ReLU. In the plain network a unit is replaced by the identity. That is possible only where the shape stays the same,
-# so the plain network keeps its two units that change it; in the residual network their shortcuts, which subsample and
-# pad with zeros, can stand alone, too.
+# To remove a residual unit, we keep only its shortcut: $y = \mathrm{ReLU}(x)$, which is $x$, because $x$ is the output
+# of a ReLU. In the plain network we replace a unit by the identity. This is possible only where the shape stays the
+# same, so the plain network keeps its two units that change the shape. In the residual network we can remove those
+# units, too: their shortcuts subsample and pad with zeros.
 
 
 # %% tags=["tools"]
@@ -571,7 +574,7 @@ def keeps_shape(unit):
 
 
 def without(network, *names):
-    """A copy of a network without these units: only their shortcuts, or in a plain network the identity, are left."""
+    """Copy of a network with these units replaced by their shortcuts, or by the identity in a plain network."""
     lesioned = copy.deepcopy(network)
     for name in names:
         unit = lesioned.get_submodule(name)
@@ -584,7 +587,7 @@ def without(network, *names):
 
 @torch.inference_mode()
 def accuracy(network, images, labels, batch=250):
-    """The share of right answers in percent, in evaluation mode."""
+    """Accuracy in percent, in evaluation mode."""
     network.eval()
     right = 0
     for part, wanted in zip(images.split(batch), labels.split(batch), strict=True):
@@ -594,8 +597,8 @@ def accuracy(network, images, labels, batch=250):
 
 
 # %% [markdown]
-# Every unit in turn, in both networks: some fifty passes over the validation images chosen above (about a minute on two
-# CPU cores, seconds on a GPU).
+# We remove every unit in turn, in both networks: about fifty passes over the validation images chosen above (about a
+# minute on two CPU cores, seconds on a GPU).
 
 # %%
 whole = {network: accuracy(network, val_images, val_labels) for network in (residual, plain)}
@@ -637,14 +640,13 @@ for network in (residual, plain):
 display(Markdown("\n".join(f"- {sentence}" for sentence in sentences)))
 
 # %% [markdown]
-# A point of accuracy here is uncertain by sampling alone: with 1,000 images, differences below two or three points mean
-# little.
+# With 1,000 images, an accuracy is uncertain by sampling alone: differences below two or three points mean little.
 #
-# ### Several at once
+# ### Removing several units
 #
-# Now $k$ units at random, of those that keep the shape: the first $k$ of a random order, for several orders. If the
-# units worked only together, the accuracy would fall off a cliff; Veit et al. saw it fall smoothly. (Another minute on
-# two cores.)
+# Now we remove $k$ random units of those that keep the shape: the first $k$ of a random order, for several orders. If
+# the units depended strongly on each other, the accuracy would drop suddenly; Veit et al. found a smooth decrease.
+# (Another minute on two cores.)
 
 # %%
 COUNTS, DRAWS = ((1, 3, 5), 2) if QUICK else (range(1, 11), 5)
@@ -675,12 +677,12 @@ table(["units removed", *COUNTS], [["mean (%)", *(f"{m:.1f}" for m in means)], [
 #
 # Where the shape changes, $x$ cannot be added as it is. The paper tries three shortcuts:
 #
-# - **A**: take every second pixel and fill the new channels with zeros: no weights;
+# - **A**: take every second pixel and pad the new channels with zeros: no weights;
 # - **B**: a 1×1 convolution with stride 2 and a batch norm where the shape changes, the identity elsewhere;
-# - **C**: such a projection in every unit, so that there is no identity left.
+# - **C**: such a projection in every unit, so there is no identity shortcut.
 #
-# ResNet-18 with each of them, trained like resnet18 above (which has option B); `python tools/experiments.py
-# shortcuts degradation/resnet18 --data cifar10` makes the runs anew.
+# We compare ResNet-18 with each option, trained like resnet18 above (which has option B). `python tools/experiments.py
+# shortcuts degradation/resnet18 --data cifar10` reproduces the runs.
 
 # %%
 options = {"A": load_run("shortcuts/A"), "B": load_run("degradation/resnet18"), "C": load_run("shortcuts/C")}
@@ -706,14 +708,14 @@ table(
 )
 
 # %% [markdown]
-# The differences, with a 95-percent interval from the number of test images. It takes the two scores as independent,
-# which makes it too wide, for both are of the same images; and it knows nothing of other seeds, which makes it too
-# narrow.
+# The next cell prints the differences, with a 95 % interval from the number of test images. The interval treats the two
+# scores as independent, which makes it too wide, because both use the same images. It does not include other seeds,
+# which makes it too narrow.
 
 
 # %% tags=["tools"]
 def difference(new, old):
-    """Points of test accuracy between two runs, and half of the 95 percent interval."""
+    """Test accuracy, new minus old, and half of its 95 % interval, both in points."""
     shares = [(run.test["accuracy"], run.test["images"]) for run in (new, old)]
     return 100 * (shares[0][0] - shares[1][0]), 196 * sum(p * (1 - p) / n for p, n in shares) ** 0.5
 
@@ -729,14 +731,15 @@ shortcuts_told = [told(f"Option {o}", "option B", options[o], options["B"]) for 
 display(Markdown("\n".join(f"- {sentence}" for sentence in shortcuts_told)))
 
 # %% [markdown]
-# On ImageNet, with 34 layers, the paper found B slightly better than A and C slightly better than B, and concluded that
-# projections are not what cures the degradation: the shortcut does, whichever it is, and the identity is the cheapest.
+# On ImageNet, with 34 layers, the paper found B slightly better than A and C slightly better than B. It concluded that
+# projections are not essential against the degradation: any of these shortcuts solves it, and the identity is the
+# cheapest.
 #
 # ## Residual branches that start at zero
 #
 # The last norm of each unit multiplies its output by a weight $\gamma$, which usually starts at 1. If it starts at 0
-# (Goyal et al. 2017, `arXiv:1706.02677`), then $\mathcal{F}(x) = 0$, and the network begins as its stem, its few
-# shape-changing shortcuts and its head. Every unit is the identity until training finds something to add:
+# (Goyal et al. 2017, `arXiv:1706.02677`), then $\mathcal{F}(x) = 0$, and the network initially consists of its stem,
+# its few shape-changing shortcuts and its head. Every other unit is the identity until training changes $\gamma$:
 
 # %%
 for zero in (False, True):
@@ -745,7 +748,7 @@ for zero in (False, True):
     print(f"zero_init={zero!s:5}  largest ‖F(x)‖ of {len(units)} units over the batch: {largest:.2f}")
 
 # %% [markdown]
-# And the stored run that started so, beside the usual one:
+# The stored run with zero initialisation, compared with the usual one:
 
 # %%
 usual, zero = load_run("degradation/resnet18"), load_run("shortcuts/zero-init")
@@ -771,9 +774,9 @@ first = " against ".join(f"{100 * run.epochs['val_accuracy'][0]:.2f} %" for run 
 display(Markdown(f"- Validation accuracy after the first epoch: {first}.\n- {zero_told}"))
 
 # %% [markdown]
-# ## What was measured
+# ## Results
 #
-# In short, computed from the figures above:
+# The next cell computes the summary from the results above:
 
 # %%
 first_to_last = {name: at_start[name, True][1][0] / at_start[name, True][1][-1] for name in networks}
@@ -786,21 +789,22 @@ display(
 )
 
 # %% [markdown]
-# What this does not show:
+# Limits of these results:
 #
-# - **One seed each.** Another seed would move every one of these scores. The intervals are about images only and do not
-#   contain that; `resnetlab train … --seeds 5` measures it.
-# - **A short budget.** The paper's Section 4.2 trains nine times as long. Deep networks are slower to start, so a
-#   difference after few epochs may be one of speed rather than of what can be reached.
-# - **Small networks and small images.** The ImageNet networks here see 32 pixels through a stem made for 224.
-# - **Why.** Gradients, corrections and removals describe trained and untrained networks; they do not prove which of
+# - **One seed each.** Another seed would change every one of these scores. The intervals cover other images, not other
+#   seeds; `resnetlab train … --seeds 5` measures the effect of the seed.
+# - **A short budget.** The paper's Section 4.2 trains nine times as long. Deep networks learn more slowly at first, so
+#   a difference after few epochs may be one of speed, not of the final accuracy.
+# - **Small networks and small images.** The ImageNet networks here get images of 32 pixels, but their stem is designed
+#   for 224.
+# - **Causes.** Gradients, corrections and removals describe trained and untrained networks. They do not prove which of
 #   these properties makes residual networks easier to train.
 #
-# ## Make it anew
+# ## Reproduce it
 #
 # ```
 # python tools/experiments.py degradation shortcuts improvements/crop-flip-cosine --data cifar10
 # python tools/notebooks.py run why_residuals
 # ```
 #
-# `--data` takes a folder of images as well; `--list` shows the commands without running them.
+# `--data` also accepts a folder of images; `--list` shows the commands without running them.

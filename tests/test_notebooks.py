@@ -80,16 +80,20 @@ def test_sync_copies_text_and_imports_and_refuses_other_code(monkeypatch: pytest
     import notebooks
 
     source = tmp_path / "small.py"
-    source.write_text("# %% [markdown]\n# One.\n\n# %%\nimport os\n\nprint(1)\n")
+    source.write_text("# %% [markdown]\n# One.\n\n# %%\nimport os\ndef one():\n    return 1\n\nprint(one())\n")
     notebooks.run(source, tmp_path)
     assert notebooks.check(source) == []
-    source.write_text("# %% [markdown]\n# Two.\n\n# %%\nimport sys  # another\nfrom os import path\n\nprint(1)\n")
+    source.write_text(
+        "# %% [markdown]\n# Two.\n\n# %%\nimport sys  # another\nfrom os import path\n"
+        'def one():\n    """The first number."""\n    return 1\n\nprint(one())\n'
+    )
     assert notebooks.check(source)
     notebooks.sync(source)
     assert notebooks.check(source) == []
     synced = source.with_suffix(".ipynb").read_text()
     assert "Two." in synced
     assert "from os import path" in synced
+    assert "The first number." in synced
     assert '"1\\n"' in synced  # the output
     source.write_text("# %% [markdown]\n# Three.\n\n# %%\nimport sys\n\nprint(2)\n")
     with pytest.raises(SystemExit, match="code of cell 2 has changed"):

@@ -65,8 +65,8 @@ def numbered(notebook: NotebookNode) -> NotebookNode:
 def sync(source: Path) -> None:
     """Copy the cells of a source into its executed notebook and keep the outputs.
 
-    Text, imports and comments may differ. Where other code differs, the stored output would be out of date: this is
-    refused and the cell named.
+    Text, imports, comments and docstrings may differ. Where other code differs, the stored output would be out of
+    date: this is refused and the cell named.
     """
     file = source.with_suffix(".ipynb")
     written, stored = jupytext.read(source).cells, nbformat.read(file, as_version=4)
@@ -85,15 +85,26 @@ def sync(source: Path) -> None:
 
 
 class WithoutImports(ast.NodeTransformer):
-    """Remove import statements from a syntax tree."""
+    """Remove import statements and docstrings from a syntax tree."""
 
     def visit_Import(self, node: ast.Import) -> None: ...
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None: ...
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self.without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self.without_docstring(node)
+
+    def without_docstring(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
+        if ast.get_docstring(node) is not None:
+            del node.body[0]
+        return self.generic_visit(node)
+
 
 def statements(code: str) -> str:
-    """Syntax tree of a cell, as text, without imports, comments and layout."""
+    """Syntax tree of a cell, as text, without imports, docstrings, comments and layout."""
     return ast.dump(WithoutImports().visit(ast.parse(code)))
 
 
