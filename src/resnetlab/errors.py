@@ -1,4 +1,4 @@
-"""What can go wrong, as sentences: each kind of error knows the exit code that scripts may rely on."""
+"""The errors that users see: a sentence as message, a stable exit code, and a built-in exception as base class."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ from collections.abc import Iterable
 
 
 class LabError(Exception):
-    """An expected failure: its message says what was given, what is allowed and what to do; no traceback is shown."""
+    """The base of all expected failures.
+
+    The message says what was given, what is allowed and what to do next; the command line prints it without a
+    traceback and exits with `exit_code`. Each child is also the built-in exception that callers would expect:
+
+    >>> try:
+    ...     raise BadInput("unknown model 'resnet43'")
+    ... except ValueError as error:
+    ...     print(error)
+    unknown model 'resnet43'
+    """
 
     exit_code = 1
 
 
-class BadInput(LabError):
-    """Something a person can mend: a name, a number, a file, a folder."""
+class BadInput(LabError, ValueError):
+    """A name, number, file or folder that the user can correct."""
 
     exit_code = 2
 
 
 class Damaged(BadInput):
-    """A file that is not what was written: a flipped byte, a missing end, another program's file under its name."""
+    """A file whose content is not what was written: changed, truncated, or written by another program."""
 
 
-class NoSoundCheckpoint(LabError):
-    """A run has checkpoints, but none of them is whole."""
+class NoSoundCheckpoint(LabError, RuntimeError):
+    """A run has checkpoints, but all of them are damaged."""
 
     exit_code = 3
 
 
-class DiskTrouble(LabError):
-    """What should have been written could not be."""
+class DiskTrouble(LabError, OSError):
+    """A file or folder that could not be written. `errno` and `filename` stay None: the message names both."""
 
     exit_code = 4
 
 
-class NonFinite(LabError):
-    """The loss or a gradient is NaN or infinite."""
+class NonFinite(LabError, FloatingPointError):
+    """A loss, gradient or output that is NaN or infinite."""
 
     exit_code = 5
 
 
-class Stopped(LabError):
-    """The run was asked to stop; it can be resumed."""
+class Stopped(LabError, RuntimeError):
+    """A run that was asked to stop and can be resumed."""
 
     exit_code = 6
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
-    """The error for a name that is not in the list, with the nearest one that is.
+    """The error for a name that is not in the list; it suggests the nearest name that is.
 
     >>> print(unknown("model", "resnet43", ["resnet18", "resnet34"]))
     unknown model 'resnet43'; did you mean 'resnet34'? Choose from resnet18, resnet34
@@ -59,7 +69,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
 
 
 def printable(text: object) -> str:
-    """`text` on one line and without control characters, so that a file name cannot steer a terminal.
+    """`text` on one line, with control characters escaped, so that a file name cannot control the terminal.
 
     >>> printable("a" + chr(27) + "[2Jb")
     'a\\\\x1b[2Jb'

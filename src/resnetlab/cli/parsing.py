@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput, LabError, printable
 
 Arguments = TypeVar("Arguments")
 
@@ -31,6 +31,11 @@ def parse(kind: type[Arguments], words: Sequence[str], program: str, default: Ar
     except SystemExit as stop:
         if not stop.code:
             raise
+        cause = stop.__context__
+        while cause is not None:
+            if isinstance(cause, LabError):  # a ValueError of ours, which tyro draws a box around
+                raise cause from None
+            cause = cause.__context__
         raise BadInput(sentence(said.getvalue())) from None
 
 
@@ -88,6 +93,8 @@ def read_settings(path: Path) -> dict[str, Any]:
             settings = tomllib.loads(path.read_text(encoding="utf-8"))
         else:
             raise BadInput(f"config file {printable(path)} must end in .json or .toml")
+    except LabError:
+        raise
     except OSError as error:
         raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

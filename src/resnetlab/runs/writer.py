@@ -50,7 +50,7 @@ class CheckpointWriter:
         """
         try:
             self.write()
-        except (DiskTrouble, OSError) as refusal:
+        except OSError as refusal:
             error = self.told(refusal)
             self.failures += 1
             if last or self.failures == ATTEMPTS:
@@ -99,9 +99,9 @@ class CheckpointWriter:
             return True
         return when.every_minutes is not None and self.run.seconds_since("checkpoints") > 60 * when.every_minutes
 
-    def told(self, refusal: Exception) -> str:
+    def told(self, refusal: OSError) -> str:
         """A refusal as a sentence, also where it was the folder that could not be looked into."""
-        if isinstance(refusal, OSError):
+        if not isinstance(refusal, DiskTrouble):
             return f"could not write into {self.run.path}: {refusal.strerror or refusal}"
         return str(refusal)
 
