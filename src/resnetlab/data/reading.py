@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetlab.data.decode import MAX_PIXELS, SILENCE, decode, header
+from resnetlab.data.decode import read_header, read_image
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -68,15 +68,15 @@ def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadI
         failures = []
         for i in range(start, min(start + _CHUNK, len(files))):
             try:
-                picture = decode(f"{base}/{files.names[i]}", name=None, at_least=2 * size, max_pixels=MAX_PIXELS)
-                store[i] = preprocessing.pixels(picture)
+                image = read_image(f"{base}/{files.names[i]}", at_least=2 * size)
+                store[i] = preprocessing.pixels(image)
             except BadInput as error:
                 failures.append((i, str(error)))
         return failures
 
     starts = range(0, len(files), _CHUNK)
     workers = _workers(root, files)
-    with SILENCE, closing(_in_order(read_chunk, starts, workers)) as results:
+    with closing(_in_order(read_chunk, starts, workers)) as results:
         for failures in results:
             for i, reason in failures:
                 kept[i] = False
@@ -93,9 +93,8 @@ def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadI
 def sample_headers(root: Path, files: Files, most: int | None = 500) -> list[tuple[tuple[int, int], str]]:
     """Size and mode of at most `most` files, evenly spaced; what cannot be opened is left out."""
     step = 1 if most is None else max(1, -(-len(files) // most))
-    with SILENCE:
-        found = [header(root / name) for name in files.names[::step]]
-    return [one for one in found if one is not None]
+    found = (read_header(root / name) for name in files.names[::step])
+    return [header for header in found if header is not None]
 
 
 def _workers(root: Path, files: Files) -> int:
