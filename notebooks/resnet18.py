@@ -58,7 +58,7 @@ from torch import nn
 
 import resnetlab
 from resnetlab.evaluation.comparison import mcnemar
-from resnetlab.evaluation.proportions import wilson
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.models.summary import count_macs
 from resnetlab.plots.diagram import diagram_figure
 from resnetlab.plots.style import RULES, rendered

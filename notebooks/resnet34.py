@@ -74,10 +74,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import resnetlab
-from resnetlab.evaluation.proportions import wilson
-from resnetlab.interpret.activations import journey
+from resnetlab.evaluation.intervals import wilson
+from resnetlab.interpret.activations import collect_activations
 from resnetlab.models.summary import describe
-from resnetlab.plots.activations import journey_figure
+from resnetlab.plots.activations import activations_figure
 from resnetlab.plots.style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION, rendered
 from resnetlab.runtime import start
 
@@ -539,8 +539,8 @@ plt.show()
 library = resnetlab.build_model("resnet34", len(classes), in_channels=train_images.shape[3], stem="imagenet")
 library.load_state_dict(network.state_dict())
 image = data.test.images[:1]
-stops = journey(library.eval(), normalise(image.to(device)).cpu())
-picture = journey_figure(library, stops, image[0].numpy(), classes=classes, title="the trained ResNet-34")
+stops = collect_activations(library.eval(), normalise(image.to(device)).cpu())
+picture = activations_figure(library, stops, image[0].numpy(), classes=classes, title="the trained ResNet-34")
 display(Image(rendered(picture, "png"), width=880))
 
 # %% [markdown]

@@ -68,7 +68,7 @@ from IPython.display import Markdown, display
 from torch import nn
 
 import resnetlab
-from resnetlab.evaluation.proportions import wilson
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.models.blocks import BasicBlock, PlainBlock
 from resnetlab.plots.style import RULES
 from resnetlab.runtime import start

@@ -160,8 +160,8 @@ def test_evaluate_says_accuracy_with_its_interval_and_how_often_it_was_looked(co
     assert code == 0
     assert said in out
     assert f"calibration error {final['calibration']['ece']:.2%}" in out
-    assert re.search(r"looks    this model \d+ times; \d runs? w\w+ scored on this test set\n", out)
-    assert "looks" not in command("evaluate", run.path)[1]
+    assert re.search(r"test set used \d+ times by this model; \d runs? w\w+ scored on it\n", out)
+    assert "test set used" not in command("evaluate", run.path)[1]
 
 
 def test_test_time_augmentation_is_named_in_what_is_printed(command: Any, run: RunFolder) -> None:

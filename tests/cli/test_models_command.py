@@ -14,7 +14,7 @@ from resnetlab.cli.inspection import find
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.inference.model_file import save_model
 from resnetlab.inference.predict import load
-from resnetlab.interpret.activations import journey
+from resnetlab.interpret.activations import collect_activations
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 
@@ -48,7 +48,7 @@ def test_an_image_gives_mean_and_std_of_every_stage(command: Any, cat: Path) -> 
     assert "note: the weights are untrained, drawn from seed 0" in out
     see = Preprocessing(32, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     images = see.normalize(torch.from_numpy(see.read(cat))[None])
-    stops = {stop.stage: stop for stop in journey(build_model("resnet20", 10), images)}
+    stops = {stop.stage: stop for stop in collect_activations(build_model("resnet20", 10), images)}
     for stage, cells in numbers_of(out).items():
         assert cells[-2:] == [f"{stops[stage].mean:.4g}", f"{stops[stage].std:.4g}"]
         assert cells[1] == "×".join(map(str, stops[stage].shape))

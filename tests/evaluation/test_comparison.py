@@ -1,4 +1,4 @@
-"""Paired tests equal their definitions, and what cannot be told apart is said to be so."""
+"""Paired tests equal their definitions, and a difference that may be chance is not significant."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnetlab.evaluation.comparison import (
+    ComparedRun,
     Comparison,
-    Contender,
-    against_the_best,
+    compare_with_best,
     difference_interval,
     discordant,
     holm,
@@ -25,18 +25,18 @@ from resnetlab.evaluation.comparison import (
 )
 
 
-def contender(name: str, hits: Any, **changes: Any) -> Contender:
-    hits = np.array(hits, dtype=bool)
+def contender(name: str, correct: Any, **changes: Any) -> ComparedRun:
+    correct = np.array(correct, dtype=bool)
     known: dict[str, Any] = {
         "name": name,
-        "hits": hits,
-        "accuracy": float(hits.mean()),
+        "correct": correct,
+        "accuracy": float(correct.mean()),
         "accuracy_interval": [0.0, 1.0],
         "macro_f1": 0.5,
         "macro_f1_interval": None,
         "loss": 1.0,
         "ece": 0.1,
-        "looks": 1,
+        "test_set_uses": 1,
         "model": "resnet20",
         "weights_digest": name,
         "parameters": 1000,
@@ -47,7 +47,7 @@ def contender(name: str, hits: Any, **changes: Any) -> Contender:
         "machine": "here",
         "epoch_rows": [],
     }
-    return Contender(**known | changes)
+    return ComparedRun(**known | changes)
 
 
 def sign_test(one: int, other: int) -> Fraction:
@@ -109,15 +109,15 @@ def test_two_models_that_are_right_about_the_same_images_have_no_interval_betwee
 @given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=2, max_size=4))
 def test_the_best_comes_first_and_is_compared_with_each_of_the_others(rows: list[list[bool]]) -> None:
     ordered = ranked([contender(str(place), hits) for place, hits in enumerate(rows)])
-    pairs = against_the_best(ordered)
+    pairs = compare_with_best(ordered)
     assert [pair.other for pair in pairs] == [other.name for other in ordered[1:]]
-    everyone = [mcnemar(*discordant(one.hits, other.hits)) for one, other in itertools.combinations(ordered, 2)]
+    everyone = [mcnemar(*discordant(one.correct, other.correct)) for one, other in itertools.combinations(ordered, 2)]
     for pair, other in zip(pairs, ordered[1:], strict=True):
         assert pair.best == ordered[0].name
         assert pair.difference == pytest.approx(ordered[0].accuracy - other.accuracy)
         assert pair.difference >= 0
         assert pair.p_value <= pair.adjusted_p_value <= min(1, len(everyone) * pair.p_value + 1e-12)
-        assert pair.distinguishable == (pair.adjusted_p_value < 0.05)
+        assert pair.significant == (pair.adjusted_p_value < 0.05)
 
 
 def test_equal_accuracies_are_ranked_by_loss() -> None:
@@ -125,16 +125,16 @@ def test_equal_accuracies_are_ranked_by_loss() -> None:
     assert [c.name for c in ordered] == ["b", "a"]
 
 
-def test_the_same_run_twice_is_not_distinguishable() -> None:
+def test_the_same_run_twice_is_not_significant() -> None:
     hits = [True] * 80 + [False] * 20
-    (pair,) = against_the_best([contender("a", hits), contender("a (2)", hits)])
-    assert (pair.p_value, pair.difference, pair.interval, pair.verdict) == (1.0, 0.0, None, "not distinguishable")
-    assert pair.sentence() == "a and a (2) are not distinguishable on these images (p = 1)"
+    (pair,) = compare_with_best([contender("a", hits), contender("a (2)", hits)])
+    assert (pair.p_value, pair.difference, pair.interval, pair.verdict) == (1.0, 0.0, None, "not significant")
+    assert pair.sentence() == "the difference between a and a (2) is not significant on these images (p = 1)"
 
 
 def test_models_far_apart_are_told_apart() -> None:
     one, other = [True] * 90 + [False] * 10, [True] * 60 + [False] * 40
-    (pair,) = against_the_best([contender("a", one), contender("b", other)])
+    (pair,) = compare_with_best([contender("a", one), contender("b", other)])
     assert (pair.only_best, pair.only_other, pair.verdict) == (30, 0, "worse")
     assert pair.sentence() == f"a is better than b on these images (p = {2 * 0.5**30:.2g})"
 
@@ -143,18 +143,18 @@ def test_a_difference_that_passes_alone_may_not_pass_among_many() -> None:
     """Of twenty models that are equally good the luckiest is significantly better than the unluckiest, taken alone."""
     draw = np.random.default_rng(5)
     many = ranked([contender(str(i), draw.random(500) < 0.8) for i in range(20)])
-    pairs = against_the_best(many)
+    pairs = compare_with_best(many)
     assert min(pair.p_value for pair in pairs) < 0.05
-    assert not any(pair.distinguishable for pair in pairs)
+    assert not any(pair.significant for pair in pairs)
 
 
 def test_a_comparison_is_json_and_finds_its_pairs() -> None:
     ordered = ranked([contender("a", [1, 1, 0]), contender("b", [1, 0, 0]), contender("c", [0, 0, 0])])
-    comparison = Comparison("test", "pets", "cd", 3, "none", 14, ordered, against_the_best(ordered), ("a note",))
+    comparison = Comparison("test", "pets", "cd", 3, "none", 14, ordered, compare_with_best(ordered), ("a note",))
     assert comparison.pair(ordered[0]) is None
     assert [getattr(comparison.pair(c), "other", None) for c in ordered] == [None, "b", "c"]
     said = comparison.to_json()
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert [run["name"] for run in said["runs"]] == ["a", "b", "c"]
-    assert said["pairs"][0]["verdict"] == "not distinguishable"
-    assert not {"hits", "epoch_rows"} & set(said["runs"][0])
+    assert said["pairs"][0]["verdict"] == "not significant"
+    assert not {"correct", "epoch_rows"} & set(said["runs"][0])

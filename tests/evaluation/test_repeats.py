@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from resnetlab.evaluation.repeats import Repeats
+from resnetlab.evaluation.intervals import Repeats
 
 
 @given(st.lists(st.floats(0, 1, width=16), min_size=2, max_size=12))

@@ -1,4 +1,4 @@
-"""What is recorded on the way through a network is what a plain forward pass gives there."""
+"""Activations equal those of a plain forward pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.interpret.activations import journey
+from resnetlab.interpret.activations import collect_activations
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import stage_rows
@@ -44,15 +44,15 @@ def picture(channels: int = 3, size: int = SIZE) -> Tensor:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_shapes_are_those_of_the_table_and_the_head_is_the_networks_output(name: str) -> None:
     model = narrow(name).eval()
-    stops = journey(model, picture())
-    at_end = {stop.stage: stop.shape for stop in stops}
+    recorded = collect_activations(model, picture())
+    at_end = {activation.stage: activation.shape for activation in recorded}
     assert at_end.pop("image") == (3, SIZE, SIZE)
     assert at_end == {row.stage: row.shape for row in stage_rows(model, SIZE)}
     with torch.inference_mode():
         features = model.features(picture()[None])
         logits = model(picture()[None])
-    np.testing.assert_array_equal(stops[-2].values, features[0])
-    np.testing.assert_array_equal(stops[-1].values, logits[0])
+    np.testing.assert_array_equal(recorded[-2].values, features[0])
+    np.testing.assert_array_equal(recorded[-1].values, logits[0])
 
 
 def by_hand(weights: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
@@ -90,14 +90,14 @@ def test_mean_and_std_are_those_of_a_forward_pass_by_hand_in_float64(training: b
     model = with_statistics(build_model(Architecture("basic", (2, 2), width=8), 5)).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = by_hand({name: tensor.double() for name, tensor in before.items()}, picture(size=32))
-    stops = journey(model, picture(size=32), units=True)
-    assert [stop.name for stop in stops] == list(expected)
-    for stop in stops:
-        value = expected[stop.name][0]
-        np.testing.assert_allclose(stop.values, value, atol=2e-5)
-        assert stop.mean == pytest.approx(float(value.mean()), abs=1e-5)
-        assert stop.std == pytest.approx(float(value.std(correction=0)), abs=1e-5)
-        assert stop.silent == pytest.approx(float((value == 0).double().mean()), abs=0.002)
+    recorded = collect_activations(model, picture(size=32), units=True)
+    assert [activation.name for activation in recorded] == list(expected)
+    for activation in recorded:
+        value = expected[activation.name][0]
+        np.testing.assert_allclose(activation.values, value, atol=2e-5)
+        assert activation.mean == pytest.approx(float(value.mean()), abs=1e-5)
+        assert activation.std == pytest.approx(float(value.std(correction=0)), abs=1e-5)
+        assert activation.zero_share == pytest.approx(float((value == 0).double().mean()), abs=0.002)
     assert model.training == training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -105,22 +105,25 @@ def test_mean_and_std_are_those_of_a_forward_pass_by_hand_in_float64(training: b
 
 def test_a_relu_that_works_in_place_leaves_the_convolution_before_it_as_it_was() -> None:
     model = narrow("fast_resnet8")
-    conv, relu = journey(model, picture())[1:3]
+    conv, relu = collect_activations(model, picture())[1:3]
     assert conv.values.min() < 0
     np.testing.assert_array_equal(relu.values, np.maximum(conv.values, 0))
 
 
 def test_before_its_pooling_a_preactivation_net_is_rectified() -> None:
-    stops = {stop.name: stop for stop in journey(with_statistics(narrow("preact_resnet20")), picture())}
-    assert stops["layer3"].values.min() < 0
-    assert stops["last_relu"].values.min() == 0
-    np.testing.assert_allclose(stops["avgpool"].values, stops["last_relu"].values.mean((1, 2)), rtol=1e-5)
+    recorded = {
+        activation.name: activation
+        for activation in collect_activations(with_statistics(narrow("preact_resnet20")), picture())
+    }
+    assert recorded["layer3"].values.min() < 0
+    assert recorded["last_relu"].values.min() == 0
+    np.testing.assert_allclose(recorded["avgpool"].values, recorded["last_relu"].values.mean((1, 2)), rtol=1e-5)
 
 
 def test_gray_images_and_bare_channels() -> None:
     model = build_model(Architecture("bottleneck", (1, 1), width=8, stem="cifar"), 4, in_channels=1)
-    one, other = journey(model, picture(1)), journey(model, picture(1)[None])
-    assert [stop.shape for stop in one] == [
+    one, other = collect_activations(model, picture(1)), collect_activations(model, picture(1)[None])
+    assert [activation.shape for activation in one] == [
         (1, 16, 16),
         (8, 16, 16),
         (8, 16, 16),
@@ -131,12 +134,12 @@ def test_gray_images_and_bare_channels() -> None:
     ]
     assert all(np.array_equal(a.values, b.values) for a, b in zip(one, other, strict=True))
     with pytest.raises(ValueError, match="one image"):
-        journey(model, picture(1)[None].expand(2, -1, -1, -1))
+        collect_activations(model, picture(1)[None].expand(2, -1, -1, -1))
 
 
 def test_half_precision_around_it_changes_nothing() -> None:
     model = narrow("resnet20")
     with torch.autocast("cpu", torch.bfloat16):
-        inside = journey(model, picture())
-    for one, other in zip(inside, journey(model, picture()), strict=True):
+        inside = collect_activations(model, picture())
+    for one, other in zip(inside, collect_activations(model, picture()), strict=True):
         np.testing.assert_array_equal(one.values, other.values)

@@ -1,4 +1,4 @@
-"""The network as a diagram and an image on its way through it: all that is there is drawn, and nothing overlaps."""
+"""The network as a diagram and the activations of an image: all that is there is drawn, and nothing overlaps."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import nn
 
-from resnetlab.interpret.activations import Stop, journey
+from resnetlab.interpret.activations import Activation, collect_activations
 from resnetlab.interpret.diagram import MOST_UNITS, count_shortcuts, sections
 from resnetlab.models.blocks import PlainBlock, Unit
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import PAPER_SETTING
 from resnetlab.models.zoo import ARCHITECTURES, Architecture, resolve
-from resnetlab.plots.activations import journey_figure
+from resnetlab.plots.activations import LIKELIEST, MAPS, activations_figure, thumbnails
 from resnetlab.plots.diagram import diagram_figure
-from resnetlab.plots.signal import LIKELIEST, MAPS, thumbnails
 from resnetlab.plots.style import rendered
 
 SMALL = Architecture("basic", (2, 1), width=4, stem="cifar")
@@ -63,11 +62,11 @@ def arcs(figure: Figure) -> int:
     return sum(patch.get_gid() == "shortcut" for patch in figure.axes[0].patches)
 
 
-def sent(model: ResNet, size: int = 16) -> tuple[list[Stop], np.ndarray]:
+def sent(model: ResNet, size: int = 16) -> tuple[list[Activation], np.ndarray]:
     numbers = np.random.default_rng(0)
     pixels = numbers.integers(0, 256, (size, size, model.in_channels), dtype=np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 64 - 2
-    return journey(model, image), pixels
+    return collect_activations(model, image), pixels
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -130,18 +129,18 @@ def test_many_equal_units_are_folded_into_one_box_with_their_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "plain20", "preact_resnet20", "resnet110", "fast_resnet8"])
-def test_an_image_is_shown_at_every_stop(name: str) -> None:
+def test_every_activation_is_drawn(name: str) -> None:
     model = build_model(replace(resolve(name, image_size=16), width=16), 10)
-    stops, pixels = sent(model)
-    figure = journey_figure(model, stops, pixels, title=name)
+    recorded, pixels = sent(model)
+    figure = activations_figure(model, recorded, pixels, title=name)
     (axes,) = figure.axes
-    maps = [stop for stop in stops if stop.name not in ("image", "avgpool", "fc")]
+    maps = [activation for activation in recorded if activation.name not in ("image", "avgpool", "fc")]
     assert 1 + 3 + MAPS * len(maps) + 2 <= len(axes.images) <= 1 + 3 + 2 * MAPS * len(maps) + 2
     np.testing.assert_array_equal(axes.images[0].get_array(), pixels)
     assert axes.images[0].get_interpolation() == "nearest"
     assert arcs(figure) == sum(bool(box.shortcut) for section in sections(model) for box in section.boxes)
-    for stop in stops:
-        assert "×".join(map(str, stop.shape)) in words(figure)
+    for activation in recorded:
+        assert "×".join(map(str, activation.shape)) in words(figure)
     assert "untrained" in words(figure)
     assert any("drawn from a seed" in word for word in words(figure))
     require_order(figure)
@@ -158,28 +157,28 @@ def test_thumbnails_are_the_maps_of_largest_variance_each_scaled_by_itself() -> 
     assert (third == first[0, 0]).all(), "a map without differences is dark"
 
 
-def test_a_trained_network_ends_with_its_likeliest_classes() -> None:
+def test_the_most_probable_classes_of_a_trained_network_are_drawn() -> None:
     model = build_model(SMALL, 12, seed=2)
-    stops, pixels = sent(model)
+    recorded, pixels = sent(model)
     classes = [f"class {index}, a ${index}$ long name" for index in range(12)]
-    figure = journey_figure(model, stops, pixels, classes=classes)
-    probability = torch.from_numpy(stops[-1].values).double().softmax(0)
+    figure = activations_figure(model, recorded, pixels, classes=classes)
+    probability = torch.from_numpy(recorded[-1].values).double().softmax(0)
     found = words(figure)
     for share, index in zip(*probability.topk(LIKELIEST), strict=True):
         assert any(word.startswith(f"class {index},") for word in found)
         assert f"{100 * share:.1f} %" in found
-    assert any(word.endswith("the likeliest of 12 classes") for word in found)
+    assert any(word.endswith("most probable of 12 classes") for word in found)
     assert "untrained" not in found
     require_order(figure)
     rendered(figure, "png")
 
 
-def test_numbers_that_are_none_are_told_and_drawn() -> None:
+def test_logits_that_are_not_finite_are_reported() -> None:
     model = build_model(SMALL, 3)
     with torch.no_grad():
         model.get_submodule("layer2").get_parameter("0.conv1.weight").fill_(float("nan"))
-    stops, pixels = sent(model)
-    figure = journey_figure(model, stops, pixels, classes=["a", "b", "c"])
+    recorded, pixels = sent(model)
+    figure = activations_figure(model, recorded, pixels, classes=["a", "b", "c"])
     assert "not a number" in words(figure)
     rendered(figure, "png")
 
@@ -187,14 +186,14 @@ def test_numbers_that_are_none_are_told_and_drawn() -> None:
 def test_a_gray_image_and_one_of_a_single_pixel() -> None:
     for channels, size in ((1, 16), (3, 1)):
         model = build_model(SMALL, 2, in_channels=channels)
-        figure = journey_figure(model, *sent(model, size), classes=["no", "yes"])
+        figure = activations_figure(model, *sent(model, size), classes=["no", "yes"])
         assert len(rendered(figure, "png")) > 10_000
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
 def test_the_same_network_gives_the_same_bytes(form: Any) -> None:
     model = build_model(SMALL, 3)
-    stops, pixels = sent(model)
-    pictures = [lambda: journey_figure(model, stops, pixels), lambda: diagram_figure(model, 16)]
+    recorded, pixels = sent(model)
+    pictures = [lambda: activations_figure(model, recorded, pixels), lambda: diagram_figure(model, 16)]
     for draw in pictures:
         assert rendered(draw(), form) == rendered(draw(), form)

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from resnetlab import plots
 from resnetlab.evaluation.calibration import reliability
-from resnetlab.evaluation.proportions import wilson
-from resnetlab.plots.classes import worst_pairs
-from resnetlab.plots.network import overlay
+from resnetlab.evaluation.intervals import wilson
+from resnetlab.plots.calibration import confidence_histogram, reliability_diagram
+from resnetlab.plots.classes import class_bars, confused_pairs, worst_pairs
+from resnetlab.plots.confusion import confusion_matrix
+from resnetlab.plots.network import embedding_map, filters, grad_cams, overlay
 from resnetlab.plots.style import PALE, RIGHT, WRONG, rendered
 
 MATRIX = np.array([[80, 15, 5], [10, 30, 0], [0, 2, 8]])
@@ -45,7 +46,7 @@ def random_matrix(count: int) -> tuple[np.ndarray, list[str]]:
 
 
 def test_bars_are_recalls_diamonds_precisions_and_lines_their_intervals() -> None:
-    (axes,) = plots.class_bars(MATRIX, CLASSES, "test split").axes
+    (axes,) = class_bars(MATRIX, CLASSES, "test split").axes
     recall, precision = np.array([0.8, 0.75, 0.8]), np.array([80 / 90, 30 / 47, 8 / 13])
     order = [0, 2, 1]  # highest recall first; of equals, the first class
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(recall[order])
@@ -62,7 +63,7 @@ def test_bars_are_recalls_diamonds_precisions_and_lines_their_intervals() -> Non
 
 
 def test_a_class_without_images_stands_last_and_has_no_bar() -> None:
-    figure = plots.class_bars(np.array([[0, 0], [1, 3]]), ["absent", "here"], "t")
+    figure = class_bars(np.array([[0, 0], [1, 3]]), ["absent", "here"], "t")
     drawn(figure)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["here  4", "absent  0"]
@@ -71,7 +72,7 @@ def test_a_class_without_images_stands_last_and_has_no_bar() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 10, 26, 100, 300])
 def test_bars_of_any_number_of_classes_fit(count: int) -> None:
-    figure = plots.class_bars(*random_matrix(count), "t")
+    figure = class_bars(*random_matrix(count), "t")
     drawn(figure)
     labels = [label for axes in figure.axes for label in axes.get_yticklabels()]
     assert len(labels) == count
@@ -85,7 +86,7 @@ def test_bars_of_any_number_of_classes_fit(count: int) -> None:
 
 
 def test_pairs_are_counted_both_ways_the_worst_first() -> None:
-    (axes,) = plots.confused_pairs(MATRIX, CLASSES, "t").axes
+    (axes,) = confused_pairs(MATRIX, CLASSES, "t").axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [
         *("cat taken for dog", "dog taken for cat"),
@@ -117,7 +118,7 @@ def test_worst_pairs_by_brute_force() -> None:
 
 @pytest.mark.parametrize("count", [2, 10, 26, 100])
 def test_pairs_of_any_number_of_classes_fit(count: int) -> None:
-    figure = plots.confused_pairs(*random_matrix(count), "t")
+    figure = confused_pairs(*random_matrix(count), "t")
     drawn(figure)
     (axes,) = figure.axes
     assert len(axes.patches) == 2 * min(10, len(worst_pairs(random_matrix(count)[0])))
@@ -125,8 +126,8 @@ def test_pairs_of_any_number_of_classes_fit(count: int) -> None:
 
 
 def test_where_nothing_is_wrong_the_picture_says_so() -> None:
-    assert "✓ No class was taken for another." in texts(plots.confused_pairs(np.eye(3, dtype=int), CLASSES, "t"))
-    for draw in (plots.confused_pairs, plots.class_bars):
+    assert "✓ No class was taken for another." in texts(confused_pairs(np.eye(3, dtype=int), CLASSES, "t"))
+    for draw in (confused_pairs, class_bars):
         assert "There are no images to show." in texts(draw(np.zeros((3, 3), int), CLASSES, "t"))
 
 
@@ -134,8 +135,8 @@ def test_where_nothing_is_wrong_the_picture_says_so() -> None:
 
 
 def test_one_matrix_shows_images_and_the_other_shares() -> None:
-    shares = plots.confusion_matrix(MATRIX, CLASSES, "t", show="shares")
-    counts = plots.confusion_matrix(MATRIX, CLASSES, "t", show="counts")
+    shares = confusion_matrix(MATRIX, CLASSES, "t", show="shares")
+    counts = confusion_matrix(MATRIX, CLASSES, "t", show="counts")
     np.testing.assert_allclose(shares.axes[0].images[0].get_array(), MATRIX / MATRIX.sum(1, keepdims=True))
     np.testing.assert_array_equal(counts.axes[0].images[0].get_array(), MATRIX)
     assert [text.get_text() for text in shares.axes[0].texts] == ["80", "15", "5", "25", "75", "20", "80"]
@@ -148,7 +149,7 @@ def test_one_matrix_shows_images_and_the_other_shares() -> None:
 def test_a_hundred_classes_have_numbers_where_few_cells_are_not_zero(show: Any) -> None:
     matrix = np.diag(np.full(100, 60))
     matrix[np.arange(100), (np.arange(100) + 7) % 100] = 40
-    figure = plots.confusion_matrix(matrix, [f"class {i}" for i in range(100)], "t", show=show)
+    figure = confusion_matrix(matrix, [f"class {i}" for i in range(100)], "t", show=show)
     drawn(figure)
     axes = figure.axes[0]
     assert len(axes.texts) == 200
@@ -157,7 +158,7 @@ def test_a_hundred_classes_have_numbers_where_few_cells_are_not_zero(show: Any) 
 
 
 def test_no_images_at_all_have_no_colours() -> None:
-    drawn(plots.confusion_matrix(np.zeros((3, 3), int), CLASSES, "t", show="counts"))
+    drawn(confusion_matrix(np.zeros((3, 3), int), CLASSES, "t", show="counts"))
 
 
 # calibration
@@ -169,7 +170,7 @@ def bins(confidence: list[float], right: list[bool]) -> list[dict[str, Any]]:
 
 def test_reliability_shows_accuracy_gaps_and_counts_of_each_bin() -> None:
     before = bins([0.3, 0.4, 0.9, 1.0, 1.0, 1.0], [True, False, True, True, False, False])
-    figure = plots.reliability({"before": before, "after": bins([0.6], [True])}, "test split")
+    figure = reliability_diagram({"before": before, "after": bins([0.6], [True])}, "test split")
     upper, lower = figure.axes[0], figure.axes[2]
     assert upper.get_title(loc="left") == "before"
     faces = {to_hex(bar.get_facecolor()): [] for bar in upper.patches}
@@ -187,7 +188,7 @@ def test_reliability_shows_accuracy_gaps_and_counts_of_each_bin() -> None:
 
 def test_the_histogram_counts_right_and_wrong_apart() -> None:
     confidence, right = np.array([0.97, 0.98, 0.5, 0.62]), np.array([True, True, False, True])
-    figure = plots.confidence_histogram(confidence, right, "t")
+    figure = confidence_histogram(confidence, right, "t")
     heights = [[int(bar.get_height()) for bar in axes.patches] for axes in figure.axes]
     assert heights == [[0] * 12 + [1] + [0] * 6 + [2], [0] * 10 + [1] + [0] * 9]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
@@ -200,9 +201,9 @@ def test_the_histogram_counts_right_and_wrong_apart() -> None:
 def test_calibration_of_any_number_of_images_can_be_drawn(count: int, share: float) -> None:
     numbers = np.random.default_rng(0)
     confidence, right = numbers.uniform(0.1, 1, count), numbers.uniform(size=count) < share
-    drawn(plots.confidence_histogram(confidence, right, "t"))
-    drawn(plots.reliability({"as it is": reliability(confidence, right)}, "t"))
-    drawn(plots.reliability({}, "t"))
+    drawn(confidence_histogram(confidence, right, "t"))
+    drawn(reliability_diagram({"as it is": reliability(confidence, right)}, "t"))
+    drawn(reliability_diagram({}, "t"))
 
 
 # the network
@@ -211,7 +212,7 @@ def test_calibration_of_any_number_of_images_can_be_drawn(count: int, share: flo
 def test_filters_are_scaled_one_by_one_and_gray_is_zero() -> None:
     weights = np.zeros((3, 3, 2, 2))
     weights[1, 0, 0, 0], weights[2, 2, 1, 1] = -4, 0.5
-    figure = plots.filters(weights, "resnet18")
+    figure = filters(weights, "resnet18")
     seen = figure.axes[0].images[0].get_array()
     first, second, third = (seen[5:60:30, left + 5 : left + 60 : 30] for left in (0, 65, 130))  # 30 for each pixel
     assert first[0, 0].tolist() == [0, 0.5, 0.5], "the strongest first; its largest weight is black in its channel"
@@ -223,7 +224,7 @@ def test_filters_are_scaled_one_by_one_and_gray_is_zero() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 3, 3), (16, 3, 3, 3), (64, 3, 7, 7), (64, 1, 7, 7), (300, 4, 3, 3)])
 def test_filters_of_any_shape_can_be_drawn(shape: tuple[int, ...]) -> None:
-    figure = plots.filters(np.random.default_rng(0).normal(size=shape), "t")
+    figure = filters(np.random.default_rng(0).normal(size=shape), "t")
     drawn(figure)
     high, wide = figure.axes[0].images[0].get_array().shape[:2]
     across = min(shape[0], 8 if shape[0] < 32 else 16)
@@ -244,7 +245,7 @@ def points(count: int, classes: int) -> dict[str, Any]:
 
 def test_the_map_has_a_dot_for_each_right_image_and_a_cross_for_each_wrong_one() -> None:
     given = points(60, 3)
-    figure = plots.embedding_map(**given, title="t")
+    figure = embedding_map(**given, title="t")
     right, wrong = figure.axes[0].collections
     is_wrong = given["true"] != given["predicted"]
     np.testing.assert_array_equal(right.get_offsets(), given["points"][~is_wrong])
@@ -258,7 +259,7 @@ def test_the_map_has_a_dot_for_each_right_image_and_a_cross_for_each_wrong_one()
 
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (2, 2), (2000, 2), (2000, 10), (2000, 26), (2000, 100)])
 def test_names_on_the_map_do_not_cover_each_other(count: int, classes: int) -> None:
-    figure = plots.embedding_map(**points(count, classes), title="t")
+    figure = embedding_map(**points(count, classes), title="t")
     drawn(figure)
     names = figure.axes[0].texts
     assert len(names) >= min(classes, 5)
@@ -274,7 +275,7 @@ def test_each_image_stands_beside_its_two_heat_maps() -> None:
     images = np.full((2, 4, 4, 3), 200, np.uint8)
     maps = np.zeros((2, 2, 4, 4))
     maps[0, 0, 1, 2] = 1
-    figure = plots.grad_cams(
+    figure = grad_cams(
         *(images, maps, np.array([0, 2]), np.array([[1, 0], [2, 1]]), np.array([[0.9, 0.1], [0.6, 0.3]])),
         classes=CLASSES,
         title="t",
@@ -306,13 +307,13 @@ def test_heat_covers_the_image_where_there_is_some_and_leaves_it_gray_elsewhere(
 
 def test_no_images_are_no_trouble() -> None:
     nothing = {"true": np.zeros(0, int), "classes": CLASSES, "title": "t"}
-    maps = plots.grad_cams(
+    maps = grad_cams(
         *(np.zeros((0, 4, 4, 3), np.uint8), np.zeros((0, 2, 4, 4))),
         named=np.zeros((0, 2), int),
         probability=np.zeros((0, 2)),
         **nothing,
     )
-    empty = plots.embedding_map(np.zeros((0, 2)), predicted=np.zeros(0, int), **nothing)
+    empty = embedding_map(np.zeros((0, 2)), predicted=np.zeros(0, int), **nothing)
     for figure in (maps, empty):
         assert "There are no images to show." in texts(figure)
 
@@ -323,13 +324,13 @@ def test_no_images_are_no_trouble() -> None:
 def every_picture() -> list[Figure]:
     confidence, right = np.linspace(0.2, 1, 50), np.arange(50) % 3 > 0
     return [
-        plots.class_bars(MATRIX, CLASSES, "t"),
-        plots.confused_pairs(MATRIX, CLASSES, "t"),
-        plots.confusion_matrix(MATRIX, CLASSES, "t", show="shares"),
-        plots.reliability({"as it is": reliability(confidence, right)}, "t"),
-        plots.confidence_histogram(confidence, right, "t"),
-        plots.filters(np.linspace(-1, 1, 270).reshape(10, 3, 3, 3), "t"),
-        plots.embedding_map(**points(50, 3), title="t"),
+        class_bars(MATRIX, CLASSES, "t"),
+        confused_pairs(MATRIX, CLASSES, "t"),
+        confusion_matrix(MATRIX, CLASSES, "t", show="shares"),
+        reliability_diagram({"as it is": reliability(confidence, right)}, "t"),
+        confidence_histogram(confidence, right, "t"),
+        filters(np.linspace(-1, 1, 270).reshape(10, 3, 3, 3), "t"),
+        embedding_map(**points(50, 3), title="t"),
     ]
 
 

@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from resnetlab import plots
 from resnetlab.errors import DiskTrouble
-from resnetlab.plots.style import RIGHT, WRONG, name, percent
+from resnetlab.plots.confusion import confusion_matrix
+from resnetlab.plots.curves import curves
+from resnetlab.plots.images import mistakes, samples
+from resnetlab.plots.style import RIGHT, WRONG, name, percent, save
 
 STRANGE = ["$x_1$", "a_b", "one $", "two\nlines", "猫", "عربي", "x" * 70, "\\alpha", "<b>&", "\udcff\x1b[2J"]
 
@@ -72,7 +74,7 @@ def line(axes: Any, label: str) -> Any:
 
 def test_curves_draw_exactly_the_numbers_given():
     rows = epochs(12)
-    loss, accuracy, rate = plots.curves(rows, None, "a run").axes
+    loss, accuracy, rate = curves(rows, None, "a run").axes
     for axes, key, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
         for prefix, label in (("train", "training, fixed subset"), ("val", "validation")):
             np.testing.assert_array_equal(line(axes, label).get_xdata(), range(1, 13))
@@ -83,7 +85,7 @@ def test_curves_draw_exactly_the_numbers_given():
 
 def test_curves_shade_the_gap_between_training_and_validation():
     rows = epochs(5)
-    corners = plots.curves(rows, None, "a run").axes[1].collections[0].get_paths()[0].vertices
+    corners = curves(rows, None, "a run").axes[1].collections[0].get_paths()[0].vertices
     for row in rows:
         assert [row["epoch"], 100 * row["train_accuracy"]] in corners
         assert [row["epoch"], 100 * row["val_accuracy"]] in corners
@@ -91,7 +93,7 @@ def test_curves_shade_the_gap_between_training_and_validation():
 
 def test_curves_mark_the_best_epoch_and_the_final_test():
     rows = epochs(10)
-    figure = plots.curves(rows, {"loss": 0.5, "accuracy": 0.8765}, "a run", best_epoch=7)
+    figure = curves(rows, {"loss": 0.5, "accuracy": 0.8765}, "a run", best_epoch=7)
     loss, accuracy, _ = figure.axes
     for axes, key, scale, test in ((loss, "val_loss", 1, 0.5), (accuracy, "val_accuracy", 100, 87.65)):
         ring, diamond = line(axes, "best epoch"), line(axes, "test")
@@ -104,16 +106,16 @@ def test_curves_mark_the_best_epoch_and_the_final_test():
 
 
 def test_the_running_average_is_labelled_as_what_it_is_and_faint():
-    figure = plots.curves(epochs(4, running_loss=1.0, running_accuracy=0.4), None, "a run")
+    figure = curves(epochs(4, running_loss=1.0, running_accuracy=0.4), None, "a run")
     running = line(figure.axes[1], "training, running average over augmented batches")
     assert running.get_alpha() < 0.5
     assert "training, running average over augmented batches" in texts(figure)
-    assert not any("running" in text for text in texts(plots.curves(epochs(4), None, "a run")))
+    assert not any("running" in text for text in texts(curves(epochs(4), None, "a run")))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 200])
 def test_curves_of_any_length_have_whole_epochs_on_their_axis(count):
-    figure = plots.curves(epochs(count), {"loss": 0.4, "accuracy": 0.9}, "a run", best_epoch=count)
+    figure = curves(epochs(count), {"loss": 0.4, "accuracy": 0.9}, "a run", best_epoch=count)
     drawn(figure)
     left, right = figure.axes[0].get_xlim()
     ticks = [tick for tick in figure.axes[0].get_xticks() if left <= tick <= right]
@@ -125,13 +127,13 @@ def test_curves_of_any_length_have_whole_epochs_on_their_axis(count):
 def test_a_first_loss_out_of_all_proportion_does_not_flatten_the_rest(count):
     rows = epochs(count)
     rows[0]["val_loss"] = 300.0
-    figure = plots.curves(rows, None, "a run")
+    figure = curves(rows, None, "a run")
     assert figure.axes[0].get_ylim()[1] < 3
     assert "↑ 1 epoch above, up to 300" in texts(figure)
 
 
 def test_usual_losses_are_all_inside_the_axis_which_begins_at_zero():
-    low, high = plots.curves(epochs(200), {"loss": 2.5, "accuracy": 0.1}, "a run").axes[0].get_ylim()
+    low, high = curves(epochs(200), {"loss": 2.5, "accuracy": 0.1}, "a run").axes[0].get_ylim()
     assert low == 0
     assert high > 2.5
 
@@ -141,7 +143,7 @@ def test_undefined_numbers_leave_gaps(value):
     keys = ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "running_loss")
     whole = epochs(3, **dict.fromkeys(keys, value))
     for rows in (whole, [*epochs(5), {**whole[0], "epoch": 6}]):
-        drawn(plots.curves(rows, {"loss": value, "accuracy": value}, "a run", best_epoch=1))
+        drawn(curves(rows, {"loss": value, "accuracy": value}, "a run", best_epoch=1))
 
 
 # confusion matrix
@@ -149,7 +151,7 @@ def test_undefined_numbers_leave_gaps(value):
 
 def test_confusion_matrix_colours_are_shares_of_the_row_and_texts_are_counts():
     matrix = np.array([[90, 10], [0, 50]])
-    figure = plots.confusion_matrix(matrix, ["healthy", "ill"], "test split")
+    figure = confusion_matrix(matrix, ["healthy", "ill"], "test split")
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), [[0.9, 0.1], [0, 1]])
     assert [text.get_text() for text in figure.axes[0].texts] == ["90\n90 %", "10\n10 %", "50\n100 %"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["healthy", "ill"]
@@ -158,16 +160,16 @@ def test_confusion_matrix_colours_are_shares_of_the_row_and_texts_are_counts():
 
 
 def test_a_class_without_images_has_no_shares():
-    figure = plots.confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"], "t")
+    figure = confusion_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"], "t")
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array().mask, [[False, False], [True, True]])
     assert any("gray: no images of this class" in text for text in texts(figure))
-    drawn(plots.confusion_matrix(np.zeros((3, 3), int), ["a", "b", "c"], "t"))
+    drawn(confusion_matrix(np.zeros((3, 3), int), ["a", "b", "c"], "t"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 26, 100])
 def test_every_class_is_named_without_overlap_and_counts_fit_their_cells(count):
     matrix = np.full((count, count), 3) + 1000 * np.eye(count, dtype=int)
-    figure = plots.confusion_matrix(matrix, [f"class number {index}" for index in range(count)], "t")
+    figure = confusion_matrix(matrix, [f"class number {index}" for index in range(count)], "t")
     drawn(figure)
     axes = figure.axes[0]
     assert len(axes.get_yticklabels()) == count
@@ -181,21 +183,21 @@ def test_every_class_is_named_without_overlap_and_counts_fit_their_cells(count):
 
 
 def test_a_thousand_classes_can_be_drawn():
-    figure = plots.confusion_matrix(np.eye(1000, dtype=int), [str(index) for index in range(1000)], "t")
+    figure = confusion_matrix(np.eye(1000, dtype=int), [str(index) for index in range(1000)], "t")
     assert len(figure.axes[0].get_xticklabels()) <= 150
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (3, 3), (0, 0)])
 def test_a_matrix_that_does_not_fit_its_classes_is_refused(shape):
     with pytest.raises(ValueError, match="cannot have the shape"):
-        plots.confusion_matrix(np.zeros(shape, int), ["a", "b"] if shape != (0, 0) else [], "t")
+        confusion_matrix(np.zeros(shape, int), ["a", "b"] if shape != (0, 0) else [], "t")
 
 
 # images
 
 
 def test_samples_are_marked_right_or_wrong_by_colour_and_sign():
-    figure = plots.samples(**predictions(4, wrong=1), classes=CLASSES, title="test split")
+    figure = samples(**predictions(4, wrong=1), classes=CLASSES, title="test split")
     assert len(figure.axes) == 4
     first, last = figure.axes[0], figure.axes[-1]
     assert [text.get_text() for text in first.texts] == ["✓ class A (50 %)", "true: class A"]
@@ -213,7 +215,7 @@ def test_right_is_green_and_wrong_is_red():
 
 
 def test_twenty_five_samples_are_spread_over_the_whole_set():
-    figure = plots.samples(**predictions(101), classes=CLASSES, title="t")
+    figure = samples(**predictions(101), classes=CLASSES, title="t")
     shown = [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes]
     np.testing.assert_array_equal(shown, np.arange(25) * 100 // 24)
     assert any(text.startswith("25 of 101 images, evenly spread") for text in texts(figure))
@@ -221,14 +223,14 @@ def test_twenty_five_samples_are_spread_over_the_whole_set():
 
 @pytest.mark.parametrize(("side", "interpolation"), [(8, "nearest"), (32, "nearest"), (224, "antialiased")])
 def test_tiny_images_are_shown_pixel_by_pixel(side, interpolation):
-    figure = plots.samples(**predictions(2, side=side), classes=CLASSES, title="t")
+    figure = samples(**predictions(2, side=side), classes=CLASSES, title="t")
     assert figure.axes[0].images[0].get_interpolation() in {interpolation, "auto"}
     assert figure.axes[0].images[0].get_array().shape == (side, side, 3)
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(1, (8, 8)), (2, (8, 8)), (3, (8, 8, 3)), (4, (8, 8, 3))])
 def test_gray_images_are_gray_from_black_to_white(channels, shape):
-    image = plots.samples(**predictions(1, channels=channels), classes=CLASSES, title="t").axes[0].images[0]
+    image = samples(**predictions(1, channels=channels), classes=CLASSES, title="t").axes[0].images[0]
     assert image.get_array().shape == shape
     assert (image.get_cmap().name, image.get_clim()) == ("gray", (0, 255))
 
@@ -236,13 +238,13 @@ def test_gray_images_are_gray_from_black_to_white(channels, shape):
 def test_images_that_are_not_bytes_are_refused():
     data = predictions(2)
     with pytest.raises(TypeError, match="uint8"):
-        plots.samples(**{**data, "images": data["images"] / 255}, classes=CLASSES, title="t")
+        samples(**{**data, "images": data["images"] / 255}, classes=CLASSES, title="t")
 
 
 def test_mistakes_are_the_costliest_first():
     data = predictions(60, wrong=40)
     loss = np.random.default_rng(0).permutation(60).astype(np.float32)
-    figure = plots.mistakes(**data, loss=loss, classes=CLASSES, title="test split")
+    figure = mistakes(**data, loss=loss, classes=CLASSES, title="test split")
     expected = np.sort(loss[20:])[::-1][:25]
     assert [axes.texts[2].get_text() for axes in figure.axes] == [f"loss {cost:.2f}" for cost in expected]
     worst = int(np.flatnonzero(loss == expected[0])[0])
@@ -252,22 +254,22 @@ def test_mistakes_are_the_costliest_first():
 
 
 def test_an_undefined_loss_is_the_worst():
-    figure = plots.mistakes(**predictions(3, wrong=3), loss=np.array([1, np.nan, 2]), classes=CLASSES, title="t")
+    figure = mistakes(**predictions(3, wrong=3), loss=np.array([1, np.nan, 2]), classes=CLASSES, title="t")
     assert [axes.texts[2].get_text() for axes in figure.axes] == ["loss nan", "loss 2.00", "loss 1.00"]
 
 
 def test_nothing_to_show_is_said():
-    figure = plots.mistakes(**predictions(5), loss=np.zeros(5), classes=CLASSES, title="t")
+    figure = mistakes(**predictions(5), loss=np.zeros(5), classes=CLASSES, title="t")
     assert "✓ No mistakes: every image was predicted right." in texts(figure)
-    assert "No epoch has been finished yet." in texts(plots.curves([], None, "t"))
-    assert "There are no images to show." in texts(plots.samples(**predictions(0), classes=CLASSES, title="t"))
+    assert "No epoch has been finished yet." in texts(curves([], None, "t"))
+    assert "There are no images to show." in texts(samples(**predictions(0), classes=CLASSES, title="t"))
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 6, 25])
 @pytest.mark.parametrize("shape", [(8, 8), (64, 8), (8, 64)])
 def test_captions_overlap_neither_images_nor_each_other(count, shape):
     data = {**predictions(count, wrong=count), "images": np.zeros((count, *shape, 3), np.uint8)}
-    figure = plots.mistakes(**data, loss=np.ones(count), classes=["a long class name, 34 letters"] * 10, title="t")
+    figure = mistakes(**data, loss=np.ones(count), classes=["a long class name, 34 letters"] * 10, title="t")
     drawn(figure)
     boxes = [axes.get_window_extent() for axes in figure.axes]
     boxes += [text.get_window_extent() for axes in figure.axes for text in axes.texts]
@@ -287,19 +289,19 @@ def test_captions_overlap_neither_images_nor_each_other(count, shape):
 def all_pictures(classes: list[str], title: str) -> list[Figure]:
     data = predictions(10, wrong=5)
     return [
-        plots.curves(epochs(3), {"loss": 0.4, "accuracy": 0.9}, title, best_epoch=2),
-        plots.confusion_matrix(np.arange(100).reshape(10, 10), classes, title),
-        plots.samples(**data, classes=classes, title=title),
-        plots.mistakes(**data, loss=np.arange(10.0), classes=classes, title=title),
-        plots.mistakes(**predictions(10), loss=np.arange(10.0), classes=classes, title=title),
+        curves(epochs(3), {"loss": 0.4, "accuracy": 0.9}, title, best_epoch=2),
+        confusion_matrix(np.arange(100).reshape(10, 10), classes, title),
+        samples(**data, classes=classes, title=title),
+        mistakes(**data, loss=np.arange(10.0), classes=classes, title=title),
+        mistakes(**predictions(10), loss=np.arange(10.0), classes=classes, title=title),
     ]
 
 
 def test_strange_names_are_shown_as_they_are(tmp_path):
     for number, figure in enumerate(all_pictures(STRANGE, "a $run$ called\n猫_{2}$")):
-        plots.save(figure, tmp_path / f"{number}.png")  # warnings are errors here
+        save(figure, tmp_path / f"{number}.png")  # warnings are errors here
         assert all("\n" not in text for text in texts(figure) if "called" in text)
-    figure = plots.confusion_matrix(np.eye(10, dtype=int), STRANGE, "t")
+    figure = confusion_matrix(np.eye(10, dtype=int), STRANGE, "t")
     shown = [label.get_text().replace(r"\$", "$") for label in figure.axes[0].get_xticklabels()]
     assert shown[:6] == ["$x_1$", "a_b", "one $", r"two\nlines", "猫", "عربي"]
     assert shown[6] == "x" * 19 + "…"
@@ -324,7 +326,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     for number, (one, two) in enumerate(zip(all_pictures(CLASSES, "t"), all_pictures(CLASSES, "t"), strict=True)):
         written = []
         for figure in (one, two, one):
-            plots.save(figure, tmp_path / "picture.png")
+            save(figure, tmp_path / "picture.png")
             written.append((tmp_path / "picture.png").read_bytes())
         assert written[0] == written[1], number
         assert written[0] == written[2], f"picture {number} changes when it is saved twice"
@@ -332,10 +334,10 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 
 def test_a_users_own_settings_change_nothing_and_are_left_alone(tmp_path):
-    plots.save(plots.curves(epochs(3), None, "t"), tmp_path / "plain.png")
+    save(curves(epochs(3), None, "t"), tmp_path / "plain.png")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "savefig.bbox": "tight"}):
         before = dict(matplotlib.rcParams)
-        plots.save(plots.curves(epochs(3), None, "t"), tmp_path / "styled.png")
+        save(curves(epochs(3), None, "t"), tmp_path / "styled.png")
         assert dict(matplotlib.rcParams) == before
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "styled.png").read_bytes()
 
@@ -343,29 +345,30 @@ def test_a_users_own_settings_change_nothing_and_are_left_alone(tmp_path):
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     path.write_bytes(b"the old picture")
-    figure = plots.curves(epochs(3), None, "t")
+    figure = curves(epochs(3), None, "t")
 
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DiskTrouble, match=r"could not write .*curves\.png: No space left on device"):
-        plots.save(figure, path)
+        save(figure, path)
     assert path.read_bytes() == b"the old picture"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_other_warnings_are_not_hidden(tmp_path, monkeypatch):
-    figure = plots.curves(epochs(1), None, "t")
+    figure = curves(epochs(1), None, "t")
     monkeypatch.setattr(figure, "savefig", lambda *_, **__: warnings.warn("something else", stacklevel=1))
     with pytest.raises(UserWarning, match="something else"):
-        plots.save(figure, tmp_path / "a.png")
+        save(figure, tmp_path / "a.png")
 
 
 def test_pyplot_is_never_imported(tmp_path):
     code = (
-        "import sys, numpy; from resnetlab import plots;"
-        f"plots.save(plots.confusion_matrix(numpy.eye(2, dtype=int), ['a', 'b'], 't'), {str(tmp_path / 'a.png')!r});"
+        "import sys, numpy; from resnetlab.plots.style import save;"
+        "from resnetlab.plots.confusion import confusion_matrix;"
+        f"save(confusion_matrix(numpy.eye(2, dtype=int), ['a', 'b'], 't'), {str(tmp_path / 'a.png')!r});"
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

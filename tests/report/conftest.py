@@ -65,7 +65,7 @@ def score(run: RunFolder, split: str, classes: Sequence[str], images: int, tta: 
             features = model.network.features(SEE.normalize(made.split.images[torch.from_numpy(chosen)]))
         folder = run.evaluation("val")
         folder.mkdir(parents=True)
-        ReportSamples.at(made, model.network, features, Runtime(torch.device("cpu"))).write(folder)
+        ReportSamples.of(made, model.network, features, Runtime(torch.device("cpu"))).write(folder)
     if split == "test":
         facts = {name: made.facts[name] for name in ("model", "data", "split_digest", "weights_digest", "tta")}
         run.path.joinpath("evaluation").mkdir(exist_ok=True)

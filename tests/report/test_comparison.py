@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnetlab.evaluation.comparison import Comparison, Contender, against_the_best, ranked
+from resnetlab.evaluation.comparison import ComparedRun, Comparison, compare_with_best, ranked
 from resnetlab.report.comparison import cost, heading, quality, sentences, write_up
 
 
 @pytest.fixture
 def comparison() -> Comparison:
     """Two runs that are far apart, and one that knows little of itself."""
-    common: dict[str, Any] = {"loss": 1.0, "ece": None, "looks": 2, "model": "resnet20", "epoch_rows": []}
+    common: dict[str, Any] = {"loss": 1.0, "ece": None, "test_set_uses": 2, "model": "resnet20", "epoch_rows": []}
     full = {
         "parameters": 272_474,
         "macs": 40_551_040,
@@ -26,9 +26,9 @@ def comparison() -> Comparison:
     }
     empty = dict.fromkeys(full) | {"epochs": 0, "train_seconds": 0.0}
     runs = [
-        Contender(
+        ComparedRun(
             name=name,
-            hits=np.arange(100) < right,
+            correct=np.arange(100) < right,
             accuracy=right / 100,
             accuracy_interval=[right / 100 - 0.05, right / 100 + 0.05] if cost is full else None,
             macro_f1=right / 100 if cost is full else None,
@@ -40,7 +40,7 @@ def comparison() -> Comparison:
         for name, right, cost in (("good", 90, full), ("<b>bad", 60, full), ("[red]unknown", 89, empty))
     ]
     ordered = ranked(runs)
-    return Comparison("test", "pets", "cd" * 32, 100, "none", 14, ordered, against_the_best(ordered), ("look out",))
+    return Comparison("test", "pets", "cd" * 32, 100, "none", 14, ordered, compare_with_best(ordered), ("look out",))
 
 
 def test_the_first_table_says_who_is_best_and_who_cannot_be_told_from_it(comparison: Comparison) -> None:
@@ -48,7 +48,7 @@ def test_the_first_table_says_who_is_best_and_who_cannot_be_told_from_it(compari
     assert list(rows) == ["good", "[red]unknown", "<b>bad"]
     assert rows["good"]["accuracy"] == "90.00%"
     assert rows["good"]["95% interval"] == "85.00% to 95.00%"
-    assert [row["verdict"] for row in rows.values()] == ["best", "not distinguishable", "worse"]
+    assert [row["verdict"] for row in rows.values()] == ["best", "not significant", "worse"]
     assert rows["<b>bad"]["points behind"] == "30.00"
     assert rows["[red]unknown"]["macro-F1"] == rows["[red]unknown"]["95% interval"] == "–"
 
@@ -59,15 +59,15 @@ def test_the_second_table_says_what_they_took(comparison: Comparison) -> None:
     assert unknown == ["[red]unknown", "resnet20", "–", "–", "0", "0.0", "–", "–"]
 
 
-def test_the_sentences_say_verdicts_looks_and_notes(comparison: Comparison) -> None:
+def test_the_sentences_say_verdicts_test_set_use_and_notes(comparison: Comparison) -> None:
     told = list(sentences(comparison))
-    assert told[0] == "good and [red]unknown are not distinguishable on these images (p = 1)"
+    assert told[0] == "the difference between good and [red]unknown is not significant on these images (p = 1)"
     assert told[1].startswith("good is better than <b>bad on these images (p = ")
     assert told[2] == (
-        "looks: 14 runs were scored on this test set; good 2 times, [red]unknown 2 times, <b>bad 2 times"
+        "test set use: 14 runs were scored on this test set; good 2 times, [red]unknown 2 times, <b>bad 2 times"
     )
     assert told[3] == "note: look out"
-    assert not any("looks" in line for line in sentences(replace(comparison, split="val")))
+    assert not any("test set use" in line for line in sentences(replace(comparison, split="val")))
 
 
 def test_test_time_augmentation_is_named(comparison: Comparison) -> None:
@@ -82,5 +82,5 @@ def test_the_page_has_all_of_it_and_no_markup_of_others(comparison: Comparison) 
     for row in (*quality(comparison).rows, *cost(comparison).rows):
         for cell in row:
             assert cell.replace("<", "&lt;").replace(">", "&gt;") in html
-    assert "not distinguishable" in html
+    assert "not significant" in html
     assert "cd" * 32 in html

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from resnetlab.errors import BadInput, DiskTrouble
-from resnetlab.evaluation.proportions import wilson
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.report.pieces import shown
 from resnetlab.report.write import write_report
 from resnetlab.runs.folder import RunFolder
@@ -34,11 +34,9 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these tests need."""
     from resnetlab.report import figures
 
-    class Undrawn:
-        def __getattr__(self, _: str) -> Any:
-            return lambda *_, **__: None
-
-    monkeypatch.setattr(figures, "plots", Undrawn())
+    for name, value in vars(figures).items():
+        if getattr(value, "__module__", "").startswith("resnetlab.plots.") and name != "percent":
+            monkeypatch.setattr(figures, name, lambda *_, **__: None)
     monkeypatch.setattr(figures, "picture", lambda *_, **__: "")
     monkeypatch.setattr(figures, "plane", lambda features: features[:, :2])
 
@@ -149,8 +147,8 @@ def test_mistakes_and_samples_are_those_of_validation(finished: RunFolder, page:
     assert all(tag.text.startswith(("✓", "✗")) for tag in page.find("images").all("li"))
 
 
-def test_the_ledger_says_both_counts(page: Any) -> None:
-    assert page.find("ledger").text == "Looks at the test set: this model 1 time; 1 run was scored on this test set."
+def test_both_counts_of_the_access_log_are_shown(page: Any) -> None:
+    assert page.find("access-log").text == "Test set used 1 time by this model; 1 run was scored on it."
 
 
 def test_the_command_the_machine_the_config_and_the_digests_are_there(finished: RunFolder, page: Any) -> None:
@@ -272,7 +270,7 @@ def test_an_unfinished_run_says_what_is_missing(epochs: int, tmp_path: Path, mak
         ("environment.json", "Could not read"),
         ("best.safetensors", "or it is damaged"),
         ("evaluation/test/metrics.json", "Could not read"),
-        ("evaluation/val/looks.safetensors", "or it is damaged"),
+        ("evaluation/val/report_samples.safetensors", "or it is damaged"),
         ("evaluation/test/predictions.csv", "The table of predictions of the test split is not here"),
     ],
 )
@@ -353,8 +351,8 @@ def test_a_trained_run_has_a_whole_report_and_the_test_split_is_not_looked_at_fo
     assert command("train", "quickstart", *flags)[0] == 0
     run = RunFolder(Path("run"))
     ledger = (run.path / "evaluation" / "ledger.jsonl").read_bytes()
-    assert (run.evaluation("val") / "looks.safetensors").exists()
-    assert not (run.evaluation("test") / "looks.safetensors").exists(), "the test split is for numbers"
+    assert (run.evaluation("val") / "report_samples.safetensors").exists()
+    assert not (run.evaluation("test") / "report_samples.safetensors").exists(), "the test split is for numbers"
     monkeypatch.setattr("resnetlab.runs.build.open_data", pytest.fail)
     assert command("report", "run")[0] == 0
     page = read_page(run.path / "report.html")

@@ -45,26 +45,26 @@ def runs(trained: Path, tmp_path: Path) -> Path:
 
 def test_a_good_run_is_told_from_a_bad_one_and_all_numbers_are_theirs(trained: Path) -> None:
     comparison = compare([trained / "bad", trained / "good"])
-    assert [c.name for c in comparison.contenders] == ["good", "bad"]
-    for contender in comparison.contenders:
-        run = RunFolder(trained / contender.name)
+    assert [c.name for c in comparison.runs] == ["good", "bad"]
+    for compared in comparison.runs:
+        run = RunFolder(trained / compared.name)
         final, rows = run.final_metrics("test"), run.rows
         assert final is not None
-        assert contender.accuracy == final["accuracy"] == contender.hits.mean()
-        assert contender.accuracy_interval == final["intervals"]["accuracy"]
-        assert contender.macro_f1_interval == final["intervals"]["macro_f1"]
-        assert (contender.macro_f1, contender.loss) == (final["macro"]["f1"], final["loss"])
-        assert contender.ece == final["calibration"]["ece"]
-        assert (contender.parameters, contender.macs) == (PARAMETERS, MACS)
-        assert contender.epochs == len(rows)
-        assert contender.train_seconds == pytest.approx(sum(row["train_seconds"] for row in rows))
+        assert compared.accuracy == final["accuracy"] == compared.correct.mean()
+        assert compared.accuracy_interval == final["intervals"]["accuracy"]
+        assert compared.macro_f1_interval == final["intervals"]["macro_f1"]
+        assert (compared.macro_f1, compared.loss) == (final["macro"]["f1"], final["loss"])
+        assert compared.ece == final["calibration"]["ece"]
+        assert (compared.parameters, compared.macs) == (PARAMETERS, MACS)
+        assert compared.epochs == len(rows)
+        assert compared.train_seconds == pytest.approx(sum(row["train_seconds"] for row in rows))
         low, high = (f(row["images_per_second"] for row in rows) for f in (min, max))
-        assert low <= contender.images_per_second <= high
-        assert contender.looks == 1
+        assert low <= compared.images_per_second <= high
+        assert compared.test_set_uses == 1
     assert comparison.runs_on_split == 2  # the third was scored on other images
     (pair,) = comparison.pairs
-    assert pair.distinguishable
-    assert pair.difference == pytest.approx(comparison.contenders[0].accuracy - comparison.contenders[1].accuracy)
+    assert pair.significant
+    assert pair.difference == pytest.approx(comparison.runs[0].accuracy - comparison.runs[1].accuracy)
 
 
 def test_predictions_are_paired_by_image_and_not_by_line(runs: Path) -> None:
@@ -76,10 +76,10 @@ def test_predictions_are_paired_by_image_and_not_by_line(runs: Path) -> None:
     assert compare([runs / "good", runs / "bad"]).to_json() == before.to_json()
 
 
-def test_the_same_run_twice_is_not_distinguishable(trained: Path) -> None:
+def test_the_same_run_twice_is_not_significant(trained: Path) -> None:
     comparison = compare([trained / "good", trained / "good"])
-    assert [c.name for c in comparison.contenders] == ["good", "good (2)"]
-    assert [pair.verdict for pair in comparison.pairs] == ["not distinguishable"]
+    assert [c.name for c in comparison.runs] == ["good", "good (2)"]
+    assert [pair.verdict for pair in comparison.pairs] == ["not significant"]
     assert comparison.notes == ("good and good (2) have the same weights",)
 
 
@@ -92,7 +92,7 @@ def test_runs_scored_on_different_splits_are_refused_and_named(trained: Path) ->
     assert f"; {trained / 'other'}: 359 images of digits, " in told
 
 
-def test_validation_can_be_compared_and_has_no_looks(trained: Path) -> None:
+def test_validation_can_be_compared_and_does_not_use_the_test_set(trained: Path) -> None:
     comparison = compare([trained / "good", trained / "bad"], "val")
     assert (comparison.split, comparison.images, comparison.runs_on_split) == ("val", 144, 0)
 
@@ -116,7 +116,7 @@ def test_scores_of_other_weights_than_the_run_has_now_are_refused(runs: Path) ->
 def test_without_its_weights_a_run_is_compared_all_the_same(runs: Path) -> None:
     (runs / "bad" / "best.safetensors").unlink()
     (runs / "bad" / "environment.json").unlink()
-    _, bad = compare([runs / "good", runs / "bad"]).contenders
+    _, bad = compare([runs / "good", runs / "bad"]).runs
     assert (bad.parameters, bad.macs, bad.machine) == (None, None, None)
 
 
@@ -164,7 +164,7 @@ def test_runs_scored_before_there_were_intervals_are_compared(runs: Path) -> Non
     for name in ("intervals", "calibration", "tta"):
         del older[name]
     file.write_text(json.dumps(older))
-    _, bad = compare([runs / "good", runs / "bad"]).contenders
+    _, bad = compare([runs / "good", runs / "bad"]).runs
     assert (bad.accuracy_interval, bad.ece) == (expected, None)
 
 
@@ -175,11 +175,11 @@ def test_augmented_scores_are_not_compared_with_plain_ones(runs: Path) -> None:
         compare([runs / "good", runs / "bad"])
 
 
-def test_a_damaged_ledger_is_noted(runs: Path) -> None:
+def test_a_damaged_access_log_is_noted(runs: Path) -> None:
     with (runs / SHARED_LEDGER).open("a") as file:
         file.write("{\n")
     comparison = compare([runs / "good", runs / "bad"])
-    assert comparison.notes == (f"line 4 of the ledger {runs / SHARED_LEDGER} is damaged and was left out",)
+    assert comparison.notes == (f"line 4 of the access log {runs / SHARED_LEDGER} is damaged and was skipped",)
 
 
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_the_command_prints_tables_and_writes_a_page(trained: Path, tmp_path: Pa
     assert "2 runs on the 359 images of the test split of digits" in out
     assert out.index("good") < out.index("bad")
     assert "worse" in out
-    assert "looks: 2 runs were scored on this test set; good 1 time, bad 1 time" in out
+    assert "test set use: 2 runs were scored on this test set; good 1 time, bad 1 time" in out
     assert "the page is page/comparison.html" in out
     assert {file.name for file in (tmp_path / "page").iterdir()} == {"comparison.html", "comparison.json", "curves.png"}
     html = (tmp_path / "page" / "comparison.html").read_text()
@@ -214,7 +214,7 @@ def test_the_command_prints_json(trained: Path, tmp_path: Path, command: Any) ->
     assert said["pairs"][0]["distinguishable"] is False
     assert said == json.loads((tmp_path / "page" / "comparison.json").read_text())
     code, out, err = command("compare", trained / "good", trained / "good")
-    assert "not distinguishable" in out
+    assert "not significant" in out
 
 
 def test_the_command_refuses_in_a_sentence(trained: Path, command: Any) -> None:

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab import plots
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import DiskTrouble
 from resnetlab.evaluation.calibration import Temperature, calibration
 from resnetlab.evaluation.metrics import metrics
+from resnetlab.plots import style
 from resnetlab.runs.evaluation_files import Evaluation, write_csv, write_evaluation
 
 CLASSES = ["cat, tabby", 'the "dog"', "two\nlines", "back\rto\r\nstart", "=1+1", "猫", " spaced ", ""]
@@ -149,7 +149,7 @@ def test_metrics_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise DiskTrouble("the disk is full")
 
-    monkeypatch.setattr(plots, "save", fail)
+    monkeypatch.setattr(style, "save", fail)
     with pytest.raises(DiskTrouble):
         write_evaluation(tmp_path, evaluation())
     assert {file.name for file in tmp_path.iterdir()} == set(TABLES)

@@ -205,7 +205,7 @@ def test_a_run_folder_holds_what_it_should(tmp_path: Path) -> None:
         "checkpoints/step-00000010.ckpt",
         "checkpoints/step-00000015.ckpt",
         "evaluation/ledger.jsonl",
-        "evaluation/val/looks.safetensors",
+        "evaluation/val/report_samples.safetensors",
         *(
             f"evaluation/{split}/{name}"
             for split in ("val", "test")

@@ -1,4 +1,4 @@
-"""What scoring keeps to be looked at: the right images, the right maps, and the same again from the disk."""
+"""Report samples: the right images and maps are selected, and the file gives them back, an older version's too."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import Damaged
 from resnetlab.evaluation.metrics import losses
-from resnetlab.files import write_sealed
+from resnetlab.files import read_sealed, write_sealed
 from resnetlab.interpret.embedding import MOST, spread
 from resnetlab.interpret.grad_cam import grad_cam
 from resnetlab.models import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.runs.evaluation_files import Evaluation
-from resnetlab.runs.report_samples import FILE, MAPPED, SHOWN, ReportSamples, shrunk, two_classes
+from resnetlab.runs.report_samples import (
+    FILE,
+    FORMAT,
+    MAPPED,
+    OLD_FILE,
+    OLD_FORMAT,
+    SHOWN,
+    ReportSamples,
+    shrunk,
+    two_classes,
+)
 from resnetlab.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
@@ -42,23 +52,21 @@ def made(count: int = 40, *, wrong: int | None = None, side: int = 8, channels: 
     return evaluation, build_model("resnet20", 3, in_channels=channels, image_size=side).eval()
 
 
-def looks_at(evaluation: Evaluation, network: ResNet) -> ReportSamples:
+def selected(evaluation: Evaluation, network: ResNet) -> ReportSamples:
     count = len(evaluation.labels)
     features = torch.arange(min(count, MOST), dtype=torch.float32)[:, None].expand(-1, 4)
-    return ReportSamples.at(evaluation, network, features, CPU)
+    return ReportSamples.of(evaluation, network, features, CPU)
 
 
 def test_the_mistakes_are_the_costliest_and_the_samples_evenly_spread() -> None:
     evaluation, network = made(100)
-    looks = looks_at(evaluation, network)
+    kept = selected(evaluation, network)
     loss = losses(evaluation.probabilities, evaluation.labels)
     wrong = np.flatnonzero(evaluation.predicted != evaluation.labels)
     expected = wrong[np.argsort(-loss[wrong])][:SHOWN]
-    assert [looks.seen[place].name for place in looks.mistakes] == [evaluation.split.names[i] for i in expected]
-    assert [looks.seen[place].name for place in looks.samples] == [
-        evaluation.split.names[i] for i in spread(100, SHOWN)
-    ]
-    for seen, image in zip(looks.seen, looks.images, strict=True):
+    assert [kept.shown[place].name for place in kept.mistakes] == [evaluation.split.names[i] for i in expected]
+    assert [kept.shown[place].name for place in kept.samples] == [evaluation.split.names[i] for i in spread(100, SHOWN)]
+    for seen, image in zip(kept.shown, kept.images, strict=True):
         index = evaluation.split.names.index(seen.name)
         assert (seen.true, seen.predicted) == (evaluation.labels[index], evaluation.predicted[index])
         assert (seen.probability, seen.loss) == (evaluation.probabilities[index].max(), loss[index])
@@ -67,16 +75,16 @@ def test_the_mistakes_are_the_costliest_and_the_samples_evenly_spread() -> None:
 
 def test_maps_are_grad_cam_of_both_classes_of_the_images_they_stand_beside() -> None:
     evaluation, network = made(60)
-    looks = looks_at(evaluation, network)
-    assert len(looks.mapped) == 2 * MAPPED
-    assert set(looks.mapped[:MAPPED]) <= set(looks.mistakes)
-    assert set(looks.mapped[MAPPED:]) <= set(looks.samples)
-    images = evaluation.preprocessing.normalize(torch.from_numpy(looks.images[list(looks.mapped)]))
+    kept = selected(evaluation, network)
+    assert len(kept.mapped) == 2 * MAPPED
+    assert set(kept.mapped[:MAPPED]) <= set(kept.mistakes)
+    assert set(kept.mapped[MAPPED:]) <= set(kept.samples)
+    images = evaluation.preprocessing.normalize(torch.from_numpy(kept.images[list(kept.mapped)]))
     for which in (0, 1):
-        expected = grad_cam(network, images, torch.from_numpy(looks.named[:, which]))
-        np.testing.assert_allclose(looks.maps[:, which] / 255, expected, atol=1 / 255)
-    for place, named, sure in zip(looks.mapped, looks.named, looks.sure, strict=True):
-        seen = looks.seen[place]
+        expected = grad_cam(network, images, torch.from_numpy(kept.classes[:, which]))
+        np.testing.assert_allclose(kept.maps[:, which] / 255, expected, atol=1 / 255)
+    for place, named, sure in zip(kept.mapped, kept.classes, kept.probabilities, strict=True):
+        seen = kept.shown[place]
         assert named[0] == seen.predicted
         assert named[1] == seen.true or seen.predicted == seen.true
         row = evaluation.probabilities[evaluation.split.names.index(seen.name)]
@@ -91,21 +99,21 @@ def test_of_two_classes_the_second_is_the_true_one_or_the_runner_up() -> None:
 
 def test_features_belong_to_the_images_of_the_map() -> None:
     evaluation, network = made(MOST + 500)
-    looks = looks_at(evaluation, network)
+    kept = selected(evaluation, network)
     chosen = spread(MOST + 500, MOST)
-    np.testing.assert_array_equal(looks.true, evaluation.labels[chosen])
-    np.testing.assert_array_equal(looks.predicted, evaluation.predicted[chosen])
-    np.testing.assert_array_equal(looks.features[:, 0], np.arange(MOST))
+    np.testing.assert_array_equal(kept.true, evaluation.labels[chosen])
+    np.testing.assert_array_equal(kept.predicted, evaluation.predicted[chosen])
+    np.testing.assert_array_equal(kept.features[:, 0], np.arange(MOST))
 
 
 @pytest.mark.parametrize("given", [{}, {"count": 1}, {"wrong": 0}, {"wrong": 40}, {"channels": 1}, {"side": 200}])
 def test_what_is_written_is_read_again(given: dict[str, Any], tmp_path: Path) -> None:
-    looks = looks_at(*made(**{"count": 40 if given.get("side") is None else 3} | given))
-    looks.write(tmp_path)
+    kept = selected(*made(**{"count": 40 if given.get("side") is None else 3} | given))
+    kept.write(tmp_path)
     again = ReportSamples.read(tmp_path)
     assert again is not None
     for field in dataclasses.fields(ReportSamples):
-        one, other = getattr(looks, field.name), getattr(again, field.name)
+        one, other = getattr(kept, field.name), getattr(again, field.name)
         assert type(one) is type(other)
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
 
@@ -120,16 +128,33 @@ def test_large_images_are_kept_small_with_their_shape() -> None:
 
 def test_what_is_not_there_is_none_and_what_is_not_whole_is_damaged(tmp_path: Path) -> None:
     assert ReportSamples.read(tmp_path) is None
-    looks_at(*made()).write(tmp_path)
+    selected(*made()).write(tmp_path)
     content = bytearray((tmp_path / FILE).read_bytes())
     content[-1] ^= 1
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Damaged, match="does not match its digest"):
         ReportSamples.read(tmp_path)
-    for facts in ({}, {"format": "resnetlab-looks", "format_version": 2}):
+    for facts in ({}, {"format": FORMAT, "format_version": 2}):
         write_sealed(tmp_path / FILE, {"images": torch.zeros(1)}, facts)
-        with pytest.raises(Damaged, match="not what this version"):
+        with pytest.raises(Damaged, match="not a file of report samples"):
             ReportSamples.read(tmp_path)
-    write_sealed(tmp_path / FILE, {"images": torch.zeros(1)}, {"format": "resnetlab-looks", "format_version": 1})
+    write_sealed(tmp_path / FILE, {"images": torch.zeros(1)}, {"format": FORMAT, "format_version": 1})
     with pytest.raises(Damaged, match="incomplete"):
         ReportSamples.read(tmp_path)
+
+
+def test_the_file_of_an_older_version_is_read_and_replaced(tmp_path: Path) -> None:
+    """It was called looks.safetensors, and three of its parts had other names."""
+    kept = selected(*made())
+    kept.write(tmp_path)
+    arrays, facts = read_sealed(tmp_path / FILE)
+    (tmp_path / FILE).unlink()
+    arrays |= {"named": arrays.pop("classes"), "sure": arrays.pop("probabilities")}
+    write_sealed(tmp_path / OLD_FILE, arrays, facts | {"format": OLD_FORMAT, "seen": facts.pop("shown")})
+    again = ReportSamples.read(tmp_path)
+    assert again is not None
+    assert again.shown == kept.shown
+    np.testing.assert_array_equal(again.classes, kept.classes)
+    np.testing.assert_array_equal(again.probabilities, kept.probabilities)
+    kept.write(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]

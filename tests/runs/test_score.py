@@ -74,7 +74,7 @@ def test_the_end_of_a_run_is_one_look_in_the_run_and_at_the_root_of_its_runs(run
         assert getattr(look, name) == final[name]
     assert look.command
     assert look.when.endswith("+00:00")
-    assert "looks    this model 1 time; 1 run was scored on this test set" in run.log.read_text()
+    assert "test set used 1 time by this model; 1 run was scored on it" in run.log.read_text()
 
 
 def test_validation_is_not_in_the_ledger_and_every_look_at_the_test_split_is(run: RunFolder) -> None:
@@ -85,7 +85,7 @@ def test_validation_is_not_in_the_ledger_and_every_look_at_the_test_split_is(run
         scores = evaluate(run.path, split="test", out=out)
         assert len(looks(run.ledger.files[0])) == len(looks(run.ledger.files[1])) == number
     count = run.ledger.count(scores["weights_digest"], scores["split_digest"])
-    assert (count.by_model, count.runs, count.looks) == (3, 1, 3)
+    assert (count.by_model, count.runs, count.accesses) == (3, 1, 3)
 
 
 def test_a_run_given_as_here_knows_its_name_and_its_root(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

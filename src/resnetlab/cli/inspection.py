@@ -14,7 +14,7 @@ from resnetlab.data.named import STATISTICS
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput, printable
 from resnetlab.inference.predict import load
-from resnetlab.interpret.activations import Stop, journey
+from resnetlab.interpret.activations import Activation, collect_activations
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import PAPER_SETTING, StageRow, stage_rows, warnings_for
@@ -28,18 +28,18 @@ class Seen:
     """What became of one picture: `pixels` (H, W, C), uint8, are what the network saw of it."""
 
     pixels: np.ndarray
-    stops: tuple[Stop, ...]
+    activations: tuple[Activation, ...]
     classes: tuple[str, ...]
 
     def numbers(self) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation of what leaves each stage."""
-        return {stop.stage: (stop.mean, stop.std) for stop in self.stops}  # the last stop of a stage is its output
+        return {one.stage: (one.mean, one.std) for one in self.activations}  # the last of a stage is its output
 
     def outcome(self) -> str:
         """What the network takes the picture for, in a line."""
         if not self.classes:
             return f"note: the weights are untrained, drawn from seed {SEED}; mean and std are those of random filters"
-        logits = torch.from_numpy(self.stops[-1].values).double()
+        logits = torch.from_numpy(self.activations[-1].values).double()
         if not logits.isfinite().all():
             return "note: the network's output is NaN or infinite; there is nothing to predict from"
         probability, order = logits.softmax(0).sort(descending=True, stable=True)
@@ -86,18 +86,19 @@ class InspectedModel:
         see = self.preprocessing
         images = see.normalize(torch.from_numpy(see.read(picture))[None])
         pixels = see.denormalize(images)[0].numpy()
-        return Seen(pixels, tuple(journey(self.network, images)), self.classes)
+        return Seen(pixels, tuple(collect_activations(self.network, images)), self.classes)
 
     def draw(self, file: Path, seen: Seen | None = None) -> None:
         """The network as a picture, with what it made of an image if one was seen; .png, .svg or .pdf."""
-        from resnetlab.plots.activations import journey_figure
+        from resnetlab.plots.activations import activations_figure
         from resnetlab.plots.diagram import diagram_figure  # matplotlib takes its time to import
         from resnetlab.plots.style import save
 
         if seen is None:
             figure = diagram_figure(self.network, self.preprocessing.image_size, title=self.title)
         else:
-            figure = journey_figure(self.network, seen.stops, seen.pixels, classes=self.classes, title=self.title)
+            recorded, pixels = seen.activations, seen.pixels
+            figure = activations_figure(self.network, recorded, pixels, classes=self.classes, title=self.title)
         save(figure, file)
 
 

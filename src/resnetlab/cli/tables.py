@@ -177,11 +177,11 @@ def run_row(run: RunFolder) -> tuple[tuple[float, float], list[str]]:
 def looks_at_test_sets(folder: Path) -> list[str]:
     """What the ledger of a folder of runs says, a line for each test set."""
     ledger = AccessLog(None, (folder / SHARED_LEDGER,))
-    looks, notes = ledger.looks()
+    looks, notes = ledger.accesses()
     lines = []
     for digest, look in {look.split_digest: look for look in looks}.items():
         count = ledger.count("", digest)
-        told = f"{runs_were(count.runs)} scored on it, {times(count.looks)} in all"
+        told = f"{runs_were(count.runs)} scored on it, {times(count.accesses)} in all"
         lines.append(f"test set {digest[:8]}, {look.images:,} images of {look.data}: {told}")
     return [*lines, *notes]
 

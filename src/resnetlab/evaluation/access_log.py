@@ -1,6 +1,6 @@
-"""The ledger of a test set: every look at it is a line that stays, in the run and at the root of its runs.
+"""Access log of a test set: one line for each scoring, in the run and in the folder that holds the runs.
 
-A test set that has been looked at often has quietly become a validation set; the ledger says how often.
+A test set that is used often becomes a validation set; the log counts how often it was used.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Count:
-    """How often a test set has been looked at, by one model and by all runs whose ledgers are known."""
+class AccessCount:
+    """Number of times that a test set was used: by one model, and by all runs in the known logs."""
 
     by_model: int
     runs: int
-    looks: int
+    accesses: int
 
     def sentence(self) -> str:
-        """What reports say.
+        """The count in words, for reports and the console.
 
-        >>> Count(by_model=1, runs=14, looks=20).sentence()
-        'this model 1 time; 14 runs were scored on this test set'
+        >>> AccessCount(by_model=1, runs=14, accesses=20).sentence()
+        'test set used 1 time by this model; 14 runs were scored on it'
         """
-        return f"this model {times(self.by_model)}; {runs_were(self.runs)} scored on this test set"
+        return f"test set used {times(self.by_model)} by this model; {runs_were(self.runs)} scored on it"
 
 
 @dataclass(frozen=True)
 class AccessLog:
-    """The files that a look is written to, each of them whole; a line that one of them lacks is in another.
+    """Log files, to each of which every access is written; a line that one of them lacks is read from another.
 
     Lines are appended (`O_APPEND`) and flushed to the disk one at a time, so that several processes can share a file.
     """
@@ -57,38 +57,38 @@ class AccessLog:
     run: str | None
     files: tuple[Path, ...]
 
-    def record(self, look: Access) -> list[str]:
-        """Write a look down; where that cannot be done, a sentence that says so."""
-        line = json.dumps(asdict(look)).encode() + b"\n"
+    def record(self, access: Access) -> list[str]:
+        """Append an access to every file; return a sentence for each file that could not be written."""
+        line = json.dumps(asdict(access)).encode() + b"\n"
         failures = []
         for path in self.files:
             try:
                 append(path, line)
             except OSError as error:
-                why = f"{printable(path)} could not be written: {error.strerror or error}"
-                failures.append(f"this look at the test set is missing in its ledger: {why}")
+                reason = f"{printable(path)} could not be written: {error.strerror or error}"
+                failures.append(f"this use of the test set is missing in its access log: {reason}")
         return failures
 
-    def looks(self) -> tuple[list[Access], list[str]]:
-        """All looks, each once, oldest first, and sentences about what could not be read."""
+    def accesses(self) -> tuple[list[Access], list[str]]:
+        """All accesses, each once, oldest first, and a sentence for each line or file that could not be read."""
         found: dict[Access, None] = {}
         notes = []
         for path in self.files:
-            looks, unread = read(path)
-            found |= dict.fromkeys(looks)
+            accesses, unread = read(path)
+            found |= dict.fromkeys(accesses)
             notes += unread
-        return sorted(found, key=lambda look: look.when), notes
+        return sorted(found, key=lambda access: access.when), notes
 
-    def count(self, weights_digest: str, split_digest: str) -> Count:
-        """How often these weights, and how many runs in all, were scored on that test set.
+    def count(self, weights_digest: str, split_digest: str) -> AccessCount:
+        """Count the accesses to a test set by these weights and by all runs.
 
         Weights that belong to no run count as a run of their own.
         """
-        looks = [look for look in self.looks()[0] if look.split_digest == split_digest]
-        return Count(
-            by_model=sum(look.weights_digest == weights_digest for look in looks),
-            runs=len({look.run or look.weights_digest for look in looks}),
-            looks=len(looks),
+        accesses = [access for access in self.accesses()[0] if access.split_digest == split_digest]
+        return AccessCount(
+            by_model=sum(access.weights_digest == weights_digest for access in accesses),
+            runs=len({access.run or access.weights_digest for access in accesses}),
+            accesses=len(accesses),
         )
 
 
@@ -101,7 +101,7 @@ def times(number: int) -> str:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Add a line to a file in one write, and flush it. What an interrupted write left there is closed off first."""
+    """Append a line to a file in one write, and flush it. An unfinished line at the end of the file is closed first."""
     is_new = not path.exists()
     path.parent.mkdir(exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -115,29 +115,29 @@ def append(path: Path, line: bytes) -> None:
     finally:
         os.close(descriptor)
     if written < len(line):
-        raise OSError(f"only {written} of {len(line)} bytes fitted")
+        raise OSError(f"only {written} of {len(line)} bytes were written")
     if is_new:
         sync_folder(path.parent)
 
 
 def read(path: Path) -> tuple[list[Access], list[str]]:
-    """The looks in a ledger, and a sentence for each line that is damaged; there are none where there is no file."""
+    """The accesses in a log file, none if it does not exist, and a sentence for each damaged line."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        return [], [f"the ledger {printable(path)} could not be read: {error.strerror or error}"]
-    looks, notes = [], []
+        return [], [f"the access log {printable(path)} could not be read: {error.strerror or error}"]
+    accesses, notes = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        look = look_in(line)
-        if look is None:
-            notes.append(f"line {number} of the ledger {printable(path)} is damaged and was left out")
+        access = parse_line(line)
+        if access is None:
+            notes.append(f"line {number} of the access log {printable(path)} is damaged and was skipped")
         else:
-            looks.append(look)
-    return looks, notes
+            accesses.append(access)
+    return accesses, notes
 
 
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -152,8 +152,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def look_in(line: bytes) -> Access | None:
-    """The look that a line holds, or None for anything else; what a later version adds to it is passed over."""
+def parse_line(line: bytes) -> Access | None:
+    """The access in a line, or None for anything else; keys that a later version adds are ignored."""
     try:
         given = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,7 +1,6 @@
-"""Whether one model is better than another, judged on the same images: paired tests, and intervals of the difference.
+"""Paired comparison of models on the same images: McNemar's test, and intervals of the difference in accuracy.
 
-What is tested is whether these trained models differ on images like these. Whether one recipe is better than another is
-a question to several trainings of each.
+The test is about these trained models on images like these. To compare two recipes, train several seeds of each.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from numpy.typing import NDArray
 
 from resnetlab.evaluation.intervals import Interval, percentiles, resampled
 
-Hits: TypeAlias = NDArray[np.bool_]  # (N,): which images a model was right about, in an order that all share
+Correct: TypeAlias = NDArray[np.bool_]  # (N,): the images that a model classified correctly, in the same order for all
 
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
-class Contender:
-    """One model: what it scored, what it cost, how it learned. What a run has no record of is None."""
+class ComparedRun:
+    """One trained model: its scores, its cost and its epochs. A value that the run has no record of is None."""
 
     name: str
-    hits: Hits
+    correct: Correct
     accuracy: float
     accuracy_interval: Interval | None
     macro_f1: float | None
     macro_f1_interval: Interval | None
     loss: float
     ece: float | None
-    looks: int  # at this split, by this model; 0 for validation, which has no ledger
+    test_set_uses: int  # by this model; 0 for validation, which has no access log
     model: str
     weights_digest: str
     parameters: int | None
@@ -45,55 +44,60 @@ class Contender:
     epoch_rows: Sequence[Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, without the images and the epochs."""
-        everything = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: value for name, value in everything.items() if name not in ("hits", "epoch_rows")}
+        """The scores and costs, without the images and the epochs, as in comparison.json."""
+        keys = {name: name for name in self.__dataclass_fields__} | {"test_set_uses": "looks"}  # the key scripts read
+        return {key: getattr(self, name) for name, key in keys.items() if name not in ("correct", "epoch_rows")}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The best model against another one. `difference` is in accuracy, the best less the other."""
+    """The best model and another one. `difference` is the accuracy of the best minus that of the other."""
 
     best: str
     other: str
-    only_best: int  # images that the best alone is right about
+    only_best: int  # images that only the best classified correctly
     only_other: int
     difference: float
     interval: Interval | None
     p_value: float  # McNemar's, exact
     adjusted_p_value: float  # after Holm, over all pairs
-    distinguishable: bool
+    significant: bool
 
     @property
     def verdict(self) -> str:
-        """Of the other."""
-        return "worse" if self.distinguishable else "not distinguishable"
+        """Verdict on the other model."""
+        return "worse" if self.significant else "not significant"
 
     def sentence(self) -> str:
-        """What the test says, in words."""
+        """The result of the test in words."""
         number = f"p = {self.adjusted_p_value:.2g}"
-        if self.distinguishable:
+        if self.significant:
             return f"{self.best} is better than {self.other} on these images ({number})"
-        return f"{self.best} and {self.other} are not distinguishable on these images ({number})"
+        return f"the difference between {self.best} and {self.other} is not significant on these images ({number})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers and the verdict, as in comparison.json."""
+        numbers = asdict(self)
+        return numbers | {"distinguishable": numbers.pop("significant"), "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All numbers of a comparison: the contenders, best first, and the first of them against each of the others."""
+    """All numbers of a comparison: the runs, best first, and a pair of the best run with each of the others."""
 
     split: str
     data: str
     split_digest: str
     images: int
     tta: str
-    runs_on_split: int  # by the ledgers; 0 for validation
-    contenders: tuple[Contender, ...]
+    runs_on_split: int  # in the access logs; 0 for validation
+    runs: tuple[ComparedRun, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...] = ()
 
-    def pair(self, contender: Contender) -> Pair | None:
-        """A contender against the best; None for the best itself."""
-        return dict(zip(self.contenders[1:], self.pairs, strict=True)).get(contender)
+    def pair(self, run: ComparedRun) -> Pair | None:
+        """The pair of the best run with `run`; None for the best itself."""
+        return dict(zip(self.runs[1:], self.pairs, strict=True)).get(run)
 
     def to_json(self) -> dict[str, Any]:
         facts = {
@@ -101,54 +105,55 @@ class Comparison:
         }
         return {
             **facts,
-            "runs": [contender.to_json() for contender in self.contenders],
-            "pairs": [asdict(pair) | {"verdict": pair.verdict} for pair in self.pairs],
+            "runs": [run.to_json() for run in self.runs],
+            "pairs": [pair.to_json() for pair in self.pairs],
             "notes": list(self.notes),
         }
 
 
-def ranked(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
-    """Best first: by accuracy, among equals by loss."""
-    return tuple(sorted(contenders, key=lambda contender: (-contender.accuracy, contender.loss)))
+def ranked(runs: Sequence[ComparedRun]) -> tuple[ComparedRun, ...]:
+    """Sort runs by accuracy, highest first; equal ones by loss."""
+    return tuple(sorted(runs, key=lambda run: (-run.accuracy, run.loss)))
 
 
-def against_the_best(contenders: Sequence[Contender]) -> tuple[Pair, ...]:
-    """The first of the contenders against each of the others.
+def compare_with_best(runs: Sequence[ComparedRun]) -> tuple[Pair, ...]:
+    """Test the first of the ranked runs against each of the others.
 
-    The first was made the best by the images that it is then tested on; so Holm's correction is taken over all pairs of
-    contenders, not over those with the first alone.
+    The first run was selected as the best on the same images that it is tested on. Holm's correction is therefore over
+    all pairs of runs, not only over the pairs with the best.
     """
-    both_ways = list(itertools.combinations(range(len(contenders)), 2))
-    p_values = [mcnemar(*discordant(contenders[i].hits, contenders[j].hits)) for i, j in both_ways]
-    adjusted = dict(zip(both_ways, holm(p_values), strict=True))
-    best, *others = contenders
+    all_pairs = list(itertools.combinations(range(len(runs)), 2))
+    p_values = [mcnemar(*discordant(runs[i].correct, runs[j].correct)) for i, j in all_pairs]
+    adjusted = dict(zip(all_pairs, holm(p_values), strict=True))
+    best, *others = runs
     pairs = []
     for place, other in enumerate(others, 1):
-        only_best, only_other = discordant(best.hits, other.hits)
+        only_best, only_other = discordant(best.correct, other.correct)
         pairs.append(
             Pair(
                 best=best.name,
                 other=other.name,
                 only_best=only_best,
                 only_other=only_other,
-                difference=(only_best - only_other) / len(best.hits),
-                interval=difference_interval(only_best, only_other, len(best.hits)),
+                difference=(only_best - only_other) / len(best.correct),
+                interval=difference_interval(only_best, only_other, len(best.correct)),
                 p_value=mcnemar(only_best, only_other),
                 adjusted_p_value=adjusted[0, place],
-                distinguishable=adjusted[0, place] < SIGNIFICANT,
+                significant=adjusted[0, place] < SIGNIFICANT,
             )
         )
     return tuple(pairs)
 
 
-def discordant(one: Hits, other: Hits) -> tuple[int, int]:
-    """How many images only the one is right about, and how many only the other."""
+def discordant(one: Correct, other: Correct) -> tuple[int, int]:
+    """Numbers of images that only the one, and only the other, classified correctly."""
     return int((one & ~other).sum()), int((other & ~one).sum())
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """McNemar's test (1947), exact: how likely so uneven a split of the images that only one is right about would be,
-    were both models equally good. With no such image it is 1.
+    """p-value of McNemar's exact test (1947) from the numbers of images that only one model classified correctly.
+
+    It is the probability of a split at least as uneven if both models were equally good; 1 if there is no such image.
 
     >>> mcnemar(0, 5), mcnemar(3, 3)
     (0.0625, 1.0)
@@ -161,7 +166,7 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979): the chance of a single false alarm among them stays below 5 %.
+    """Adjust p-values for their number (Holm 1979), so that the chance of any false positive stays below 5 %.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -174,7 +179,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def difference_interval(only_one: int, only_other: int, images: int) -> Interval | None:
-    """95 % interval of the difference in accuracy on the same images, by bootstrap; None if there is no such image."""
+    """95 % bootstrap interval of the difference in accuracy on the same images; None if all resamples are equal."""
     counts = np.array([only_one, only_other, images - only_one - only_other])
     draws = np.concatenate(list(resampled(counts)))
     return percentiles((draws[:, 0] - draws[:, 1]) / images)

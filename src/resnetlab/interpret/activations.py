@@ -1,4 +1,4 @@
-"""One image on its way through a network: what leaves its stem, each of its stages, and its head."""
+"""Activations of one image: the outputs of a network's stem, stages, units and head."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from resnetlab.models.summary import stage_of
 
 Floats = NDArray[np.float32]
 
-# A norm and a ReLU may be computed together and are then never asked, so their output is taken where the next module,
-# which is always asked, receives it; and what is pooled where it has lost its 1×1 positions.
-RECEIVERS = {"image": "conv1", "relu": "maxpool", "last_relu": "avgpool", "avgpool": "fc"}
+# A fused kernel may skip a norm's and a ReLU's own hooks, so their output is read as the input of the next module.
+# The pooled features are read there too: `fc` receives them without their 1×1 positions.
+READ_AT = {"image": "conv1", "relu": "maxpool", "last_relu": "avgpool", "avgpool": "fc"}
 
 
 @dataclass(frozen=True, eq=False)
-class Stop:
-    """What the signal is at one place.
+class Activation:
+    """The output of one module for one image.
 
-    `name` is "image" or the module that it leaves: conv1, relu, maxpool, layer1 and so on, last_relu, avgpool, fc, or a
-    unit such as layer1.0. `values` are (C, H, W); of avgpool and fc they are (C,).
+    `name` is "image" or a module: conv1, relu, maxpool, layer1 and so on, last_relu, avgpool, fc, or a unit such as
+    layer1.0. `values` are (C, H, W); those of avgpool and fc are (C,).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Stop:
 
     @property
     def stage(self) -> str:
-        """The row of Table 1 that it belongs to."""
+        """The row of Table 1 that the module belongs to."""
         return self.name if self.name == "image" else stage_of(self.name)
 
     @property
@@ -48,61 +48,63 @@ class Stop:
 
     @property
     def std(self) -> float:
-        """Of all values around their mean (divided by their number)."""
+        """Standard deviation of all values, divided by N."""
         return float(self.values.std(dtype=np.float64))
 
     @property
-    def silent(self) -> float:
-        """The share of values that are exactly zero: what a ReLU has cut off."""
+    def zero_share(self) -> float:
+        """Share of values that are exactly zero, such as those that a ReLU has cut off."""
         return float(np.mean(self.values == 0))
 
 
-def journey(network: ResNet, image: Tensor, *, units: bool = False) -> list[Stop]:
-    """Send one image through the network, in evaluation mode and fp32, and keep what it is at each stop.
+def collect_activations(network: ResNet, image: Tensor, *, units: bool = False) -> list[Activation]:
+    """Send one image through the network, in evaluation mode and fp32, and return the activations in their order.
 
-    `image` is (C, H, W) or (1, C, H, W), normalised. The stops are the image, then the `sections` of the network in
-    their order; with `units` also every unit of every stage. The network is left as it was.
+    `image` is (C, H, W) or (1, C, H, W), normalised. The first activation is the image; one for each of the network's
+    `sections` follows, and with `units` one for each residual unit. Hooks are removed and the training mode is restored
+    afterwards. Raises ValueError for more than one image.
 
     >>> from resnetlab.models import build_model
-    >>> stops = journey(build_model("resnet20", 10), torch.zeros(3, 32, 32))
-    >>> [(stop.name, stop.shape) for stop in stops][-3:]
+    >>> found = collect_activations(build_model("resnet20", 10), torch.zeros(3, 32, 32))
+    >>> [(activation.name, activation.shape) for activation in found][-3:]
     [('layer3', (64, 8, 8)), ('avgpool', (64,)), ('fc', (10,))]
     """
     batch = image if image.ndim == 4 else image[None]
     if batch.ndim != 4 or len(batch) != 1:
-        raise ValueError(f"one image (C, H, W) is needed, not {tuple(image.shape)}")
+        raise ValueError(f"expected one image (C, H, W), got {tuple(image.shape)}")
     names = ["image", *(section.name for section in sections(network))]
     if units:
-        names = [name for stop in names for name in (*units_of(network, stop), stop)]
-    seen: dict[str, Floats] = {}
+        names = [name for section in names for name in (*unit_names(network, section), section)]
+    values: dict[str, Floats] = {}
 
     def keep(name: str, output: Tensor) -> None:
-        seen[name] = output[0].float().cpu().numpy().copy()  # for a ReLU may work in place
+        values[name] = output[0].float().cpu().numpy().copy()  # a ReLU in place would overwrite it
 
-    def after(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def keep_output(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         keep(name, output)
 
-    def before(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def keep_input(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         keep(name, inputs[0])
 
-    handles = []
+    hooks = []
     for name in names:
-        if name in RECEIVERS:
-            receiver = network.get_submodule(RECEIVERS[name])
-            handles.append(receiver.register_forward_pre_hook(partial(before, name)))
+        if name in READ_AT:
+            module = network.get_submodule(READ_AT[name])
+            hooks.append(module.register_forward_pre_hook(partial(keep_input, name)))
         else:
-            handles.append(network.get_submodule(name).register_forward_hook(partial(after, name)))
-    place = next(network.parameters()).device
+            hooks.append(network.get_submodule(name).register_forward_hook(partial(keep_output, name)))
+    device = next(network.parameters()).device
     try:
-        with evaluating(network), torch.inference_mode(), torch.autocast(place.type, enabled=False):
-            network(batch.to(place, torch.float32))
+        with evaluating(network), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            network(batch.to(device, torch.float32))
     finally:
-        for handle in handles:
-            handle.remove()
-    return [Stop(name, seen[name]) for name in names]
+        for hook in hooks:
+            hook.remove()
+    return [Activation(name, values[name]) for name in names]
 
 
-def units_of(network: ResNet, name: str) -> list[str]:
-    if not name.startswith("layer"):
+def unit_names(network: ResNet, section: str) -> list[str]:
+    """Names of the residual units of a section, such as layer1.0; empty outside the stages."""
+    if not section.startswith("layer"):
         return []
-    return [f"{name}.{unit}" for unit, _ in network.get_submodule(name).named_children()]
+    return [f"{section}.{unit}" for unit, _ in network.get_submodule(section).named_children()]

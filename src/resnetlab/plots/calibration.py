@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from resnetlab.evaluation.proportions import wilson
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.plots.style import (
     INK,
     MUTED,
@@ -32,7 +32,7 @@ Bin: TypeAlias = Mapping[str, Any]
 
 
 @house_style()
-def reliability(panels: Mapping[str, Sequence[Bin]], title: str) -> Figure:
+def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> Figure:
     """Accuracy over confidence, bin by bin, in a panel for each of `panels` (a caption and its bins).
 
     On the dashed diagonal a probability is what it says. What is missing to it is red: the network is surer than it

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from resnetlab.evaluation.proportions import wilson
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.plots.style import (
     FAINT,
     INK,

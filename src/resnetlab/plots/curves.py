@@ -1,7 +1,8 @@
-"""The curves of a run: loss, accuracy and learning rate over its epochs."""
+"""Learning curves: loss, accuracy and learning rate over the epochs of one run, and several runs in one figure."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,6 +21,7 @@ from resnetlab.plots.style import (
     empty_figure,
     fit_below_header,
     house_style,
+    name,
     new_figure,
     percent,
 )
@@ -33,6 +35,12 @@ What is absent, None, NaN or infinite is not drawn."""
 
 FEW = 30  # epochs; up to here each one gets a dot
 OUTLIER = 6  # a loss this many times the 90th percentile would squeeze the curve into a sixth of the panel
+
+
+# Okabe and Ito (2008), without their yellow, which is too pale for a line on white.
+# Seven colours and four dashes repeat after 28 lines; a dashed line leaves a line below it visible.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1f2430")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
 
 class Series(NamedTuple):
@@ -71,8 +79,8 @@ def curves(
         mark_best(axes, epochs, best_epoch, f"val_{score}", scale)
         mark_test(axes, epochs, scale * column(final, score)[0], form)
     draw_rate(rate, epochs)
-    for axes, name in ((loss, "Loss"), (accuracy, "Accuracy, %"), (rate, "Learning rate")):
-        dress(axes, name, column(epochs, "epoch"))
+    for axes, panel in ((loss, "Loss"), (accuracy, "Accuracy, %"), (rate, "Learning rate")):
+        dress(axes, panel, column(epochs, "epoch"))
     accuracy.set_ylim(*np.clip(accuracy.get_ylim(), -1, 101))
     cut_outliers(loss, epochs, column(final, "loss")[0])
     handles, labels = accuracy.get_legend_handles_labels()
@@ -168,3 +176,39 @@ def cut_outliers(axes: Axes, epochs: Sequence[EpochRow], test_loss: float) -> No
         note = f"↑ {counted(int(np.sum(~usual)), 'epoch')} above, up to {worst.max():.3g}"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 2}
         axes.text(0.98, 0.98, note, transform=axes.transAxes, ha="right", va="top", size=9, color=MUTED, bbox=box)
+
+
+@house_style()
+def overlaid_curves(runs: Sequence[tuple[str, Sequence[EpochRow]]], title: str) -> Figure:
+    """Validation loss and accuracy over the epochs, and accuracy over the time spent training: a line for each run.
+
+    `runs` are names and epochs, as for `curves`, with `train_seconds` in each epoch for the last panel.
+    """
+    heading = f"Learning curves: {title}"
+    drawn = [(label, rows) for label, rows in runs if rows]
+    if not drawn:
+        return empty_figure(heading, counted(len(runs), "run"), "No epoch has been finished yet.")
+    figure = new_figure(12, 4.2 + 0.2 * (len(drawn) // 4), heading, f"{counted(len(runs), 'run')}, validation scores")
+    fit_below_header(figure)
+    loss, accuracy, over_time = figure.subplots(1, 3)
+    for (label, rows), colour, dash in zip(drawn, itertools.cycle(COLOURS), itertools.cycle(DASHES), strict=False):
+        look = {"color": colour, "ls": dash, "lw": 1.7, "marker": "o" if len(rows) <= FEW else "", "markersize": 4}
+        epoch, minutes = column(rows, "epoch"), np.cumsum(column(rows, "train_seconds")) / 60
+        loss.plot(epoch, column(rows, "val_loss"), **look)
+        accuracy.plot(epoch, 100 * column(rows, "val_accuracy"), label=name(label, 40), **look)
+        over_time.plot(minutes, 100 * column(rows, "val_accuracy"), **look)
+    longest = max((column(rows, "epoch") for _, rows in drawn), key=len)
+    for axes, panel in ((loss, "Loss"), (accuracy, "Accuracy, %"), (over_time, "Accuracy, %, over time")):
+        dress(axes, panel, longest)
+    over_time.set_xlabel("minutes of training")
+    over_time.autoscale(axis="x")
+    over_time.margins(x=0.04)
+    cut_outliers(loss, [only_loss(row) for _, rows in drawn for row in rows], np.nan)
+    handles, labels = accuracy.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=4, fontsize=9, labelcolor=MUTED)
+    return figure
+
+
+def only_loss(row: EpochRow) -> Mapping[str, object]:
+    """What counts for the loss axis: the loss that is drawn."""
+    return {"val_loss": row.get("val_loss")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnetlab.evaluation.access_log import runs_were, times
-from resnetlab.evaluation.comparison import Comparison, Contender, Pair
+from resnetlab.evaluation.comparison import ComparedRun, Comparison, Pair
 from resnetlab.evaluation.intervals import RESAMPLES, Interval
 from resnetlab.files import write_json, write_text
 from resnetlab.report import html
@@ -28,10 +28,9 @@ def quality(comparison: Comparison) -> Cells:
     """What each run scored, and how it differs from the best."""
     columns = ("run", "accuracy", "95% interval", "macro-F1", "points behind", "interval", "p", "verdict")
     rows = []
-    for contender in comparison.contenders:
-        pair = comparison.pair(contender)
-        scored = [contender.name, percent(contender.accuracy), spread(contender.accuracy_interval)]
-        rows.append([*scored, percent(contender.macro_f1), *against_best(pair)])
+    for run in comparison.runs:
+        scored = [run.name, percent(run.accuracy), spread(run.accuracy_interval)]
+        rows.append([*scored, percent(run.macro_f1), *against_best(comparison.pair(run))])
     return Cells(columns, rows)
 
 
@@ -45,10 +44,10 @@ def against_best(pair: Pair | None) -> list[str]:
 def cost(comparison: Comparison) -> Cells:
     """What each run took."""
     columns = ("run", "network", "parameters", "MACs", "epochs", "minutes", "images/s", "machine")
-    return Cells(columns, [cost_row(contender) for contender in comparison.contenders])
+    return Cells(columns, [cost_row(run) for run in comparison.runs])
 
 
-def cost_row(run: Contender) -> list[str]:
+def cost_row(run: ComparedRun) -> list[str]:
     return [
         run.name,
         run.model,
@@ -64,7 +63,7 @@ def cost_row(run: Contender) -> list[str]:
 def heading(comparison: Comparison) -> str:
     augmented = "" if comparison.tta == "none" else f", test-time augmentation: {comparison.tta}"
     return (
-        f"{len(comparison.contenders)} runs on the {comparison.images:,} images of the {comparison.split} split of "
+        f"{len(comparison.runs)} runs on the {comparison.images:,} images of the {comparison.split} split of "
         f"{comparison.data}{augmented}"
     )
 
@@ -73,8 +72,8 @@ def sentences(comparison: Comparison) -> Iterator[str]:
     """What follows from the numbers, and what to know about them."""
     yield from (pair.sentence() for pair in comparison.pairs)
     if comparison.split == "test":
-        looks = ", ".join(f"{run.name} {times(run.looks)}" for run in comparison.contenders)
-        yield f"looks: {runs_were(comparison.runs_on_split)} scored on this test set; {looks}"
+        uses = ", ".join(f"{run.name} {times(run.test_set_uses)}" for run in comparison.runs)
+        yield f"test set use: {runs_were(comparison.runs_on_split)} scored on this test set; {uses}"
     yield from (f"note: {note}" for note in comparison.notes)
 
 
@@ -83,12 +82,12 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
 
     Raises DiskTrouble.
     """
-    from resnetlab.plots.comparison import overlaid_curves  # matplotlib takes its time to import
+    from resnetlab.plots.curves import overlaid_curves  # matplotlib takes its time to import
     from resnetlab.plots.style import save
 
     make_folder(folder)
     page, curves = folder / "comparison.html", folder / "curves.png"
-    runs = [(contender.name, contender.epoch_rows) for contender in comparison.contenders]
+    runs = [(run.name, run.epoch_rows) for run in comparison.runs]
     save(overlaid_curves(runs, comparison.data), curves)
     write_json(folder / "comparison.json", comparison.to_json())
     write_text(page, write_up(comparison, curves.read_bytes()))

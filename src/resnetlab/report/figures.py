@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from resnetlab import plots
 from resnetlab.evaluation.calibration import expected_calibration_error
 from resnetlab.interpret.embedding import plane
+from resnetlab.plots.calibration import confidence_histogram, reliability_diagram
+from resnetlab.plots.classes import class_bars, confused_pairs
+from resnetlab.plots.confusion import confusion_matrix
+from resnetlab.plots.curves import curves
+from resnetlab.plots.network import embedding_map, filters, grad_cams
 from resnetlab.plots.style import percent
 from resnetlab.report.html import Html, text
 from resnetlab.report.numbers import class_table, epoch_table
 from resnetlab.report.page import section
 from resnetlab.report.pieces import element, join, more, picture, stored, thumbnail
 from resnetlab.report.reading import Facts, Scored
-from resnetlab.runs.report_samples import ReportSamples, Seen
+from resnetlab.runs.report_samples import ReportSamples, Sample
 
 MANY = 40  # classes; from here a matrix is wider than the page, and is scrolled
 
@@ -27,7 +31,7 @@ def learning(facts: Facts) -> Html | None:
     test, best = facts.scored.get("test"), facts.best_epoch
     row = next(row for row in facts.rows if row["epoch"] == best)
     told = f"Loss, accuracy and learning rate over {len(facts.rows)} epochs. Best epoch {best}, validation accuracy "
-    figure = plots.curves(facts.rows, test.metrics if test else None, facts.title, best_epoch=best)
+    figure = curves(facts.rows, test.metrics if test else None, facts.title, best_epoch=best)
     note = (
         f"The best epoch is the one with the best validation {facts.config.best_by.replace('_', '-')}. The shaded gap "
         "between the fixed training images and validation is what does not carry over to new images."
@@ -46,10 +50,10 @@ def classes(facts: Facts) -> Html | None:
     if scored.matrix is not None:
         matrix, names, title = scored.matrix, scored.classes, scored.title
         kind = "large" if len(names) > MANY else None
-        bars = plots.class_bars(matrix, names, title)
-        pairs = plots.confused_pairs(matrix, names, title)
-        shares = plots.confusion_matrix(matrix, names, title, show="shares")
-        counts = plots.confusion_matrix(matrix, names, title, show="counts")
+        bars = class_bars(matrix, names, title)
+        pairs = confused_pairs(matrix, names, title)
+        shares = confusion_matrix(matrix, names, title, show="shares")
+        counts = confusion_matrix(matrix, names, title, show="counts")
         alike = f"Confusion matrix of {len(names)} classes, true by predicted, "
         parts += [
             picture(bars, f"Recall and precision of {len(names)} classes with intervals", note=BARS),
@@ -77,10 +81,10 @@ def calibration(facts: Facts) -> Html | None:
             "100. The temperature is one number, fitted on validation, that all logits are divided by; it changes no "
             "prediction."
         )
-        figure = plots.reliability(panels, scored.title)
+        figure = reliability_diagram(panels, scored.title)
         parts.append(picture(figure, f"Reliability diagram: {'; '.join(panels)}", note=note))
     if scored and scored.confidence is not None and scored.right is not None:
-        figure = plots.confidence_histogram(scored.confidence, scored.right, scored.title)
+        figure = confidence_histogram(scored.confidence, scored.right, scored.title)
         parts.append(picture(figure, "Histograms of the confidence of right and of wrong predictions"))
     return section("calibration", "Calibration", *parts) if parts else None
 
@@ -98,14 +102,14 @@ def reliability_panels(scored: Scored) -> dict[str, list[dict[str, Any]]]:
 
 def images(facts: Facts) -> Html | None:
     """Single images: what went wrong, what is usual, and where the network looked."""
-    looks, scored = facts.looks, facts.scored.get("val")
+    looks, scored = facts.samples, facts.scored.get("val")
     if scored is None:
         return None
     if looks is None or not of_same(looks, scored):
         kept = [stored(facts.run.evaluation("val") / f"{n}.png", f"Validation: {n}") for n in ("mistakes", "samples")]
         return section("images", "Images", *kept) if any(kept) else None
     names = scored.classes
-    wrong = [looks.seen[place] for place in looks.mistakes]
+    wrong = [looks.shown[place] for place in looks.mistakes]
     parts = [
         element("p", text(WHY_VALIDATION), class_="muted"),
         element("h3", text("Worst mistakes, highest loss first" if wrong else "✓ No mistakes on validation")),
@@ -114,12 +118,12 @@ def images(facts: Facts) -> Html | None:
         gallery(looks, looks.samples, names),
     ]
     if len(looks.mapped):
-        figure = plots.grad_cams(
+        figure = grad_cams(
             looks.images[list(looks.mapped)],
             looks.maps / 255,
-            np.array([looks.seen[place].true for place in looks.mapped]),
-            looks.named,
-            looks.sure,
+            np.array([looks.shown[place].true for place in looks.mapped]),
+            looks.classes,
+            looks.probabilities,
             classes=names,
             title=scored.title,
         )
@@ -139,11 +143,11 @@ CAM = (
 
 def gallery(looks: ReportSamples, places: tuple[int, ...], names: list[str]) -> Html:
     """Images with captions, in real text."""
-    items = [entry(looks.seen[place], looks.images[place], names) for place in places]
+    items = [entry(looks.shown[place], looks.images[place], names) for place in places]
     return join(element("ul", *items, class_="gallery"), "\n") if items else Html("")
 
 
-def entry(seen: Seen, pixels: Any, names: list[str]) -> Html:
+def entry(seen: Sample, pixels: Any, names: list[str]) -> Html:
     """One image of a gallery."""
     right = seen.true == seen.predicted
     said = f"{'✓' if right else '✗'} {names[seen.predicted]}"
@@ -157,14 +161,14 @@ def entry(seen: Seen, pixels: Any, names: list[str]) -> Html:
 
 def inside(facts: Facts) -> Html | None:
     """What the network has learned to see."""
-    looks, scored, parts = facts.looks, facts.scored.get("val"), []
+    looks, scored, parts = facts.samples, facts.scored.get("val"), []
     if looks is not None and scored is not None and of_same(looks, scored):
         points = plane(looks.features.astype(np.float64))
-        figure = plots.embedding_map(points, looks.true, looks.predicted, classes=scored.classes, title=scored.title)
+        figure = embedding_map(points, looks.true, looks.predicted, classes=scored.classes, title=scored.title)
         parts.append(picture(figure, f"{len(points)} images in the plane, near where their features are", note=MAP))
     if facts.model is not None:
         weights = facts.model.network.get_parameter("conv1.weight").detach().numpy()
-        parts.append(picture(plots.filters(weights, facts.config.model.name), f"{len(weights)} small filters"))
+        parts.append(picture(filters(weights, facts.config.model.name), f"{len(weights)} small filters"))
     return section("inside", "Inside the network", *parts) if parts else None
 
 
@@ -176,6 +180,6 @@ MAP = (
 
 def of_same(looks: ReportSamples, scored: Scored) -> bool:
     """Whether the kept images belong to these scores."""
-    classes = max((max(seen.true, seen.predicted) for seen in looks.seen), default=0)
+    classes = max((max(seen.true, seen.predicted) for seen in looks.shown), default=0)
     digests = (scored.at("weights_digest"), scored.at("split_digest"))
     return (looks.weights_digest, looks.split_digest) == digests and classes < len(scored.classes)

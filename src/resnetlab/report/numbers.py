@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from resnetlab.evaluation.proportions import wilson
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.report.html import Html, text
 from resnetlab.report.pieces import UNDEFINED, between, element, join, more, number, table
 from resnetlab.report.reading import Facts, Scored, is_number
@@ -69,7 +69,7 @@ def headline(facts: Facts) -> list[Html]:
         )
     parts = [element("p", text(" ".join(said)), class_="muted"), element("div", *tiles, class_="tiles")]
     if facts.count is not None:
-        parts.append(element("p", text(f"Looks at the test set: {facts.count.sentence()}."), id="ledger"))
+        parts.append(element("p", text(f"{facts.count.sentence().capitalize()}."), id="access-log"))
     return [*parts, all_scores(list(facts.scored.values()))]
 
 

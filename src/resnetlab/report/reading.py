@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetlab.errors import BadInput, Damaged, printable
-from resnetlab.evaluation.access_log import Count
+from resnetlab.evaluation.access_log import AccessCount
 from resnetlab.evaluation.metrics import Score
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.runs.config import RunConfig
@@ -81,8 +81,8 @@ class Facts:
     rows: list[dict[str, Any]]
     model: Model | None
     scored: dict[str, Scored]  # by the names of their folders
-    looks: ReportSamples | None
-    count: Count | None  # of looks at the test set
+    samples: ReportSamples | None
+    count: AccessCount | None  # of the test set
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -137,7 +137,7 @@ def read_facts(path: Path) -> Facts:
         rows=rows,
         model=attempt(lambda: read_model(run.best), None) if run.best.exists() else None,
         scored=scored,
-        looks=attempt(lambda: ReportSamples.read(run.evaluation("val")), None),
+        samples=attempt(lambda: ReportSamples.read(run.evaluation("val")), None),
         count=count(run, scored.get("test")),
     )
     facts.missing = [*missing, *gaps(facts)]
@@ -164,7 +164,7 @@ def gaps(facts: Facts) -> Iterator[str]:
             yield sentence.format(" and ".join(f"the {one.title}" for one in lacking))
     if facts.model is None:
         yield "The best weights (best.safetensors) are not here, so the first filters are not drawn."
-    if "val" in scored and facts.looks is None:
+    if "val" in scored and facts.samples is None:
         evaluate = f"; `resnetlab evaluate {path}` keeps some" if facts.model is not None else ""
         yield f"No validation images were kept to show, for Grad-CAM and for the map of the features{evaluate}."
 
@@ -235,9 +235,9 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def count(run: RunFolder, test: Scored | None) -> Count | None:
+def count(run: RunFolder, test: Scored | None) -> AccessCount | None:
     """How often the test set was looked at, where that is on record."""
     if test is None or not isinstance(test.metrics.get("split_digest"), str):
         return None
     found = run.ledger.count(test.metrics["weights_digest"], test.metrics["split_digest"])
-    return found if found.looks else None
+    return found if found.accesses else None

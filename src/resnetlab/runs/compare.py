@@ -14,7 +14,7 @@ import numpy as np
 from resnetlab.data.splits import names_digest
 from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.access_log import AccessLog
-from resnetlab.evaluation.comparison import Comparison, Contender, Hits, against_the_best, ranked
+from resnetlab.evaluation.comparison import ComparedRun, Comparison, Correct, compare_with_best, ranked
 from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import confusion_of
 from resnetlab.inference.model_file import read_model
@@ -24,30 +24,30 @@ from resnetlab.runs.score import SplitName
 
 
 def compare(folders: Sequence[Path], split: SplitName = "test") -> Comparison:
-    """The runs in `folders` against each other, by what they were scored on the same split.
+    """Compare the runs in `folders` by their scores on the same split.
 
-    Raises BadInput if a run has not been scored on it, was scored with other weights than it has now, or on other
-    images than the rest; Damaged if its predictions are not those of its scores.
+    Raises BadInput if a run has not been scored on the split, has other weights now than when it was scored, or was
+    scored on other images than the rest; Damaged if its predictions do not belong to its scores.
     """
     if len(folders) < 2:
         raise BadInput("a comparison needs two runs or more: resnetlab compare RUN RUN …")
     runs = [RunFolder.open(path) for path in folders]
     scores = [scores_of(run, split) for run in runs]
     require_alike(runs, scores, split)
-    ledgers = [run.ledger for run in runs] if split == "test" else []
-    shared = AccessLog(None, tuple(dict.fromkeys(file for ledger in ledgers for file in ledger.files)))
-    contenders = [contender(*given, split) for given in zip(runs, scores, distinct_names(runs), strict=True)]
-    first, ordered = scores[0], ranked(contenders)
+    logs = [run.ledger for run in runs] if split == "test" else []
+    together = AccessLog(None, tuple(dict.fromkeys(file for log in logs for file in log.files)))
+    compared = [compared_run(*given, split) for given in zip(runs, scores, distinct_names(runs), strict=True)]
+    first, ordered = scores[0], ranked(compared)
     return Comparison(
         split=split,
         data=first["data"],
         split_digest=first["split_digest"],
         images=first["images"],
         tta=first.get("tta", "none"),
-        runs_on_split=shared.count("", first["split_digest"]).runs,
-        contenders=ordered,
-        pairs=against_the_best(ordered),
-        notes=(*shared.looks()[1], *differences(ordered)),
+        runs_on_split=together.count("", first["split_digest"]).runs,
+        runs=ordered,
+        pairs=compare_with_best(ordered),
+        notes=(*together.accesses()[1], *cost_notes(ordered)),
     )
 
 
@@ -81,24 +81,24 @@ def require_alike(runs: Sequence[RunFolder], scores: Sequence[Mapping[str, Any]]
     raise BadInput(f"these runs were scored on different {split} splits and cannot be compared ({'; '.join(told)})")
 
 
-def contender(run: RunFolder, scores: Mapping[str, Any], name: str, split: str) -> Contender:
-    """A run as it goes into a comparison."""
-    hits, spread = predictions(run, scores, split)
+def compared_run(run: RunFolder, scores: Mapping[str, Any], name: str, split: str) -> ComparedRun:
+    """The scores, predictions and costs of a run."""
+    correct, spread = predictions(run, scores, split)
     parameters, macs = size(run, scores, split)
     rows = run.rows
     seconds = sum(row["train_seconds"] for row in rows)
     images = sum(row["images_per_second"] * row["train_seconds"] for row in rows)
-    ledger, digest = run.ledger, scores["weights_digest"]
-    return Contender(
+    digest = scores["weights_digest"]
+    return ComparedRun(
         name=name,
-        hits=hits,
+        correct=correct,
         accuracy=scores["accuracy"],
         accuracy_interval=spread["accuracy"],
         macro_f1=scores["macro"].get("f1"),
         macro_f1_interval=spread["macro_f1"],
         loss=scores["loss"],
         ece=scores["calibration"]["ece"] if "calibration" in scores else None,
-        looks=ledger.count(digest, scores["split_digest"]).by_model if split == "test" else 0,
+        test_set_uses=run.ledger.count(digest, scores["split_digest"]).by_model if split == "test" else 0,
         model=scores["model"],
         weights_digest=digest,
         parameters=parameters,
@@ -111,7 +111,7 @@ def contender(run: RunFolder, scores: Mapping[str, Any], name: str, split: str) 
     )
 
 
-def predictions(run: RunFolder, scores: Mapping[str, Any], split: str) -> tuple[Hits, dict[str, Any]]:
+def predictions(run: RunFolder, scores: Mapping[str, Any], split: str) -> tuple[Correct, dict[str, Any]]:
     """Which images the run is right about, by their names, and the intervals of its scores."""
     file = run.evaluation(split) / "predictions.csv"
     try:
@@ -172,12 +172,12 @@ def distinct_names(runs: Sequence[RunFolder]) -> list[str]:
     return [printable(name) for name in called]
 
 
-def differences(contenders: Sequence[Contender]) -> list[str]:
-    """What makes the costs hard to compare."""
+def cost_notes(runs: Sequence[ComparedRun]) -> list[str]:
+    """Warnings about costs that cannot be compared, and about equal weights."""
     notes = []
-    if len({contender.machine for contender in contenders}) > 1:
-        notes.append("the runs were trained on different machines or in different precisions: compare no times")
-    for one, other in itertools.combinations(contenders, 2):
+    if len({run.machine for run in runs}) > 1:
+        notes.append("the runs were trained on different machines or in different precisions: do not compare times")
+    for one, other in itertools.combinations(runs, 2):
         if one.weights_digest == other.weights_digest:
             notes.append(f"{one.name} and {other.name} have the same weights")
     return notes

@@ -98,20 +98,24 @@ def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> Non
 
 def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibration: Mapping[str, Any]) -> None:
     """The pictures: confusion matrix, classes, calibration, samples, worst mistakes."""
-    from resnetlab import plots  # matplotlib takes its time to import
+    from resnetlab.plots.calibration import reliability_diagram  # matplotlib takes its time to import
+    from resnetlab.plots.classes import class_bars
+    from resnetlab.plots.confusion import confusion_matrix
+    from resnetlab.plots.images import mistakes, samples
+    from resnetlab.plots.style import save
 
     labels, predicted, probability = evaluation.labels, evaluation.predicted, evaluation.probabilities.max(1)
     images = np.asarray(evaluation.preprocessing.seen(evaluation.split.images).cpu())
     about: Any = {"classes": evaluation.classes, "title": evaluation.title}
     loss = losses(evaluation.probabilities, labels)
-    plots.save(plots.confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
-    plots.save(plots.class_bars(matrix, **about), folder / "classes.png")
+    save(confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
+    save(class_bars(matrix, **about), folder / "classes.png")
     panels = {"as it is": calibration["bins"]}
     if calibration["after"]:
         panels[f"at temperature {calibration['temperature']['value']:.3g}"] = calibration["after"]["bins"]
-    plots.save(plots.reliability(panels, evaluation.title), folder / "calibration.png")
-    plots.save(plots.samples(images, labels, predicted, probability, **about), folder / "samples.png")
-    plots.save(plots.mistakes(images, labels, predicted, probability, loss, **about), folder / "mistakes.png")
+    save(reliability_diagram(panels, evaluation.title), folder / "calibration.png")
+    save(samples(images, labels, predicted, probability, **about), folder / "samples.png")
+    save(mistakes(images, labels, predicted, probability, loss, **about), folder / "mistakes.png")
 
 
 def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:

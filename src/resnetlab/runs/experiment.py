@@ -135,10 +135,11 @@ def finish(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopReque
 
 
 def draw_curves(config: RunConfig, run: RunFolder) -> None:
-    from resnetlab import plots  # matplotlib takes its time to import
+    from resnetlab.plots.curves import curves  # matplotlib takes its time to import
+    from resnetlab.plots.style import save
 
     rows = run.rows
     scores = [Score(row["val_loss"], row["val_accuracy"], row["val_macro_f1"]) for row in rows]
     title = f"{config.model.name} on {Path(config.data.name).name}"
     best = best_epoch(scores, config.best_by) + 1
-    plots.save(plots.curves(rows, run.final_metrics("test"), title, best_epoch=best), run.path / "curves.png")
+    save(curves(rows, run.final_metrics("test"), title, best_epoch=best), run.path / "curves.png")

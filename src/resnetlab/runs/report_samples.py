@@ -1,10 +1,11 @@
-"""What is worth looking at in a split, small enough to keep: images, where the network looked, a map of its features.
+"""Report samples: the images of a split that a report shows, with Grad-CAM maps and features, in one small file.
 
-Scoring leaves it behind, because there network, images and probabilities are together; a report draws from it.
+Scoring writes the file, because network, images and probabilities are in memory there; a report draws from it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.runs.evaluation_files import Evaluation, make_folder
 from resnetlab.runtime import Runtime
 
-FILE, FORMAT, VERSION = "looks.safetensors", "resnetlab-looks", 1
+FILE, FORMAT, VERSION = "report_samples.safetensors", "resnetlab-report-samples", 1
+OLD_FILE, OLD_FORMAT = "looks.safetensors", "resnetlab-looks"  # of runs scored before version 0.2
+OLD_NAMES = {"shown": "seen", "classes": "named", "probabilities": "sure"}
 SHOWN, MAPPED = 18, 4  # samples and as many mistakes; half of the images with Grad-CAM maps
-LARGEST = 160  # pixels; larger images are kept this large
+LARGEST = 160  # pixels; larger images are stored at this size
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One image that is shown: what it is, and what the network says of it."""
+class Sample:
+    """One image of a report: its name, its true class and its prediction."""
 
     name: str
     true: int
@@ -41,31 +44,32 @@ class Seen:
 
 @dataclass(frozen=True)
 class ReportSamples:
-    """The kept images, uint8 (n, H, W, C), with what is known of each, and which of them are shown where.
+    """The stored `images` (n, H, W, C), uint8, a `Sample` for each in `shown`, and their places in the report.
 
-    `maps` (m, 2, H, W) are Grad-CAM maps, uint8, of the images at `mapped`, for the classes `named` (m, 2), whose
-    probabilities are `sure` (m, 2). `features` (M, C) belong to images whose classes are `true` and `predicted` (M,).
+    `samples`, `mistakes` and `mapped` are indices into both. `maps` (m, 2, H, W), uint8, are the Grad-CAM maps of the
+    images at `mapped` for two `classes` (m, 2) with their `probabilities` (m, 2). `features` (M, C) are those of up to
+    2,000 images, whose classes are `true` and `predicted` (M,).
     """
 
     weights_digest: str
     split_digest: str
-    seen: tuple[Seen, ...]
+    shown: tuple[Sample, ...]
     samples: tuple[int, ...]
     mistakes: tuple[int, ...]
     mapped: tuple[int, ...]
     images: NDArray[np.uint8]
     maps: NDArray[np.uint8]
-    named: NDArray[np.int64]
-    sure: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
     features: NDArray[np.float16]
     true: NDArray[np.int64]
     predicted: NDArray[np.int64]
 
     @classmethod
-    def at(cls, evaluation: Evaluation, network: ResNet, features: Tensor, runtime: Runtime) -> ReportSamples:
-        """What to keep of an evaluation: samples evenly spread, the costliest mistakes, maps of some of both.
+    def of(cls, evaluation: Evaluation, network: ResNet, features: Tensor, runtime: Runtime) -> ReportSamples:
+        """Select evenly spread samples and the mistakes with the highest loss, and compute maps of some of both.
 
-        `features` (M, C) are those of `spread(len(split), MOST)`, from `catching_features`.
+        `features` (M, C) are those of the images `spread(len(split), MOST)`, from `catching_features`.
         """
         labels, predicted = evaluation.labels, evaluation.predicted
         loss = losses(evaluation.probabilities, labels)
@@ -76,18 +80,18 @@ class ReportSamples:
         mapped = np.concatenate([mistakes[:MAPPED], right[:MAPPED]])
         kept = np.unique(np.concatenate([samples, mistakes]))
         place = {int(index): at for at, index in enumerate(kept)}
-        named = two_classes(evaluation.probabilities[mapped], labels[mapped])
+        pairs = two_classes(evaluation.probabilities[mapped], labels[mapped])
         pixels = evaluation.split.images[torch.from_numpy(mapped)].to(runtime.device)
         normalized = evaluation.preprocessing.normalize(pixels)
-        classes = torch.from_numpy(named).to(runtime.device)
-        maps = [grad_cam(network, normalized, classes[:, which]) for which in (0, 1)]
+        columns = torch.from_numpy(pairs).to(runtime.device).unbind(1)
+        maps = [grad_cam(network, normalized, classes) for classes in columns]
         images = evaluation.preprocessing.seen(evaluation.split.images[torch.from_numpy(kept)]).cpu().numpy()
         embedded = spread(len(labels), MOST)
         return cls(
             weights_digest=evaluation.facts["weights_digest"],
             split_digest=evaluation.facts["split_digest"],
-            seen=tuple(
-                Seen(
+            shown=tuple(
+                Sample(
                     evaluation.split.names[i],
                     int(labels[i]),
                     int(predicted[i]),
@@ -103,45 +107,49 @@ class ReportSamples:
             maps=np.stack([[shrunk(as_bytes(one)) for one in pair] for pair in zip(*maps, strict=True)])
             if len(mapped)
             else np.zeros((0, 2, 1, 1), np.uint8),
-            named=named,
-            sure=np.take_along_axis(evaluation.probabilities[mapped], named, 1),
+            classes=pairs,
+            probabilities=np.take_along_axis(evaluation.probabilities[mapped], pairs, 1),
             features=np.asarray(features.float().clamp(-6e4, 6e4).cpu(), np.float16),
             true=labels[embedded],
             predicted=predicted[embedded],
         )
 
     def write(self, folder: Path) -> None:
-        """Into `folder`, whole or not at all. Raises DiskTrouble."""
+        """Write the file into `folder`, whole or not at all, in place of an older version's. Raises DiskTrouble."""
         make_folder(folder)
-        facts = {"format": FORMAT, "format_version": VERSION, "seen": [asdict(one) for one in self.seen]}
+        facts = {"format": FORMAT, "format_version": VERSION, "shown": [asdict(one) for one in self.shown]}
         facts |= {name: getattr(self, name) for name in ("weights_digest", "split_digest", *PLACES)}
         arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in ARRAYS}
         write_sealed(folder / FILE, arrays, facts)
+        with suppress(OSError):  # two files would be read in the right order
+            (folder / OLD_FILE).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> ReportSamples | None:
-        """What `write` left in `folder`; None where there is nothing. Raises Damaged."""
-        path = folder / FILE
+        """Read the file in `folder`, or an older version's; None if there is none. Raises Damaged."""
+        path = folder / FILE if (folder / FILE).exists() else folder / OLD_FILE
         if not path.exists():
             return None
         arrays, facts = read_sealed(path)
-        if facts.get("format") != FORMAT or facts.get("format_version") != VERSION:
-            raise Damaged(f"{printable(path)} is not what this version of resnetlab writes")
+        is_old = facts.get("format") == OLD_FORMAT
+        if facts.get("format") not in (FORMAT, OLD_FORMAT) or facts.get("format_version") != VERSION:
+            raise Damaged(f"{printable(path)} is not a file of report samples that this version of resnetlab can read")
+        keys = OLD_NAMES if is_old else {}
         try:
-            given: dict[str, Any] = {name: arrays[name].numpy() for name in ARRAYS}
+            given: dict[str, Any] = {name: arrays[keys.get(name, name)].numpy() for name in ARRAYS}
             given |= {name: tuple(facts[name]) for name in PLACES}
-            seen = tuple(Seen(**one) for one in facts["seen"])
-            return cls(weights_digest=facts["weights_digest"], split_digest=facts["split_digest"], seen=seen, **given)
+            shown = tuple(Sample(**one) for one in facts[keys.get("shown", "shown")])
+            return cls(weights_digest=facts["weights_digest"], split_digest=facts["split_digest"], shown=shown, **given)
         except (KeyError, TypeError) as error:
             raise Damaged(f"{printable(path)} is incomplete: {printable(error)}") from error
 
 
 PLACES = ("samples", "mistakes", "mapped")
-ARRAYS = ("images", "maps", "named", "sure", "features", "true", "predicted")
+ARRAYS = ("images", "maps", "classes", "probabilities", "features", "true", "predicted")
 
 
 def two_classes(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each image the predicted class, and the true one or, where that is the same, the runner-up: (N, 2).
+    """For each image the predicted class, and the true class or, if they are equal, the second most probable: (N, 2).
 
     >>> two_classes(np.array([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]]), np.array([1, 2])).tolist()
     [[1, 0], [1, 2]]
@@ -152,12 +160,12 @@ def two_classes(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -
 
 
 def as_bytes(heat: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A map in [0, 1] as 0 … 255."""
+    """Convert a map in [0, 1] to 0 … 255."""
     return np.round(255 * heat).astype(np.uint8)
 
 
 def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (H, W) or (H, W, C), not larger than is kept."""
+    """Shrink an image (H, W) or (H, W, C) to at most 160 pixels a side."""
     if max(image.shape[:2]) <= LARGEST:
         return image
     from PIL import Image

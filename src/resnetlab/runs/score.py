@@ -125,8 +125,8 @@ def score_split(
     evaluation = Evaluation(scores, split, model.classes, data.preprocessing, facts, temperature)
     if folder is None:
         return evaluation.metrics()
-    if split_name == "val" and tta == "none":  # what a report shows; the test split is for numbers, not for looking
-        ReportSamples.at(evaluation, network, torch.cat(features), runtime).write(folder)
+    if split_name == "val" and tta == "none":  # a report shows validation images only
+        ReportSamples.of(evaluation, network, torch.cat(features), runtime).write(folder)
     return write_evaluation(folder, evaluation, all_probabilities=all_probabilities)
 
 
@@ -152,8 +152,8 @@ def fitted_temperature(run: RunFolder | None, model: Model, tta: Views = "none")
 
 
 def looks_line(ledger: AccessLog, scores: Mapping[str, Any]) -> str:
-    """How often the test set of some scores has been looked at."""
-    return f"looks    {ledger.count(scores['weights_digest'], scores['split_digest']).sentence()}"
+    """Sentence with the number of times that the test set of these scores was used."""
+    return ledger.count(scores["weights_digest"], scores["split_digest"]).sentence()
 
 
 def require_same_classes(of_model: Sequence[str], of_data: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, Stopped, printable
-from resnetlab.evaluation.repeats import LEVEL, Repeats
+from resnetlab.evaluation.intervals import LEVEL, Repeats
 from resnetlab.files import write_json
 from resnetlab.runs import experiment, resume
 from resnetlab.runs.build import resolved

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from resnetlab.plots.comparison import overlaid_curves
+from resnetlab.plots.curves import overlaid_curves
 
 
 def rows(count: int, seconds: float = 30.0, **changes: Any) -> list[dict[str, Any]]:
