@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.errors import BadInput, unknown
-from resnetlab.kernels.library import why_not
+from resnetlab.kernels.library import unavailable_reason
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Network = TypeVar("Network", bound=nn.Module)
@@ -70,7 +70,7 @@ class Runtime:
         """How norms are computed where there is a choice: in bf16 on the CPU."""
         if self.device.type != "cpu" or self.precision != torch.bfloat16:
             return ""
-        return f"by torch ({why_not()})" if why_not() else "fused with what follows"
+        return f"by torch ({unavailable_reason()})" if unavailable_reason() else "fused with what follows"
 
     def facts(self) -> dict[str, object]:
         """What decides the bits of a result, besides the code: recorded with every run."""

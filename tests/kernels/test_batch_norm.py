@@ -14,7 +14,7 @@ from resnetlab.kernels import library as native
 from resnetlab.kernels.batch_norm import is_fusible, norm_add_relu, norm_alone, norm_relu, twin
 from resnetlab.models import build_model
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no compiled kernels: {native.why_not()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.unavailable_reason()}")
 SHAPES = [(2, 16, 3, 5), (3, 48, 7, 7), (128, 16, 16, 16), (64, 64, 8, 8), (5, 512, 1, 1), (2, 80, 4, 4)]
 
 
@@ -193,7 +193,7 @@ def test_without_a_compiler_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "/nowhere")
         monkeypatch.delenv("CC", raising=False)
         assert native.library() is None
-        assert native.why_not()
+        assert native.unavailable_reason()
         y = norm_relu(a_norm(16), nn.ReLU(), maps((4, 16, 2, 2), 1))
         assert y.dtype == torch.bfloat16
     finally:

@@ -1,7 +1,9 @@
-"""Compile the C kernels once a machine, and load them; without a compiler everything works, only slower.
+"""Compile the C kernels once per machine and load them; without a compiler torch computes the same, more slowly.
 
-The library lies in the user's cache folder under a name that says what it was made from (source, compiler, processor,
-torch's OpenMP), so that a change of any of them makes another. Compiling takes about two seconds, once.
+The library is kept in the cache folder under a name that is a digest of what it was made from (sources, compiler,
+flags, processor, torch), so a change of any of them makes another one. The file ends in a digest of its content: a file
+that was truncated, emptied or overwritten is compiled again. Loading it would end the process by a signal.
+Compiling takes about two seconds.
 """
 
 from __future__ import annotations
@@ -14,27 +16,29 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from resnetlab.files import cache_folder
+from resnetlab.files import cache_folder, replacing
 
 HERE = Path(__file__).parent / "csrc"
 SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "tiles.c", "stems.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be had (`why_not` says why)."""
+    """Return the compiled kernels, or None where they are unavailable (see `unavailable_reason`)."""
     return _library()[0]
 
 
-def why_not() -> str:
-    """Why there are no compiled kernels; empty where there are."""
+def unavailable_reason() -> str:
+    """Return why there are no compiled kernels; an empty string if there are."""
     return _library()[1]
 
 
@@ -45,52 +49,67 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     if not sys.platform.startswith("linux"):
         return None, "only used on Linux"
     if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
-        return None, "this torch brings no GNU OpenMP"  # a second OpenMP would fight over the cores
+        return None, "this torch brings no GNU OpenMP"  # a second OpenMP would compete for the cores
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc"))), None)
     if compiler is None:
         return None, "no C compiler found"
     try:
         return load(compiler), ""
-    except (OSError, subprocess.SubprocessError) as error:
-        return None, f"{compiler} could not make them ({type(error).__name__})"
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        return None, f"they could not be compiled and loaded with {compiler} ({type(error).__name__})"
 
 
 def load(compiler: str) -> ctypes.CDLL:
-    """The library from the cache, or from the compiler. Raises OSError or SubprocessError."""
+    """Load the library from the cache; compile it first if it is missing or damaged there.
+
+    Raises OSError or SubprocessError if it cannot be compiled or loaded, AttributeError if a function is missing in it.
+    """
     version = run([compiler, "--version"])
     sources = [(HERE / name).read_bytes() for name in SOURCES]
     made_from = (*sources, version, *map(str.encode, (*FLAGS, processor(), torch.__version__)))
     name = f"kernels-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:20]}.so"
-    kept = cache_folder() / name
-    if not kept.is_file():
-        try:
-            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            build(compiler, kept)
-        except OSError:  # a read-only home, a full disk: make it for this process alone
-            with tempfile.TemporaryDirectory() as folder:
-                build(compiler, Path(folder, name))
-                return declared(ctypes.CDLL(str(Path(folder, name))))
-    return declared(ctypes.CDLL(str(kept)))
+    with suppress(OSError):  # no folder to write to, a full disk, a mount from which no code may be loaded
+        file = cache_folder() / name
+        if not is_sound(file):
+            content = compiled(compiler)
+            with replacing(file, len(content)) as writer:  # whole or not at all: two processes may do this at once
+                writer.write(content)
+        return declared(ctypes.CDLL(str(file)))
+    with tempfile.TemporaryDirectory() as folder:  # for this process alone
+        file = Path(folder, name)
+        file.write_bytes(compiled(compiler))
+        return declared(ctypes.CDLL(str(file)))
 
 
-def build(compiler: str, to: Path) -> None:
-    """Compile to a name of this process's own, then rename: two processes at once must not meet half a file."""
-    with tempfile.TemporaryDirectory(dir=to.parent) as folder:
+def is_sound(file: Path) -> bool:
+    """Return True if the file ends in the digest of everything before it."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:]
+
+
+def compiled(compiler: str) -> bytes:
+    """Return the compiled library, followed by its digest (the loader ignores what follows an ELF file's sections)."""
+    with tempfile.TemporaryDirectory() as folder:
         objects = []
         for source in (name for name in SOURCES if name.endswith(".c")):
             objects.append(f"{folder}/{source}.o")
             run([compiler, *FLAGS, "-c", str(HERE / source), "-o", objects[-1]])
         # Linked without -fopenmp: its symbols are then found in the OpenMP that torch has loaded, with its threads.
-        run([compiler, "-shared", *objects, "-o", f"{folder}/made.so", "-lm"])
-        Path(folder, "made.so").replace(to)
+        run([compiler, "-shared", *objects, "-o", f"{folder}/kernels.so", "-lm"])
+        content = Path(folder, "kernels.so").read_bytes()
+    return content + hashlib.sha256(content).digest()
 
 
 def run(command: list[str]) -> bytes:
-    """What a command prints. Raises SubprocessError."""
+    """Run a command and return its standard output. Raises SubprocessError."""
     return subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
 
 
 def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
+    """Declare the C functions' argument types; AttributeError if one of the functions is missing."""
     pointer, count, number, yes = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     kernels.norm_forward.argtypes = [*[pointer] * 3, count, count, *[pointer] * 4, number, number, yes, pointer]
     kernels.norm_backward.argtypes = [*[pointer] * 4, count, count, pointer, yes, *[pointer] * 4]
@@ -113,7 +132,7 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def processor() -> str:
-    """What -march=native depends on: a home folder may be shared between machines."""
+    """Return what -march=native depends on: several machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
