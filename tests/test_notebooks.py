@@ -11,7 +11,6 @@ from types import ModuleType
 import pytest
 
 from resnetlab.cli.arguments import TrainArguments
-from resnetlab.cli.commands import configured
 from resnetlab.cli.parsing import parse
 
 ROOT = Path(__file__).parents[1]
@@ -123,8 +122,7 @@ def test_every_stored_experiment_is_the_command_it_is_said_to_be(monkeypatch: py
     from experiments import EXPERIMENTS
 
     for name, words in EXPERIMENTS.items():
-        config, rest = configured(words.split())
-        asked = parse(TrainArguments, rest, "train", TrainArguments(config)).config.model_dump(mode="json")
+        asked = parse(TrainArguments, words.split(), "train").run_config().to_json()
         stored = json.loads((ROOT / "results" / name / "config.json").read_text())
         for section in ("model", "augment", "optim", "schedule"):
             for key, value in stored[section].items():

@@ -43,29 +43,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--data", "digitz"], "or give the path of a folder of images"),
         (["train", "--data", "./nowhere"], "there is no folder nowhere"),
         (["train", "--modle", "resnet18"], "unknown option '--modle'; did you mean --model?"),
-        (["train", "quickstart", "extra"], "unknown option 'extra'"),
-        (["train", "--lr", "-1"], "optim.lr is -1.0, but must be greater than 0"),
-        (["train", "--lr", "fast"], "--lr is 'fast', but must be a number"),
-        (["train", "--seed", "0.5"], "--seed is '0.5', but must be a whole number"),
-        (["train", "--lr"], "missing value for argument '--lr/--optim.lr'"),
-        (["train", "--optim.name", "sdg"], "--optim.name is 'sdg'; did you mean 'sgd'?"),
+        (["train", "quickstart", "extra"], "unknown argument 'extra'"),
+        (["train", "--lr", "-1"], "optim.lr is -1, but must be greater than 0"),
+        (["train", "--lr", "fast"], "optim.lr is 'fast', but must be a number"),
+        (["train", "--seed", "0.5"], "seed is '0.5', but must be a whole number"),
+        (["train", "--lr"], "--lr/--optim.lr: expected one argument"),
+        (["train", "--optim.name", "sdg"], "unknown optim.name 'sdg'; did you mean 'sgd'? Choose from sgd, adam"),
         (["train", "--epochs", "0"], "epochs is 0, but must be greater than or equal to 1"),
         (["train", "--epochs", "2", "--steps", "3"], "give --epochs or --steps, not both"),
         (["train", "--device", "cuda"], "device 'cuda' is not available on this machine"),
         (["train", "--precision", "fp16"], "precision 'fp16' is not available on the CPU"),
         (["train", "--config", "nowhere.toml"], "could not read config file nowhere.toml"),
-        (["train", "--config"], "--config needs a value"),
+        (["train", "--config"], "--config: expected one argument"),
         (["train", "--resume", "auto"], "give --out FOLDER too"),
         (["train", "--freeze"], "must come from --pretrained"),
         (["train", "--pretrained", "nowhere.pth"], "nowhere.pth"),
         (["train", "--augment.crop", "9", "--augment.crop-padding", "reflect"], "smaller than the image, 8 px"),
-        (["resume"], "say first which run to go on with"),
+        (["resume"], "RUN is missing: folder of a run"),
         (["resume", "nowhere"], "nowhere does not exist"),
         (["resume", "."], "is not a run folder"),
         (["evaluate", "nowhere"], "nowhere does not exist"),
         (["evaluate", "."], "is not a run folder"),
-        (["evaluate", "nowhere", "--split", "train"], "--split is 'train'"),
-        (["evaluate", "nowhere", "--tta", "flipp"], "--tta is 'flipp'; did you mean 'flip'?"),
+        (["evaluate", "nowhere", "--split", "train"], "unknown --split 'train'. Choose from val, test"),
+        (["evaluate", "nowhere", "--tta", "flipp"], "unknown --tta 'flipp'; did you mean 'flip'?"),
         (["compare"], "needs two runs or more"),
         (["compare", "nowhere", "elsewhere"], "nowhere does not exist"),
         (["runs", "nowhere"], "nowhere is not a folder"),
@@ -354,7 +354,7 @@ def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
         env=os.environ | {"COLUMNS": "20"},
     )
     assert done.returncode == 2
-    assert done.stderr == "resnetlab: optim.lr is 0.0, but must be greater than 0\n"
+    assert done.stderr == "resnetlab: optim.lr is 0, but must be greater than 0\n"
 
 
 def test_a_signal_after_the_last_word_changes_nothing() -> None:

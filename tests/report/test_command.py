@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from resnetlab.cli.arguments import TrainArguments
-from resnetlab.cli.commands import starting_point
 from resnetlab.cli.parsing import parse
 from resnetlab.report.command import commands
 from resnetlab.runs import recipes
@@ -33,7 +32,7 @@ def typed(command: str) -> RunConfig:
     """The config that a command line stands for."""
     program, verb, recipe, *flags = shlex.split(command)
     assert (program, verb) == ("resnetlab", "train")
-    return parse(TrainArguments, flags, "", TrainArguments(starting_point(recipe, {}, flags))).config
+    return parse(TrainArguments, [recipe, *flags], "").run_config()
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)

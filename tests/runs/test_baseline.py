@@ -24,9 +24,8 @@ from resnetlab.inference.model_file import read_model
 from resnetlab.models import pretrained
 from resnetlab.models.build import build_model
 from resnetlab.runs import baseline, experiment
-from resnetlab.runs.config import DataConfig
+from resnetlab.runs.config import DataConfig, differences
 from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
-from resnetlab.runs.resume import differences
 
 PARTS = ["scratch", "frozen", "finetuned"]
 BRIEF = ("--model", "resnet20", "--steps", "4", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
@@ -124,7 +123,7 @@ def test_three_runs_end_in_a_comparison(
     runs = {name: RunFolder(out / name) for name in PARTS}
     configs = {name: run.config for name, run in runs.items()}
     for name in PARTS:
-        changed = {path for path, *_ in differences(configs["finetuned"].to_json(), configs[name].to_json())}
+        changed = {path for path, *_ in differences(configs["finetuned"], configs[name])}
         own = {"model.pretrained", "model.freeze"} | {path for path in changed if path.startswith("optim.")}
         assert changed <= own | {"recipe"}
     assert [configs[name].model.pretrained for name in PARTS] == [None, "torchvision", "torchvision"]

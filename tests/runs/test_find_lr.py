@@ -141,9 +141,9 @@ def test_the_picture_is_saved_where_out_says(command: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--epochs", "3"], "--epochs plays no part in find-lr"),
-        (["--lr=0.1"], "--lr plays no part"),
-        (["--schedule.warmup_steps", "3"], "--schedule.warmup-steps plays no part"),
+        (["--epochs", "3"], "--epochs has no effect on find-lr"),
+        (["--lr=0.1"], "--lr has no effect"),
+        (["--schedule.warmup_steps", "3"], "--schedule.warmup-steps has no effect"),
         (["--out", "rates.jpg"], "must be a file in a folder there is, and end in .png"),
         (["--out", "nowhere/rates.png"], "must be a file in a folder there is"),
         (["--tries", "3"], "--tries is 3, but must be at least 10"),

@@ -1,165 +1,240 @@
-"""What each command takes: positional words and flags, with the help that is shown for them."""
+"""The arguments of each command: positional words and options, with the help that is shown for them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tyro.conf import Positional, arg
+from resnetlab.cli.parsing import Arguments, Metavar, Positional, read_settings
+from resnetlab.runs import recipes
+from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig, Section
 
-from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig
+Device = Literal["auto", "cpu", "cuda", "mps"]
+File = Metavar("FILE")
+Folder = Metavar("FOLDER")
 
-
-@dataclass(frozen=True)
-class TrainArguments:
-    """Train, score and plot a run. RECIPE is a starting point; every setting of it can be changed by a flag."""
-
-    config: Annotated[RunConfig, arg(name="")]
-    out: Path | None = None
-    """the run's folder, new or empty; default: runs/RECIPE-NNN"""
-    max_minutes: float | None = None
-    """stop after this time, as a signal would: with a checkpoint, exit code 6"""
-    resume: Literal["auto"] | None = None
-    """auto: go on with the run in --out if there is one"""
-    seeds: int | None = None
-    """train so many runs, under --seed and the seeds after it, in folders of --out, with a summary of their scores"""
-    print_config: bool = False
-    """print what would be run, as JSON, and stop"""
+RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100": "cifar10-resnet18"}
 
 
-@dataclass(frozen=True)
-class FindLrArguments:
-    """The learning-rate range test: train with a rate that grows at every step, see where the loss falls and where it
-    goes up, and suggest a peak learning rate. No run is left behind. RECIPE and its flags are those of `train`.
+class RecipeArguments(Arguments):
+    """Arguments that describe a run: options come before a config file, and that before the recipe."""
+
+    settings: ClassVar[type[Section] | None] = RunConfig
+    recipe: Annotated[str | None, Positional("[RECIPE]")] = None
+    """recipe to start from; default: quickstart, or with --data cifar10 and cifar100 cifar10-resnet18, or with --data
+    FOLDER folder"""
+    config: Annotated[Path | None, File] = None
+    """a .json or .toml file with settings of the run, such as the config.json of another run"""
+
+    @classmethod
+    def lists(cls) -> dict[str, Mapping[str, str]]:
+        return {"recipes:": {name: recipes.summary(name) for name in recipes.RECIPES}}
+
+    def defaults(self) -> RunConfig:
+        """The recipe with the settings of the config file; without a recipe the data decides which one it is."""
+        settings = {} if self.config is None else read_settings(self.config)
+        recipe = self.recipe
+        if recipe is None and settings.get("recipe") in list(recipes.RECIPES):
+            recipe = settings["recipe"]
+        if recipe is None:
+            sections = (self.changes.get("data"), settings.get("data"))  # a file's may be anything
+            names = [section.get("name") for section in sections if isinstance(section, dict)]
+            data = next((str(name) for name in names if name), "digits")
+            recipe = RECIPE_FOR.get(data, "folder")
+        return recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
+
+    def run_config(self) -> RunConfig:
+        """The settings of the run, complete and checked."""
+        return self.defaults().changed(self.changes)
+
+
+class TrainArguments(RecipeArguments):
+    """Train a network: validate it after every epoch, score the best weights on the test split, draw the curves, and
+    write everything into the folder of the run.
+
+    A recipe is a complete set of settings. Every setting can be changed by an option.
     """
 
-    config: Annotated[RunConfig, arg(name="")]
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab train",
+        "resnetlab train --data FOLDER --epochs 20",
+        "resnetlab train cifar10-resnet18 --lr 0.05 --augment.cutout 8 --out runs/cutout",
+        "resnetlab train --config runs/cutout/config.json --seed 1",
+    )
+    out: Annotated[Path | None, Folder] = None
+    """folder of the run, new or empty; default: runs/RECIPE-NNN"""
+    max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
+    """save a checkpoint and stop after this many minutes, with exit code 6; default: no limit"""
+    resume: Literal["auto"] | None = None
+    """auto: continue the run in --out if there is one, else start it; default: start a new run"""
+    seeds: int | None = None
+    """number of runs, with consecutive seeds from --seed, in sub-folders of --out, with a summary of their scores;
+    default: one run, no summary"""
+    print_config: bool = False
+    """print all settings as JSON and exit without training"""
+
+
+class FindLrArguments(RecipeArguments):
+    """Run a learning-rate range test: train with a learning rate that grows at every step, find where the loss falls
+    fastest and where it starts to rise, and suggest a peak learning rate.
+
+    Nothing is saved except the plot that --out asks for. The settings are those of `resnetlab train`.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab find-lr cifar10-resnet18 --out rates.png",)
     lowest: float = 1e-6
-    """the first learning rate"""
+    """first learning rate"""
     highest: float = 10.0
-    """the last one, if the loss allows"""
+    """last learning rate; the test ends earlier if the loss diverges"""
     tries: int = 100
-    """how many there are, one step each"""
-    out: Path | None = None
-    """where the picture goes, a file that ends in .png"""
-    json: bool = False
+    """number of learning rates, one optimiser step each"""
+    out: Annotated[Path | None, File] = None
+    """plot the loss against the learning rate into a .png file"""
+    json_: bool = False
     """print the suggestion, the learning rates and the losses as JSON"""
 
 
-@dataclass(frozen=True)
-class ResumeArguments:
-    """Go on with a run from its newest checkpoint; a finished run is scored if need be, or made longer by --epochs.
-    The folder of a series (train --seeds) goes on with the runs that are not finished.
+class ResumeArguments(Arguments):
+    """Continue a run from its newest checkpoint. A finished run is scored if that is missing, or trained for longer if
+    --epochs or --steps asks for more.
+
+    For the folder of a series (train --seeds), continue the runs that are not finished. Settings keep the values that
+    the run has; a new value for one that affects the result must be allowed by --allow-change.
     """
 
-    config: Annotated[RunConfig, arg(name="")]
-    allow_change: tuple[str, ...] = ()
-    """settings that may change, by their path (optim.lr); epochs: the length of an unfinished run"""
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab resume runs/quickstart-001",
+        "resnetlab resume runs/quickstart-001 --epochs 60",
+        "resnetlab resume runs/quickstart-001 --lr 0.01 --allow-change optim.lr",
+    )
+    settings: ClassVar[type[Section] | None] = RunConfig
+    run: Annotated[Path, Positional("RUN")]
+    """folder of a run or of a series"""
+    allow_change: Annotated[tuple[str, ...], Metavar("SETTING")] = ()
+    """settings that may change, by path, such as optim.lr; epochs: the length of an unfinished run; default: none"""
     strict_resume: bool = False
-    """refuse where the result could differ from an uninterrupted run's: another torch, thread count, precision …"""
-    max_minutes: float | None = None
-    """stop after this time, as a signal would"""
+    """refuse to continue if the result could differ from that of an uninterrupted run, for example because of another
+    torch version, thread count or precision"""
+    max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
+    """save a checkpoint and stop after this many minutes, with exit code 6; default: no limit"""
 
 
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Score a run's best weights, or a model file, on a split."""
+class EvaluateArguments(Arguments):
+    """Score the best weights of a run, or a model file, on the validation or test split: accuracy with its 95 %
+    interval, precision, recall and F1 of every class, calibration, and the confusion matrix.
+    """
 
-    source: Annotated[Positional[Path], arg(metavar="RUN|MODEL")]
-    """a run's folder, or a model file"""
-    data: str | None = None
-    """other data to score on: a name or a folder"""
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab evaluate runs/quickstart-001 --split test",
+        "resnetlab evaluate best.safetensors --data FOLDER",
+    )
+    source: Annotated[Path, Positional("RUN|MODEL")]
+    """folder of a run, or a model file"""
+    data: Annotated[str | None, Metavar("NAME|FOLDER")] = None
+    """other data to score on: digits, cifar10, cifar100, or a folder of images; default: the data of the run"""
     split: Literal["val", "test"] = "val"
-    """which split; every look at the test split makes it a little less of one, and is written into its ledger"""
+    """split to score on; each use of the test split is recorded in the run's access log"""
     tta: Literal["none", "flip", "flip-shift"] = "none"
-    """test-time augmentation: mean over the image and its mirror image, or also over both moved by a pixel"""
-    json: bool = False
+    """test-time augmentation; flip: average over the image and its mirror image; flip-shift: also over both shifted by
+    one pixel"""
+    json_: bool = False
     """print metrics.json instead of a table"""
-    out: Path | None = None
-    """where tables and pictures go; default: evaluation/SPLIT in the run, with --tta evaluation/SPLIT-TTA"""
+    out: Annotated[Path | None, Folder] = None
+    """folder for tables and figures; default: evaluation/SPLIT in the run, with --tta evaluation/SPLIT-TTA"""
     all_probabilities: bool = False
     """write the probability of every class to predictions.csv"""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """where to compute"""
+    device: Device = "auto"
+    """device to compute on; auto: CUDA, else MPS, else CPU"""
 
 
-@dataclass(frozen=True)
-class CompareArguments:
-    """Compare two runs or more on the images that all of them were scored on: which is better, and can one tell?"""
+class CompareArguments(Arguments):
+    """Compare two or more runs on the images that all of them were scored on: which is better, and is the difference
+    significant?
+    """
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN …")]
-    """folders of runs"""
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab compare runs/quickstart-001 runs/quickstart-002 --out compared",)
+    runs: Annotated[tuple[Path, ...], Positional("RUN RUN ...")] = ()
+    """folders of runs, two or more"""
     split: Literal["val", "test"] = "test"
-    """which scores; the best epoch of each run was chosen on val, which flatters all of them there"""
-    out: Path | None = None
-    """a folder for a page with everything on it, the curves as a picture, and the numbers as JSON"""
-    json: bool = False
+    """split whose scores are compared; scores on val are too good, because the best epoch was selected on it"""
+    out: Annotated[Path | None, Folder] = None
+    """folder for an HTML page, the curves as a figure, and the numbers as JSON; default: print only"""
+    json_: bool = False
     """print the numbers as JSON instead of tables"""
 
 
-@dataclass(frozen=True)
-class BaselineArguments:
-    """Train one network from scratch, with ImageNet's weights frozen, and with them fine-tuned, and compare the three.
+class BaselineArguments(Arguments):
+    """Train a network three times and compare the results: from scratch, on frozen ImageNet weights, and fine-tuned
+    from ImageNet weights.
 
-    The same command again skips what is finished and goes on with the rest.
+    Repeat the command to continue: finished runs are skipped.
     """
 
-    data: DataConfig
-    augment: AugmentConfig
-    weights: str = "torchvision"
-    """torchvision, a file, or a URL whose file name carries its digest"""
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab baseline --data FOLDER --epochs 10",)
+    data: DataConfig = DataConfig(normalize="imagenet")
+    augment: AugmentConfig = recipes.finetune().augment
+    weights: Annotated[str, Metavar("torchvision|FILE|URL")] = "torchvision"
+    """ImageNet weights: torchvision's, a file, or a URL whose file name contains its digest"""
     model: str = "resnet34"
-    """a network that the weights are for"""
+    """network that the weights belong to"""
     epochs: int | None = None
-    """length of each of the three in epochs; default: 10"""
+    """length of each run in epochs; default: 10"""
     steps: int | None = None
-    """length of each of the three in optimiser steps"""
+    """length of each run in optimiser steps; default: set by --epochs"""
     batch_size: int = 32
     """images per optimiser step"""
     seed: int = 0
-    """seed of initialisation, order and augmentation"""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """where to compute"""
+    """seed of initialisation, image order and augmentation"""
+    device: Device = "auto"
+    """device to train on; auto: CUDA, else MPS, else CPU"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the hardware multiplies it"""
-    out: Path | None = None
-    """a folder for the three runs and the page that compares them; default: runs/baseline-DATA"""
-    max_minutes: float | None = None
-    """stop after this time, as a signal would: with a checkpoint, exit code 6"""
+    """number format for training; auto: bf16 where supported, else fp32"""
+    out: Annotated[Path | None, Folder] = None
+    """folder for the three runs and the page that compares them; default: runs/baseline-DATA"""
+    max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
+    """save a checkpoint and stop after this many minutes, with exit code 6; default: no limit"""
 
 
-@dataclass(frozen=True)
-class ReportArguments:
-    """Write a run as one HTML page that holds everything it shows, from what lies in the run's folder."""
+class ReportArguments(Arguments):
+    """Write the report of a run: one HTML file with its scores, curves, classes, calibration and mistakes, and the
+    command that reproduces it.
+    """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """a run's folder"""
-    out: Path | None = None
-    """where the page goes; default: report.html in the run"""
-
-
-@dataclass(frozen=True)
-class RunsArguments:
-    """The runs in a folder, best first."""
-
-    folder: Positional[Path] = Path("runs")
-    """where to look"""
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab report runs/quickstart-001",)
+    run: Annotated[Path, Positional("RUN")]
+    """folder of a run"""
+    out: Annotated[Path | None, File] = None
+    """file to write; default: report.html in the run"""
 
 
-@dataclass(frozen=True)
-class ModelsArguments:
-    """The networks there are, or one of them stage by stage, in numbers and as a picture."""
+class RunsArguments(Arguments):
+    """List the runs in a folder, the best validation accuracy first."""
 
-    name: Positional[str | None] = None
-    """one network, to be shown stage by stage; or a model file or a run's folder, with the weights it holds"""
-    image: Path | None = None
-    """a picture to send through the network: mean and standard deviation of what leaves each stage"""
-    save_figure: Path | None = None
-    """draw the network, with --image also the feature maps of each stage; a file that ends in .png, .svg or .pdf"""
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab runs",)
+    folder: Annotated[Path, Positional("[FOLDER]")] = Path("runs")
+    """folder that contains the runs; default: runs"""
+
+
+class ModelsArguments(Arguments):
+    """List the networks with their cost, or show one of them stage by stage: shapes, parameters and
+    multiply-accumulates (MACs).
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab models",
+        "resnetlab models resnet34 --image-size 32",
+        "resnetlab models resnet34 --image cat.png --save-figure activations.png",
+    )
+    name: Annotated[str | None, Positional("[NAME|MODEL|RUN]")] = None
+    """network to show stage by stage: a name from the list, a model file, or the folder of a run; default: list all"""
+    image: Annotated[Path | None, File] = None
+    """image to send through the network: print mean and standard deviation of the output of each stage"""
+    save_figure: Annotated[Path | None, File] = None
+    """draw the network, with --image also the feature maps of each stage, into a .png, .svg or .pdf file"""
     image_size: int | None = None
-    """side of the image in pixels; default: 224, and 32 for the CIFAR nets"""
+    """side of the input image in pixels; default: 224, or 32 for the CIFAR networks"""
     stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """auto: cifar up to 64 px, if an image size is given"""
+    """first layers; imagenet: 7x7/2 convolution and max pooling; cifar: 3x3/1; auto: cifar up to --image-size 64"""
     classes: int | None = None
-    """classes of the head; default: 1000, and 10 for the CIFAR nets"""
+    """number of classes; default: 1000, or 10 for the CIFAR networks"""

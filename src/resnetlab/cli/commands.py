@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from resnetlab.cli.arguments import (
     BaselineArguments,
@@ -17,124 +16,77 @@ from resnetlab.cli.arguments import (
     RunsArguments,
     TrainArguments,
 )
-from resnetlab.cli.parsing import parse, read_settings, take_value, words
+from resnetlab.cli.parsing import flag, parse
 from resnetlab.errors import BadInput, printable
-from resnetlab.runs import recipes
-from resnetlab.runs.config import DataConfig, RunConfig
+from resnetlab.runs.config import SHORT_FLAGS, flat
 
 
 def train(arguments: Sequence[str]) -> None:
-    config, rest = configured(arguments)
-    given = parse(TrainArguments, rest, "resnetlab train [RECIPE]", TrainArguments(config))
+    given = parse(TrainArguments, arguments, "resnetlab train")
+    config = given.run_config()
     if given.print_config:
-        print(given.config.model_dump_json(indent=2))
+        print(config.model_dump_json(indent=2))
         return
     from resnetlab.runs import experiment, resume
     from resnetlab.runs.build import resolved
 
     if given.resume and given.out is None:
-        raise BadInput("--resume auto goes on with the run in --out; give --out FOLDER too")
+        raise BadInput("--resume auto continues the run in --out; give --out FOLDER too")
     if given.seeds is not None:
         from resnetlab.cli import tables
         from resnetlab.runs import seeds
 
         go_on = given.resume is not None
-        tables.show_series(
-            seeds.train(given.config, given.seeds, given.out, go_on=go_on, max_minutes=given.max_minutes)
-        )
+        tables.show_series(seeds.train(config, given.seeds, given.out, go_on=go_on, max_minutes=given.max_minutes))
     elif given.resume and given.out and (given.out / "config.json").exists():
-        resume.resume(given.out, changes=resolved(given.config).to_json(), max_minutes=given.max_minutes)
+        resume.resume(given.out, changes=resolved(config).to_json(), max_minutes=given.max_minutes)
     else:
-        experiment.train(given.config, given.out, max_minutes=given.max_minutes)
+        experiment.train(config, given.out, max_minutes=given.max_minutes)
 
 
-def configured(arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
-    """The config that flags change: RECIPE, the first word if it is one, and --config; and the words that are left."""
-    rest = list(arguments)
-    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    file, rest = take_value(rest, "--config")
-    settings = read_settings(Path(file)) if file else {}
-    return starting_point(recipe, settings, rest), rest
-
-
-RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100": "cifar10-resnet18"}
-
-
-def starting_point(recipe: str | None, settings: dict[str, Any], flags: list[str]) -> RunConfig:
-    """The recipe with the settings of a config file; flags come on top of it later.
-
-    Without a recipe the data decides: digits and nothing at all are `quickstart`, CIFAR is `cifar10-resnet18`, a folder
-    is `folder`. A length given as a flag replaces the recipe's, whichever way that one is given.
-    """
-    if recipe is None and settings.get("recipe") in list(recipes.RECIPES):
-        recipe = settings["recipe"]
-    if recipe is None:
-        data, _ = take_value(flags, "--data", "--data.name")
-        section = settings.get("data")  # not validated yet: it may be anything
-        name = data or (section.get("name") if isinstance(section, dict) else None) or "digits"
-        recipe = RECIPE_FOR.get(str(name), "folder")
-    config = recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
-    return ready_for_length(config, flags)
-
-
-def ready_for_length(config: RunConfig, flags: Sequence[str]) -> RunConfig:
-    """The config with its length given the way a flag gives it, in epochs or in steps."""
-    lengths = [flag.strip("-") for flag in ("--epochs", "--steps") if words(flags, flag)]
-    if len(lengths) == 2:
-        raise BadInput("give --epochs or --steps, not both")
-    return config.changed({lengths[0]: 1}) if lengths else config
-
-
-NO_PART = ("epochs", "steps", "lr", "optim.lr", "patience", "ema", "best-by", "final-test", "on-nonfinite")
+UNUSED_BY_FIND_LR = ("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite")
 
 
 def find_lr(arguments: Sequence[str]) -> None:
-    config, rest = configured(arguments)
-    for word in rest:
-        flag = word.split("=", 1)[0].replace("_", "-")
-        if flag.removeprefix("--") in NO_PART or flag.startswith(("--schedule.", "--checkpoint.")):
-            raise BadInput(
-                f"{flag} plays no part in find-lr, whose learning rate rises over --tries steps; leave it out"
-            )
-    given = parse(FindLrArguments, rest, "resnetlab find-lr [RECIPE]", FindLrArguments(config))
+    given = parse(FindLrArguments, arguments, "resnetlab find-lr")
+    for path in flat(given.changes):
+        if path in UNUSED_BY_FIND_LR or path.startswith(("schedule.", "checkpoint.")):
+            name = flag(SHORT_FLAGS.get(path, path))
+            raise BadInput(f"{name} has no effect on find-lr, whose learning rate rises over --tries steps; omit it")
+    config = given.run_config()
     if given.out is not None and (given.out.suffix != ".png" or not given.out.parent.is_dir()):
         raise BadInput(f"--out is {printable(given.out)}, but must be a file in a folder there is, and end in .png")
     from resnetlab.cli import tables
     from resnetlab.runs import find_lr
     from resnetlab.runs.console import Voice
 
-    voice = Voice(quiet=given.json)
-    found = find_lr.find_lr(given.config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
-    if given.json:
+    voice = Voice(quiet=given.json_)
+    found = find_lr.find_lr(config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
+    if given.json_:
         tables.show_json(found.to_json())
     for line in found.lines():
         voice.say(line)
     if given.out is not None:
-        find_lr.draw(given.config, found, given.out)
+        find_lr.draw(config, found, given.out)
         voice.say(f"the picture is {given.out}")
 
 
 def resume(arguments: Sequence[str]) -> None:
-    program = "resnetlab resume RUN"
-    if words(arguments, "--help", "-h"):
-        parse(ResumeArguments, ["--help"], program, ResumeArguments(recipes.quickstart()))
-    if not arguments or arguments[0].startswith("-"):
-        raise BadInput(f"say first which run to go on with: {program}")
+    given = parse(ResumeArguments, arguments, "resnetlab resume")
     from resnetlab.cli import tables
     from resnetlab.runs import resume, seeds
     from resnetlab.runs.folder import RunFolder
 
-    run, flags = Path(arguments[0]), arguments[1:]
+    run = given.run
     had = seeds.Series.open(run).config if seeds.is_series(run) else RunFolder.open(run).config
-    config = ready_for_length(had, flags)
-    given = parse(ResumeArguments, flags, program, ResumeArguments(config))
+    config = had.changed(given.changes)
     if seeds.is_series(run):
         strict, minutes = given.strict_resume, given.max_minutes
-        tables.show_series(seeds.resume_series(run, given.config, strict=strict, max_minutes=minutes))
+        tables.show_series(seeds.resume_series(run, config, strict=strict, max_minutes=minutes))
         return
     resume.resume(
         run,
-        changes=given.config.to_json(),
+        changes=config.to_json(),
         allowed=given.allow_change,
         strict=given.strict_resume,
         max_minutes=given.max_minutes,
@@ -142,7 +94,7 @@ def resume(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    given = parse(EvaluateArguments, arguments, "resnetlab evaluate RUN|MODEL")
+    given = parse(EvaluateArguments, arguments, "resnetlab evaluate")
     from resnetlab.cli import tables
     from resnetlab.runs import score
 
@@ -155,7 +107,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         all_probabilities=given.all_probabilities,
         device=given.device,
     )
-    if given.json:
+    if given.json_:
         tables.show_json(result)
         return
     tables.show_scores(result)
@@ -164,25 +116,24 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def compare(arguments: Sequence[str]) -> None:
-    given = parse(CompareArguments, arguments, "resnetlab compare RUN RUN …")
+    given = parse(CompareArguments, arguments, "resnetlab compare")
     from resnetlab.cli import tables
     from resnetlab.report.comparison import write_comparison
     from resnetlab.runs import compare
 
     comparison = compare.compare(given.runs, given.split)
-    if given.json:
+    if given.json_:
         tables.show_json(comparison.to_json())
     else:
         tables.show_comparison(comparison)
     if given.out is not None:
         page = write_comparison(given.out, comparison)
-        if not given.json:
+        if not given.json_:
             tables.say(f"the page is {page}")
 
 
 def baseline(arguments: Sequence[str]) -> None:
-    usual = BaselineArguments(DataConfig(normalize="imagenet"), recipes.finetune().augment)
-    given = parse(BaselineArguments, arguments, "resnetlab baseline", usual)
+    given = parse(BaselineArguments, arguments, "resnetlab baseline")
     from resnetlab.cli import tables
     from resnetlab.report.comparison import write_comparison
     from resnetlab.runs.baseline import baseline
@@ -196,7 +147,7 @@ def baseline(arguments: Sequence[str]) -> None:
 
 
 def report(arguments: Sequence[str]) -> None:
-    given = parse(ReportArguments, arguments, "resnetlab report RUN")
+    given = parse(ReportArguments, arguments, "resnetlab report")
     from resnetlab.cli import tables
     from resnetlab.report.write import write_report
 
@@ -204,14 +155,14 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def runs(arguments: Sequence[str]) -> None:
-    given = parse(RunsArguments, arguments, "resnetlab runs [FOLDER]")
+    given = parse(RunsArguments, arguments, "resnetlab runs")
     from resnetlab.cli import tables
 
     tables.show_runs(given.folder)
 
 
 def models(arguments: Sequence[str]) -> None:
-    given = parse(ModelsArguments, arguments, "resnetlab models [NAME]")
+    given = parse(ModelsArguments, arguments, "resnetlab models")
     if given.name is None and (given.image or given.save_figure):
         flag = "--image" if given.image else "--save-figure"
         raise BadInput(f"{flag} is about one network; say which: resnetlab models NAME {flag} FILE")

@@ -1,102 +1,305 @@
-"""Words of a command line, and config files, to typed arguments, with mistakes told in one sentence."""
+"""Command-line words and config files to typed arguments; the options and their help come from the typed fields."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
-import io
+import inspect
 import json
-import re
+import shutil
+import textwrap
 import tomllib
+import types
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args, get_origin
 
-import tyro
+from pydantic import Field
 
-from resnetlab.errors import BadInput, LabError, printable
+from resnetlab.errors import BadInput, printable
+from resnetlab.runs.config import SHORT_FLAGS, Section, choices
 
-Arguments = TypeVar("Arguments")
-
-
-def parse(kind: type[Arguments], words: Sequence[str], program: str, default: Arguments | None = None) -> Arguments:
-    """`words` as an instance of `kind`, a dataclass. Raises BadInput; `--help` prints and exits."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            if default is None:
-                return tyro.cli(kind, args=list(words), prog=program)
-            return tyro.cli(kind, args=list(words), prog=program, default=default)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        cause = stop.__context__
-        while cause is not None:
-            if isinstance(cause, LabError):  # a ValueError of ours, which tyro draws a box around
-                raise cause from None
-            cause = cause.__context__
-        raise BadInput(sentence(said.getvalue())) from None
+Command = TypeVar("Command", bound="Arguments")
 
 
-def sentence(box: str) -> str:
-    """The box that tyro draws around a mistake, as one sentence."""
-    lines = [re.sub("[│╭╮╰╯]", " ", line).replace("─", "-").strip() for line in box.strip().splitlines()]
-    blocks = re.split(r"(?:^|\n)-{3,}(?:\n|$)", "\n".join(lines[1:]).removeprefix("---"))
-    what, *rest = [" ".join(block.split()) for block in blocks if block.strip("- \n")] or [box.strip()]
-    if match := re.match(r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", what):
-        given, flag, choices = match.groups()
-        names = [choice.strip(" '") for choice in choices.split(",") if choice.strip()]
-        near = difflib.get_close_matches(given, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        return f"{flag} is {given!r}{hint} Choose from {', '.join(names)}"
-    if match := re.match(r"Unrecognized options: ([^,]*)", what):
-        near = re.findall(r"--[a-z][\w.-]*", " ".join(rest).split("For full help")[0])
-        hint = f"; did you mean {near[0]}?" if near else ";"
-        return f"unknown option {match.group(1)!r}{hint} --help lists them all"
-    if match := re.match(r"Error parsing ([^:/]*)[^:]*: (could not convert|invalid literal).*: ('.*')", what):
-        kind = "a number" if match.group(2) == "could not convert" else "a whole number"
-        return f"{match.group(1)} is {match.group(3)}, but must be {kind}"
-    if match := re.match(r"Missing from .*?: (\w+)", what):
-        return f"{match.group(1)} is missing; --help says what it is"
-    return what[:1].lower() + what[1:]
+class Metavar(str):
+    """Name of an option's value in its help: `Annotated[Path, Metavar("FOLDER")]`."""
 
 
-def words(arguments: Sequence[str], *flags: str) -> list[int]:
-    """Where one of `flags` stands, as `--flag value` or `--flag=value`."""
-    return [i for i, word in enumerate(arguments) if word.split("=", 1)[0] in flags]
+class Positional(Metavar):
+    """Name of a value that is given without an option."""
 
 
-def take_value(arguments: Sequence[str], *flags: str) -> tuple[str | None, list[str]]:
-    """The value of the last of `flags`, and the arguments without it.
+class Arguments(Section):
+    """The arguments of one command: a field is an option, a section a group of options, the docstring its help."""
 
-    >>> take_value(["--lr", "0.1", "--config", "a.toml"], "--config")
-    ('a.toml', ['--lr', '0.1'])
+    settings: ClassVar[type[Section] | None] = None
+    """settings of a run that the command accepts as options too; those that were given end up in `changes`"""
+    examples: ClassVar[tuple[str, ...]] = ()
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def path_to(cls, *names: str | int) -> str:
+        option = next((option for option in options_of(cls) if option.path == names[0]), None)
+        return str(names[0]) if option is None else option.name
+
+    def defaults(self) -> Section | None:
+        """The settings before the options change them, for the help; None if they are not known."""
+        return None
+
+    @classmethod
+    def lists(cls) -> dict[str, Mapping[str, str]]:
+        """Lists for the help, by their heading: names and what they mean."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option or positional argument, as the typed field declares it."""
+
+    path: str
+    help: str
+    metavar: str
+    values: int | str | None  # as argparse's nargs; 0 for a switch
+    is_optional: bool
+    is_positional: bool
+    is_required: bool
+    flags: tuple[str, ...]
+    negative_flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As error messages show it."""
+        return self.metavar if self.is_positional else self.flags[0]
+
+    @property
+    def usage(self) -> str:
+        """The values after the flag."""
+        return {0: "", "*": f"{self.metavar} ..."}.get(self.values or 1, self.metavar) if self.values != 0 else ""
+
+
+def options_of(kind: type[Section], prefix: str = "") -> Iterator[Option]:
+    """The options that a section's fields declare, with those of the sections inside it."""
+    for name, info in kind.model_fields.items():
+        path, annotation = prefix + name, info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from options_of(annotation, f"{path}.")
+        elif path not in ("changes", "recipe", "extended_at") or any(isinstance(m, Positional) for m in info.metadata):
+            given = next((extra for extra in info.metadata if isinstance(extra, Metavar)), None)
+            plain, is_optional = without_none(annotation)
+            names = [path, *([SHORT_FLAGS[path]] if path in SHORT_FLAGS else [])][::-1]
+            yield Option(
+                path,
+                " ".join((info.description or "").split()),
+                str(given or metavar_of(plain)),
+                number_of_values(plain),
+                is_optional,
+                isinstance(given, Positional),
+                info.is_required(),
+                tuple(flag(name) for name in names),
+                tuple(flag(name, "no-") for name in names) if plain is bool else (),
+            )
+
+
+def flag(path: str, negation: str = "") -> str:
+    """The option of a setting.
+
+    >>> flag("augment.crop_padding"), flag("augment.flip", "no-")
+    ('--augment.crop-padding', '--augment.no-flip')
     """
-    places = words(arguments, *flags)
-    if not places:
-        return None, list(arguments)
-    at = places[-1]
-    if "=" in arguments[at]:
-        return arguments[at].split("=", 1)[1], [*arguments[:at], *arguments[at + 1 :]]
-    if at + 1 == len(arguments):
-        raise BadInput(f"{arguments[at]} needs a value")
-    return arguments[at + 1], [*arguments[:at], *arguments[at + 2 :]]
+    section, dot, name = path.removesuffix("_").rpartition(".")  # json_, for pydantic's models have a method json
+    return f"--{section}{dot}{negation}{name}".replace("_", "-")
+
+
+def without_none(annotation: Any) -> tuple[Any, bool]:
+    """A type without `Annotated` and `| None`, and if it had the latter."""
+    if get_origin(annotation) is Annotated:
+        return without_none(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        (inner,) = (part for part in get_args(annotation) if part is not type(None))
+        return without_none(inner)[0], True
+    return annotation, False
+
+
+def metavar_of(kind: Any) -> str:
+    if names := choices(kind):
+        return "{" + ",".join(names) + "}"
+    if get_origin(kind) is tuple:
+        inner = without_none(get_args(kind)[0])[0]
+        return metavar_of(inner) if get_args(kind)[1] is ... else " ".join(metavar_of(inner) for _ in get_args(kind))
+    return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+
+def number_of_values(kind: Any) -> int | str | None:
+    if kind is bool:
+        return 0
+    if get_origin(kind) is tuple:
+        return "*" if get_args(kind)[1] is ... else len(get_args(kind))
+    return None
+
+
+class Switch(argparse.Action):
+    """Store True, or False for one of the negative flags, as argparse's own BooleanOptionalAction does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, negative_flags: Sequence[str], **options: Any) -> None:
+        super().__init__([*option_strings, *negative_flags], dest, nargs=0, **options)
+        self.negative_flags = negative_flags
+
+    def __call__(self, _: Any, namespace: argparse.Namespace, __: Any, flag: str | None = None) -> None:
+        setattr(namespace, self.dest, flag not in self.negative_flags)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that raises BadInput. All values stay text; the typed fields convert and check them."""
+
+    def __init__(self, options: Iterable[Option]) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False)
+        self.add_argument("-h", "--help", action="store_true")
+        self.flags = ["--help"]
+        for option in options:
+            self.flags += [*option.flags, *option.negative_flags]
+            if option.is_positional:
+                self.add_argument(option.path, nargs=option.values or "?")
+            elif option.values == 0:
+                self.add_argument(*option.flags, dest=option.path, action=Switch, negative_flags=option.negative_flags)
+            else:
+                self.add_argument(*option.flags, dest=option.path, nargs=option.values)
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+    def read(self, words: Iterable[str]) -> dict[str, Any]:
+        """The values that were given, by path."""
+        dashed = [word if not word.startswith("--") else with_dashes(word) for word in words]
+        try:
+            given, rest = self.parse_known_intermixed_args(dashed)
+        except argparse.ArgumentError as error:
+            raise BadInput(f"{error.argument_name}: {error.message}; --help shows how to use it") from None
+        values = vars(given)
+        if rest and "help" not in values:
+            word = next((word for word in rest if word.startswith("-")), rest[0]).split("=", 1)[0]
+            near = difflib.get_close_matches(word, self.flags, n=1)
+            hint = f"did you mean {near[0]}?" if near else "--help lists all options"
+            raise BadInput(f"unknown {'option' if word.startswith('-') else 'argument'} {word!r}; {hint}")
+        return values
+
+
+def with_dashes(word: str) -> str:
+    """`--batch_size=3` as `--batch-size=3`."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def parse(kind: type[Command], words: Sequence[str], program: str) -> Command:
+    """`words` as an instance of `kind`. Raises BadInput; `--help` prints the help and raises SystemExit."""
+    own = list(options_of(kind))
+    shared = [] if kind.settings is None else list(options_of(kind.settings))
+    values = Parser([*own, *shared]).read(words)
+    given: dict[str, Any] = {}
+    for option in own:
+        store(option, values, given, kind.model_construct())
+    for option in shared:
+        store(option, values, given.setdefault("changes", {}))
+    if "help" in values:
+        print(help_text(kind, program, given))
+        raise SystemExit(0)
+    for option in own:
+        if option.is_required and option.path not in values:
+            raise BadInput(f"{option.name} is missing: {option.help}; for example: {kind.examples[0]}")
+    return kind(**given)
+
+
+def store(option: Option, values: Mapping[str, Any], table: dict[str, Any], defaults: Section | None = None) -> None:
+    """Put the value of an option, if there is one, into a nested table; a new table begins with the defaults."""
+    if option.path not in values:
+        return
+    *sections, name = option.path.split(".")
+    for section in sections:
+        if section not in table:
+            table[section] = {} if defaults is None else getattr(defaults, section).model_dump()
+        table = table[section]
+    value = values[option.path]
+    table[name] = None if option.is_optional and value == "None" else value
+
+
+def help_text(kind: type[Arguments], program: str, given: Mapping[str, Any]) -> str:
+    """The help of a command: usage, purpose, examples, lists of names, and the options by section."""
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    positionals = [option for option in options_of(kind) if option.is_positional]
+    usage = " ".join(["usage:", program, *(option.metavar for option in positionals), "[OPTION ...]"])
+    purpose = [fill(paragraph, width) for paragraph in (inspect.getdoc(kind) or "").split("\n\n")]
+    examples = ["\n".join(["examples:", *(f"  {example}" for example in kind.examples)])] if kind.examples else []
+    lists = dict(kind.lists())
+    if positionals:
+        lists = {"arguments:": {option.metavar.strip("[]"): option.help for option in positionals}} | lists
+    lists |= option_lists("options:", kind, kind.model_construct())
+    if kind.settings is not None:
+        start = None
+        with contextlib.suppress(BadInput):  # help is shown whatever the other words are
+            start = kind(**given).defaults()
+        heading = f"settings of the run{'' if start else ' (default: unchanged)'}:"
+        lists |= option_lists(heading, kind.settings, start)
+    shown = [f"{heading}\n{listing(rows, width)}" for heading, rows in lists.items()]
+    return "\n\n".join([usage, *purpose, *examples, *shown])
+
+
+def option_lists(heading: str, kind: type[Section], defaults: Section | None) -> dict[str, dict[str, str]]:
+    """The options of a section and of those inside it, each list by its heading."""
+    lists: dict[str, dict[str, str]] = {heading: {"-h, --help": "show this help"} if heading == "options:" else {}}
+    for option in options_of(kind):
+        if option.is_positional:
+            continue
+        section, _, name = option.path.rpartition(".")
+        title, holder = heading, defaults
+        if section:
+            purpose = (inspect.getdoc(kind.model_fields[section].annotation) or "").rstrip(".")
+            title = f"{section}: {purpose[:1].lower()}{purpose[1:]}"
+            holder = defaults and getattr(defaults, section)
+        flags = ", ".join([*option.flags, *option.negative_flags])
+        default = "" if holder is None or "default:" in option.help else f"; default: {written(getattr(holder, name))}"
+        lists.setdefault(title, {})[f"{flags} {option.usage}".rstrip()] = option.help + default
+    return lists
+
+
+def written(value: Any) -> str:
+    """A default as one would type it."""
+    if value is None or isinstance(value, bool):
+        return "on" if value else "none" if value is None else "off"
+    return " ".join(map(written, value)) if isinstance(value, tuple) else str(value).removesuffix(".0")
+
+
+def listing(rows: Mapping[str, str], width: int) -> str:
+    """Names and what they mean, in two columns; a long name has a line of its own."""
+    column = 26 if width >= 70 else 8
+    lines = []
+    for name, meaning in rows.items():
+        filled = textwrap.fill(
+            meaning, width, initial_indent=" " * column, subsequent_indent=" " * column, break_on_hyphens=False
+        )
+        lines.append(f"  {name:{column - 4}}  {filled.lstrip()}" if len(name) <= column - 4 else f"  {name}\n{filled}")
+    return "\n".join(lines)
+
+
+def fill(paragraph: str, width: int) -> str:
+    return textwrap.fill(" ".join(paragraph.split()), width, break_on_hyphens=False)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a `.json` or `.toml` file, not yet validated."""
+    """The settings in a `.json` or `.toml` file, not yet validated; a byte-order mark before them is no fault."""
     try:
         if path.suffix == ".json":
-            settings = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repetition)
+            settings = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repetition)
         elif path.suffix == ".toml":
-            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+            settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         else:
             raise BadInput(f"config file {printable(path)} must end in .json or .toml")
-    except LabError:
-        raise
     except OSError as error:
         raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
+    except BadInput:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadInput(f"config file {printable(path)} is not valid: {printable(error)[:200]}") from error
     if not isinstance(settings, dict):
@@ -105,7 +308,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table of a JSON file; ValueError where a setting is given twice, and JSON itself would take the last."""
+    """A table of a JSON file; ValueError where a setting is given twice, of which JSON itself would take the last."""
     table = dict(pairs)
     if len(table) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from resnetlab.errors import printable
 from resnetlab.runs import recipes
-from resnetlab.runs.config import RunConfig
+from resnetlab.runs.config import SHORT_FLAGS, RunConfig, differences
 
-SHORT = {"data.name": "data", "model.name": "model", "optim.lr": "lr"}
 HIDDEN = ("recipe", "extended_at", "epochs", "steps")
 
 
@@ -22,7 +21,8 @@ def commands(config: RunConfig) -> list[str]:
     """
     recipe = config.recipe if config.recipe in recipes.RECIPES else "quickstart"
     base = recipes.get(recipe)
-    flags = list(differences(config.to_json(), base.to_json()))
+    changed = [difference for difference in differences(base, config) if difference.path not in HIDDEN]
+    flags = [word for difference in changed for word in flag(difference.path, difference.after)]
     whole = ["--steps", str(config.steps)] if config.steps is not None else ["--epochs", str(config.epochs)]
     if not config.extended_at:
         length = [] if (config.epochs, config.steps) == (base.epochs, base.steps) else whole
@@ -37,18 +37,9 @@ def typed(*words: str) -> str:
     return printable(shlex.join(words))
 
 
-def differences(given: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The flags that lead from one config to another, in the order of the settings."""
-    for name, value in given.items():
-        if isinstance(value, Mapping):
-            yield from differences(value, base[name], f"{prefix}{name}.")
-        elif value != base[name] and prefix + name not in HIDDEN:
-            yield from flag(prefix + name, value)
-
-
 def flag(path: str, value: Any) -> Iterator[str]:
     """One setting as words."""
-    section, _, name = SHORT.get(path, path).replace("_", "-").rpartition(".")
+    section, _, name = SHORT_FLAGS.get(path, path).replace("_", "-").rpartition(".")
     dotted = f"{section}." if section else ""
     if isinstance(value, bool):
         yield f"--{dotted}{'' if value else 'no-'}{name}"

@@ -18,11 +18,11 @@ from resnetlab.models.pretrained import load_pretrained
 from resnetlab.runs import recipes
 from resnetlab.runs.build import open_data, resolved
 from resnetlab.runs.compare import compare
-from resnetlab.runs.config import DataConfig, RunConfig
+from resnetlab.runs.config import DataConfig, RunConfig, differences
 from resnetlab.runs.console import Voice
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.resume import HARMLESS, differences, resume
+from resnetlab.runs.resume import HARMLESS, resume
 from resnetlab.runs.stopping import StopRequest
 
 EPOCHS = 10  # unless a length is given
@@ -140,9 +140,9 @@ def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
             left.append(name)
             continue
         run = RunFolder.open(path)
-        changed = [d for d in differences(run.config.to_json(), config.to_json()) if d[0] not in HARMLESS]
+        changed = [difference for difference in differences(run.config, config) if difference.path not in HARMLESS]
         if changed:
-            said = "; ".join(f"{setting} was {before!r}, now {now!r}" for setting, before, now in changed)
+            said = "; ".join(map(str, changed))
             raise BadInput(f"{printable(path)} was begun with other settings ({printable(said)}); give another --out")
         if not run.is_scored:
             left.append(name)

@@ -1,68 +1,148 @@
-"""Every choice of a run, as frozen typed models: validated at once, written to the run, read back equal.
+"""The settings of a run, as frozen typed models: validated at once, written to the run, read back equal.
 
-Imports no torch, so that the command line can parse, refuse and print in an instant.
+Imports no torch, so that the command line can parse, refuse and print at once.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
-from pydantic import Field, model_validator
-from tyro.conf import Suppress, arg
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from resnetlab.errors import BadInput, unknown
+from resnetlab.errors import BadInput, printable, unknown
 from resnetlab.models.zoo import ARCHITECTURES
-from resnetlab.runs.section import Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
+SHORT_FLAGS = {
+    "data.name": "data",
+    "model.name": "model",
+    "model.stem": "stem",
+    "model.pretrained": "pretrained",
+    "model.freeze": "freeze",
+    "optim.lr": "lr",
+}
+"""Settings that the command line also knows by a short name: `--lr` is `--optim.lr`."""
+
+
+class Section(BaseModel):
+    """A group of settings. Raises BadInput, one sentence with the path to the setting, for a value that is not allowed.
+
+    The docstring below a field is its help on the command line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    prefix: ClassVar[str] = ""
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise BadInput(self._sentence(error)) from error
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise BadInput(cls._sentence(error)) from error
+
+    @classmethod
+    def path_to(cls, *names: str | int) -> str:
+        """The name of a setting as error messages show it: `optim.lr`."""
+        return cls.prefix + ".".join(map(str, names))
+
+    @classmethod
+    def _sentence(cls, errors: ValidationError) -> str:
+        return "; ".join(cls._clause(error) for error in errors.errors(include_url=False))
+
+    @classmethod
+    def _clause(cls, error: Any) -> str:
+        kind, names, given = error["type"], error["loc"], error["input"]
+        reason = error.get("ctx", {}).get("error")
+        if isinstance(reason, BadInput):  # from a section inside this one, or from a rule between settings
+            return str(reason)
+        path = printable(cls.path_to(*names))[:100] if names else cls.prefix.rstrip(".") or "config"
+        match kind:
+            case "missing":
+                return f"{path} is missing"
+            case "extra_forbidden":
+                near = difflib.get_close_matches(str(names[0]), cls.model_fields, n=1)
+                hint = f"did you mean {cls.path_to(near[0])}?" if near else f"choose from {', '.join(cls.model_fields)}"
+                return f"unknown setting {path}; {hint}"
+            case "literal_error":
+                return str(unknown(path, printable(given)[:100], choices(cls.model_fields[names[0]].annotation)))
+        shown = given if isinstance(given, str) and "than" in kind else repr(given)  # -1 from the command line is text
+        rule = RULES.get(kind.split("_")[0]) or error["msg"].replace("Input should", "must", 1)
+        return f"{path} is {printable(shown)[:100]}, but {rule}"
+
+
+RULES = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "model": "must be a table of settings",
+}
+"""What to say instead of pydantic's message, by the first word of its type of error."""
+
+
+def choices(annotation: Any) -> list[str]:
+    """The values that a Literal allows, also inside `| None`; empty for any other type.
+
+    >>> choices(Literal["A", "B"] | None)
+    ['A', 'B']
+    """
+    options = [option for part in (annotation, *get_args(annotation)) for option in get_args(part)]
+    return list(dict.fromkeys(option for option in options if isinstance(option, str)))
+
 
 class DataConfig(Section):
-    """What the network sees."""
+    """Images, their size and their splits."""
 
     prefix: ClassVar[str] = "data."
-    name: Annotated[str, arg(aliases=["--data"])] = "digits"
-    """digits, cifar10, cifar100, or a folder of images with one sub-folder per class"""
+    name: str = "digits"
+    """digits, cifar10, cifar100, or the path of a folder of images with one sub-folder per class"""
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
-    """side of the square the network sees, in pixels; default: chosen from the data"""
+    """side of the square input image, in pixels; default: chosen from the data"""
     fit: Literal["crop", "squash", "pad"] = "crop"
-    """how an image becomes square"""
+    """how to make an image square: crop the longer side, squash it, or pad the shorter one"""
     normalize: Literal["dataset", "imagenet"] = "dataset"
-    """whose mean and standard deviation to use; imagenet for networks pretrained there"""
+    """mean and standard deviation for normalisation; imagenet for networks pretrained on ImageNet"""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share held out for validation where the data has no validation split"""
+    """share of the images held out for validation, if the data has no validation split"""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share held out for the test where the data has no test split"""
+    """share of the images held out for the test, if the data has no test split"""
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """seed of drawn splits; apart from --seed, so that runs with other seeds share one test set"""
+    """seed of random splits; separate from --seed, so that runs with different seeds share one test set"""
     bad_images: Literal["error", "skip"] = "error"
-    """what to do with a file that cannot be read as an image"""
+    """what to do with a file that cannot be read as an image: stop with an error, or leave it out"""
     root: str | None = None
-    """folder for downloaded data sets"""
+    """folder for downloaded data sets; default: resnetlab's cache folder"""
     download: bool = True
-    """whether a named data set may be downloaded"""
+    """download a named data set if it is missing"""
 
 
 class ModelConfig(Section):
-    """The network."""
+    """Network and initial weights."""
 
     prefix: ClassVar[str] = "model."
-    name: Annotated[str, arg(aliases=["--model"])] = "resnet18"
-    """an architecture of `resnetlab models`"""
-    stem: Annotated[Literal["auto", "imagenet", "cifar"], arg(aliases=["--stem"])] = "auto"
-    """imagenet: 7x7/2 and max pool; cifar: 3x3/1; auto: cifar up to 64 px"""
+    name: str = "resnet18"
+    """an architecture; `resnetlab models` lists them"""
+    stem: Literal["auto", "imagenet", "cifar"] = "auto"
+    """first layers; imagenet: 7x7/2 convolution and max pooling; cifar: 3x3/1; auto: cifar for images up to 64 px"""
     shortcut: Literal["A", "B", "C"] | None = None
-    """the paper's shortcut options; default: the architecture's own"""
+    """A: zero padding; B: projection where shapes change; C: projection everywhere; default: the architecture's own"""
     zero_init: bool = False
-    """begin with every residual branch switched off (last norm at zero)"""
-    pretrained: Annotated[str | None, arg(aliases=["--pretrained"])] = None
-    """weights to begin with: torchvision, a file, or a URL whose file name carries its digest"""
-    freeze: Annotated[bool, arg(aliases=["--freeze"])] = False
-    """train the head alone"""
+    """initialise the last norm of every residual branch to zero, so that each unit starts as the identity"""
+    pretrained: str | None = None
+    """initial weights: torchvision, a file, or a URL whose file name contains its digest; default: random"""
+    freeze: bool = False
+    """train only the last layer; needs --pretrained"""
 
     @model_validator(mode="after")
     def known(self) -> Self:
@@ -74,94 +154,94 @@ class ModelConfig(Section):
 
 
 class AugmentConfig(Section):
-    """How training images are varied; each sample has its own draws."""
+    """Random changes of the training images, drawn for each image separately."""
 
     prefix: ClassVar[str] = "augment."
     crop: Annotated[int, Field(ge=0, le=512)] = 0
-    """pixels of padding before a random crop to the old size; 0 is off"""
+    """padding in pixels before a random crop to the original size; 0: off"""
     crop_padding: Literal["constant", "reflect"] = "constant"
-    """black or mirrored padding"""
+    """padding for the crop: black, or mirrored"""
     flip: bool = False
-    """mirror half of the images"""
+    """mirror images left to right with probability 0.5"""
     alternate: bool = False
-    """flip: mirror an image in every second epoch, instead of at random"""
+    """with flip: mirror each image in every second epoch instead of at random"""
     cutout: Annotated[int, Field(ge=0, le=4096)] = 0
-    """side of a blackened square; 0 is off"""
+    """side of a random square that is blackened, in pixels; 0: off"""
     resized_crop: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """smallest share of the area for a random resized crop (ImageNet: 0.08); 0 is off"""
+    """smallest share of the area for a random resized crop (0.08 is usual for ImageNet); 0: off"""
     sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
-    """image sizes of the run's parts, of equal length, as shares of the full size, e.g. 0.75 0.875 1; default: 1"""
+    """progressive resizing: image size per phase, as shares of the full size, such as 0.75 0.875 1; default: 1"""
 
 
 class OptimConfig(Section):
-    """How the weights move."""
+    """Optimiser."""
 
     prefix: ClassVar[str] = "optim."
     name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
-    """optimiser; muon is for convolution kernels, and Adam with decoupled decay for the rest"""
-    lr: Annotated[Positive, arg(aliases=["--lr"])] = 0.1
+    """optimiser; muon updates convolution kernels with Muon and everything else with AdamW"""
+    lr: Positive = 0.1
     """peak learning rate"""
     momentum: Share = 0.9
-    """of SGD and Muon"""
+    """momentum of sgd and muon"""
     nesterov: bool = True
-    """of SGD"""
+    """Nesterov momentum, for sgd"""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """of Adam, AdamW and the Adam beside Muon"""
+    """decay rates of the two moments, for adam, adamw and the AdamW part of muon"""
     lr_share: Positive = 0.05
-    """muon: the learning rate of what is not a kernel, as a share of --lr"""
+    """muon: learning rate of its AdamW part, as a share of the learning rate"""
     weight_decay: NotNegative = 0.0
-    """pull towards zero"""
+    """weight decay"""
     decay_norms: bool = True
-    """whether norms and biases decay too"""
+    """apply weight decay to norms and biases too"""
 
 
 class ScheduleConfig(Section):
-    """How the learning rate moves."""
+    """Learning-rate schedule."""
 
     prefix: ClassVar[str] = "schedule."
     name: Literal["constant", "linear", "step", "multistep", "cosine", "one_cycle", "plateau"] = "constant"
-    """shape"""
+    """shape of the schedule after warm-up"""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """steps before the shape begins"""
+    """length of the warm-up, in optimiser steps"""
     warmup_from: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """where warm-up begins, as a share of the peak"""
+    """learning rate at the start of the warm-up, as a share of the peak"""
     warmup_shape: Literal["linear", "constant"] = "linear"
-    """rise evenly, or stay and then jump"""
+    """linear: rise evenly to the peak; constant: stay at the start value, then jump to the peak"""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
-    """multistep: when to decay, as shares of the run"""
+    """multistep: times of the decays, as shares of the run"""
     every_epochs: Count = 10
-    """step: epochs between decays"""
+    """step: epochs between two decays"""
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """step, multistep, plateau: factor of a decay"""
+    """step, multistep, plateau: factor of each decay"""
     patience: Annotated[int, Field(ge=0)] = 3
     """plateau: epochs without a lower validation loss before a decay"""
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """one_cycle: share of the run before the peak"""
     final: Share = 0.0
-    """linear, cosine: where it ends, as a share of the peak"""
+    """linear, cosine: learning rate at the end, as a share of the peak"""
 
 
 class CheckpointConfig(Section):
-    """When the training state is written; always at the end of an epoch, too."""
+    """Checkpoints; one is always written at the end of an epoch."""
 
     prefix: ClassVar[str] = "checkpoint."
     keep: Count = 2
-    """how many stay, the newest ones"""
+    """number of checkpoints to keep, the newest ones"""
     every_steps: Count | None = None
-    """also after so many optimiser steps"""
+    """also write one after this number of optimiser steps"""
     every_minutes: Positive | None = None
-    """also after so many minutes"""
+    """also write one after this number of minutes"""
 
 
 class RunConfig(Section):
-    """Everything that decides a run, besides the code and the machine.
+    """All settings of a run: everything that decides its result, apart from the code and the machine.
 
     >>> RunConfig(epochs=3, optim=OptimConfig(lr=0.05)).optim.lr
     0.05
     """
 
-    recipe: Suppress[str] = "custom"
-    """the recipe it began as"""
+    recipe: str = "custom"
+    """the recipe that the settings come from"""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -169,52 +249,59 @@ class RunConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     epochs: Count | None = None
-    """length of the run in epochs"""
+    """length of the run in epochs; give this or --steps"""
     steps: Count | None = None
-    """length of the run in optimiser steps"""
+    """length of the run in optimiser steps; give this or --epochs"""
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """images per optimiser step; at least 2, for a norm cannot train on one"""
+    """images per optimiser step, at least 2"""
     accumulate: Count = 1
-    """parts a batch is split into, to save memory"""
+    """number of parts that a batch is split into, to save memory (gradient accumulation)"""
     label_smoothing: Share = 0.0
-    """share of the target spread over all classes"""
+    """share of the target probability that is spread over all classes"""
     clip_norm: Positive | None = None
-    """largest norm of the gradient"""
+    """largest norm of the gradient; longer gradients are scaled down to it"""
     ema: Share = 0.0
-    """decay of an average of the weights, which is then what is scored and kept; 0 is off"""
+    """decay of a moving average of the weights, which is then validated, scored and saved; 0: off"""
     best_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
-    """validation score that chooses the best epoch"""
+    """validation score that selects the best epoch"""
     patience: Annotated[int, Field(ge=0)] = 0
-    """epochs without a better one before training stops early; 0 is never"""
+    """early stopping: epochs without a better validation score before training ends; 0: off"""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """a step whose loss or gradient is NaN or infinite: end the run, or leave the step out (10 of them at most)"""
+    """if the loss or gradient of a step is NaN or infinite: stop the run, or skip the step (at most 10 times)"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """seed of initialisation, order and augmentation"""
+    """seed of initialisation, image order and augmentation"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto: CUDA, then MPS, then CPU"""
+    """device to train on; auto: CUDA, else MPS, else CPU"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the hardware multiplies it"""
+    """number format for training; auto: bf16 where supported, else fp32"""
     deterministic: bool = False
-    """on CUDA, only operations that give the same bits every time; on the CPU all do"""
+    """on CUDA, use only operations that give the same bits every time; on a CPU all of them do"""
     final_test: Literal["once", "never"] = "once"
-    """whether the best weights are scored on the test split at the end"""
+    """score the best weights on the test split at the end of the run, or not"""
     tensorboard: bool = False
-    """also write what TensorBoard reads; needs pip install 'resnetlab[tensorboard]'"""
-    extended_at: Suppress[tuple[int, ...]] = ()
+    """also write TensorBoard logs; needs pip install 'resnetlab[tensorboard]'"""
+    extended_at: tuple[int, ...] = ()
     """steps at which the run was over and then extended"""
 
     @model_validator(mode="after")
-    def one_length(self) -> Self:
+    def consistent(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise BadInput("a run needs a length: give --epochs or --steps, and not both")
+            raise BadInput("a run needs one length: give --epochs or --steps, not both")
         if self.accumulate > self.batch_size // 2:
-            raise BadInput(f"accumulate is {self.accumulate}: a batch of {self.batch_size} has too few images for it")
+            raise BadInput(
+                f"accumulate is {self.accumulate}, but a batch of {self.batch_size} can be split into at most "
+                f"{self.batch_size // 2} parts of 2 images"
+            )
         if self.model.zero_init and self.model.name.startswith("plain"):
-            raise BadInput("model.zero_init needs shortcuts, which plain nets have not")
+            raise BadInput("model.zero_init needs shortcuts, and plain networks have none")
         return self
 
     def changed(self, changes: Mapping[str, Any]) -> RunConfig:
-        """A copy with some settings changed, given as a nested mapping; a new length replaces the old one."""
+        """Return a copy with some settings changed, given as a nested mapping; a new length replaces the old one.
+
+        >>> RunConfig(epochs=3).changed({"steps": 100, "optim": {"lr": 0.05}}).epochs is None
+        True
+        """
         merged = self.model_dump()
         if "epochs" in changes or "steps" in changes:
             merged["epochs"] = merged["steps"] = None
@@ -224,4 +311,38 @@ class RunConfig(Section):
         return RunConfig.model_validate(merged)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the settings as a nested dictionary of JSON values."""
         return self.model_dump(mode="json")
+
+
+class Difference(NamedTuple):
+    """A setting that differs between two configs."""
+
+    path: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} was {self.before!r}, now {self.after!r}"
+
+
+def differences(before: RunConfig, after: RunConfig) -> list[Difference]:
+    """Return the settings that differ, as JSON values, in the order of the config.
+
+    >>> print(*differences(RunConfig(epochs=3), RunConfig(epochs=3, seed=1, optim=OptimConfig(lr=0.05))))
+    optim.lr was 0.1, now 0.05 seed was 0, now 1
+    """
+    had, has = flat(before.to_json()), flat(after.to_json())
+    return [Difference(path, had[path], has[path]) for path in had if had[path] != has[path]]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their paths.
+
+    >>> flat({"seed": 1, "optim": {"lr": 0.05}})
+    {'seed': 1, 'optim.lr': 0.05}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from resnetlab.errors import unknown
@@ -156,6 +157,16 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "cifar10-resnet34": cifar10_resnet34,
     **{f"paper-resnet{depth}": paper(depth) for depth in (20, 32, 44, 56, 110)},
 }
+
+
+def summary(name: str) -> str:
+    """Return the first sentence about a recipe.
+
+    >>> summary("paper-resnet20")
+    "ResNet-20 of the paper's Section 4.2: 64,000 steps of 128, crop and flip"
+    """
+    paragraph = (inspect.getdoc(RECIPES[name]) or "").split("\n\n")[0]
+    return " ".join(paragraph.split()).split(". ")[0].rstrip(".")
 
 
 def get(name: str) -> RunConfig:

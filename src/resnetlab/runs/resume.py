@@ -10,7 +10,7 @@ from typing import Any
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
 from resnetlab.runs.build import Experiment, make_plan
-from resnetlab.runs.config import RunConfig
+from resnetlab.runs.config import RunConfig, differences
 from resnetlab.runs.console import Voice
 from resnetlab.runs.experiment import carry_out
 from resnetlab.runs.folder import RunFolder
@@ -63,9 +63,9 @@ def resume(
 
 def accepted_changes(had: RunConfig, wanted: RunConfig, allowed: Collection[str]) -> list[str]:
     """The changed settings in words, the length apart; BadInput if one of them is not allowed."""
-    changed = [d for d in differences(had.to_json(), wanted.to_json()) if d[0] not in LENGTH]
-    refused = [name for name, *_ in changed if name not in HARMLESS | set(allowed)]
-    told = [f"{name} was {before!r}, now {now!r}" for name, before, now in changed]
+    changed = [difference for difference in differences(had, wanted) if difference.path not in LENGTH]
+    refused = [difference.path for difference in changed if difference.path not in HARMLESS | set(allowed)]
+    told = list(map(str, changed))
     if refused:
         raise BadInput(
             f"the run would become another one: {'; '.join(told)}; leave that as it was, train in a new folder, or "
@@ -124,22 +124,6 @@ def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[s
             "finish it first, or add --allow-change epochs"
         )
     return dataclasses.replace(experiment, config=config, plan=make_plan(config, len(experiment.batches.train)))
-
-
-def differences(had: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The settings in which two configs differ: (path, before, after).
-
-    >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
-    [('b.c', 2, 3)]
-    """
-    found = []
-    for name, before in had.items():
-        after = wanted[name]
-        if isinstance(before, Mapping):
-            found += differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append((f"{prefix}{name}", before, after))
-    return found
 
 
 def require_same_splits(run: RunFolder, data: ImageData) -> None:

@@ -14,7 +14,7 @@ from resnetlab.evaluation.intervals import LEVEL, Repeats
 from resnetlab.files import write_json
 from resnetlab.runs import experiment, resume
 from resnetlab.runs.build import resolved
-from resnetlab.runs.config import RunConfig
+from resnetlab.runs.config import RunConfig, differences
 from resnetlab.runs.console import Voice
 from resnetlab.runs.folder import RunFolder, next_folder
 from resnetlab.runs.stopping import StopRequest
@@ -137,8 +137,7 @@ def require_same(had: Series, wanted: Series) -> None:
 
 def require_unchanged(path: Path, had: RunConfig, wanted: RunConfig, advice: str) -> None:
     """BadInput, with `advice`, if a setting that matters differs."""
-    changed = resume.differences(had.to_json(), wanted.to_json())
-    told = [f"{name} was {old!r}, now {new!r}" for name, old, new in changed if name not in HARMLESS]
+    told = [str(difference) for difference in differences(had, wanted) if difference.path not in HARMLESS]
     if told:
         raise BadInput(
             f"{printable(path)}: all runs of a series have the same settings, but {'; '.join(told)}; {advice}"
