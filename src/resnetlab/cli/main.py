@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from resnetlab import __version__
 from resnetlab.cli.commands import COMMANDS
@@ -15,43 +17,58 @@ from resnetlab.errors import BadInput, DiskTrouble, LabError, Stopped, printable
 from resnetlab.runs.stopping import ignore_signals, leave_on_sigterm
 
 USAGE = """\
-usage: resnetlab COMMAND …
+usage: resnetlab COMMAND [OPTION ...]
 
 Build, understand, train, judge and use residual networks.
 
-  train [RECIPE]   train, score and plot a run; without arguments: ResNet-18 on digits, in about a minute
-  find-lr [RECIPE] try rising learning rates for a minute and suggest one; leaves no run behind
-  resume RUN       go on with a run that was stopped, or make a finished one longer
-  evaluate RUN     score a run, or a model file, on its validation or test split
-  compare RUN RUN  two runs or more on the same images: which is better, and whether one can tell
-  baseline         a network from scratch, and with ImageNet's weights, frozen and fine-tuned: which is better
-  report RUN       a run as one HTML page: scores, curves, classes, calibration, mistakes, and how to get it again
-  runs [FOLDER]    the runs in a folder, best first
-  models [NAME]    the networks there are, or one of them stage by stage, as numbers and as a picture
+commands:
+  train [RECIPE]    train a network and score it; without arguments: ResNet-18
+                    on handwritten digits, in about a minute
+  find-lr [RECIPE]  suggest a learning rate, from a range test of a minute
+  resume RUN        continue a run that was stopped, or train a finished one
+                    for longer
+  evaluate RUN      score a run or a model file on the validation or test split
+  compare RUN RUN   compare runs on the same images: which is better, and is the
+                    difference significant?
+  baseline          compare a network trained from scratch with ImageNet's
+                    weights, frozen and fine-tuned
+  report RUN        write one HTML page with scores, curves, classes,
+                    calibration and mistakes of a run
+  runs [FOLDER]     list the runs in a folder, best first
+  models [NAME]     list the networks, or show one stage by stage
 
-  --help, --version, --debug (show tracebacks); `resnetlab COMMAND --help` says more
+options:
+  -h, --help        show this help; `resnetlab COMMAND --help`: that of a command
+  --version         show the version
+  --debug           show the traceback of an error
 
-exit codes: 0 done · 1 a bug of ours · 2 bad input · 3 no sound checkpoint · 4 the disk · 5 a non-finite number ·
-            6 stopped, can be resumed
+exit codes: 0 done · 1 a bug of ours · 2 bad input · 3 no sound checkpoint ·
+            4 the disk · 5 a non-finite number · 6 stopped, can be resumed
 """
 
 
 NAMES = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
+def run(words: Sequence[str]) -> None:
+    """Run one command. Raises BadInput for an unknown one, and what the command raises."""
+    if not words or words[0] in ("--help", "-h"):
+        print(USAGE, end="")
+    elif words[0] == "--version":
+        print(f"resnetlab {__version__}")
+    elif words[0] not in COMMANDS:
+        raise unknown("command", words[0], COMMANDS)
+    else:
+        COMMANDS[words[0]](words[1:])
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; what goes wrong is one sentence on stderr."""
-    words_left = [word for word in arguments if word != "--debug"]
-    debug = len(words_left) < len(arguments)
+    """Run one command and return its exit code; an error is one sentence on stderr."""
+    words = [word for word in arguments if word != "--debug"]
+    debug = len(words) < len(arguments)
     try:
-        if not words_left or words_left[0] in ("--help", "-h"):
-            print(USAGE, end="")
-        elif words_left[0] == "--version":
-            print(f"resnetlab {__version__}")
-        elif words_left[0] not in COMMANDS:
-            raise unknown("command", words_left[0], COMMANDS)
-        else:
-            COMMANDS[words_left[0]](words_left[1:])
+        run(words)
+        sys.stdout.flush()
     except LabError as error:
         if debug:
             traceback.print_exc()
@@ -61,9 +78,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"resnetlab: {str(error) or 'interrupted'}", file=sys.stderr)
         return Stopped.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
         return 0
-    except OSError as error:  # what nobody foresaw: a name that is too long, a folder that may not be entered
+    except OSError as error:  # an unforeseen one: a name that is too long, a folder that may not be entered
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -77,15 +93,40 @@ def main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    else:
+        return 0
+    finally:
+        discard_unwritable_output()
+
+
+def discard_unwritable_output() -> None:
+    """Send what stdout cannot write to nowhere; Python would try again when it exits, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        if sys.stdout is sys.__stdout__:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def replace_closed_streams() -> None:
+    """Open the null device for each standard stream that is closed (`>&-`), before a file of ours gets its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays open
 
 
 def entry_point() -> None:
+    """Run the command line of this process and exit."""
+    replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
     leave_on_sigterm()
-    log = logging.getLogger("resnetlab")  # downloads announce themselves there
+    log = logging.getLogger("resnetlab")  # downloads are announced there
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
     code: int | None = None
