@@ -269,7 +269,7 @@ def test_an_unfinished_run_says_what_is_missing(epochs: int, tmp_path: Path, mak
         ("metrics.jsonl", "could not read"),
         ("environment.json", "Could not read"),
         ("best.safetensors", "or it is damaged"),
-        ("evaluation/test/metrics.json", "Could not read"),
+        ("evaluation/test/metrics.json", "metrics.json is damaged"),
         ("evaluation/val/report_samples.safetensors", "or it is damaged"),
         ("evaluation/test/predictions.csv", "The table of predictions of the test split is not here"),
     ],

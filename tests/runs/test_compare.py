@@ -145,7 +145,7 @@ def change_line(text: str) -> str:
 def test_predictions_that_are_not_those_of_the_scores_are_refused(runs: Path, damage: Any) -> None:
     file = runs / "bad" / "evaluation" / "test" / "predictions.csv"
     file.write_text(damage(file.read_text()))
-    with pytest.raises(Damaged, match=r"predictions.csv is not what the run was scored with.*run: resnetlab evaluate"):
+    with pytest.raises(Damaged, match=r"predictions.csv is damaged: .*; run: resnetlab evaluate"):
         compare([runs / "good", runs / "bad"])
 
 
@@ -153,7 +153,7 @@ def test_predictions_that_are_not_those_of_the_scores_are_refused(runs: Path, da
 def test_scores_that_we_did_not_write_are_refused(runs: Path, change: dict[str, Any]) -> None:
     file = runs / "bad" / "evaluation" / "test" / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(Damaged, match="is not what we wrote"):
+    with pytest.raises(Damaged, match=r"metrics\.json is damaged"):
         compare([runs / "good", runs / "bad"])
 
 

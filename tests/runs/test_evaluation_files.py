@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from PIL import Image
 
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
-from resnetlab.errors import DiskTrouble
+from resnetlab.errors import Damaged, DiskTrouble
 from resnetlab.evaluation.calibration import Temperature, calibration
 from resnetlab.evaluation.metrics import metrics
 from resnetlab.plots import style
-from resnetlab.runs.evaluation_files import Evaluation, write_csv, write_evaluation
+from resnetlab.runs import evaluation_files
+from resnetlab.runs.csv_files import read_csv
+from resnetlab.runs.evaluation_files import Evaluation, read_metrics, read_predictions, write_evaluation
 
 CLASSES = ["cat, tabby", 'the "dog"', "two\nlines", "back\rto\r\nstart", "=1+1", "猫", " spaced ", ""]
 FACTS = {
@@ -51,11 +54,6 @@ def evaluation() -> Evaluation:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run") / "evaluation" / "test"
     return folder, write_evaluation(folder, evaluation(), all_probabilities=True)
-
-
-def table(path: Path) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.reader(file, strict=True))
 
 
 def test_all_files_are_written_and_nothing_else(written: tuple[Path, dict[str, Any]]) -> None:
@@ -94,7 +92,7 @@ def test_what_is_averaged_over_views_is_named_in_numbers_and_pictures() -> None:
 def test_predictions_have_the_promised_columns_and_every_name_survives(written: tuple[Path, dict[str, Any]]) -> None:
     folder, returned = written
     made = evaluation()
-    header, *rows = table(folder / "predictions.csv")
+    header, *rows = read_csv(folder / "predictions.csv")
     assert header == ["file", "true", "predicted", "probability", *CLASSES]
     assert [row[0] for row in rows] == list(made.split.names)
     assert [row[1] for row in rows] == [CLASSES[label] for label in made.labels]
@@ -104,7 +102,7 @@ def test_predictions_have_the_promised_columns_and_every_name_survives(written: 
 
 def test_the_columns_of_all_probabilities_sum_to_one(written: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = written
-    _, *rows = table(folder / "predictions.csv")
+    _, *rows = read_csv(folder / "predictions.csv")
     found = np.array([[float(cell) for cell in row[4:]] for row in rows])
     assert np.array_equal(found, evaluation().probabilities)  # to the last bit
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
@@ -113,14 +111,14 @@ def test_the_columns_of_all_probabilities_sum_to_one(written: tuple[Path, dict[s
 
 def test_without_all_probabilities_there_are_four_columns(tmp_path: Path) -> None:
     write_evaluation(tmp_path, evaluation())
-    assert {len(row) for row in table(tmp_path / "predictions.csv")} == {4}
+    assert {len(row) for row in read_csv(tmp_path / "predictions.csv")} == {4}
 
 
 def test_per_class_says_what_metrics_json_says_and_leaves_the_undefined_empty(
     written: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, returned = written
-    header, *rows = table(folder / "per_class.csv")
+    header, *rows = read_csv(folder / "per_class.csv")
     assert header == ["class", "precision", "recall", "f1", "support", "roc_auc"]
     for row, said in zip(rows, returned["per_class"], strict=True):
         assert row[0] == said["name"]
@@ -136,7 +134,7 @@ def test_per_class_says_what_metrics_json_says_and_leaves_the_undefined_empty(
 
 def test_the_confusion_matrix_adds_up(written: tuple[Path, dict[str, Any]]) -> None:
     folder, returned = written
-    header, *rows = table(folder / "confusion_matrix.csv")
+    header, *rows = read_csv(folder / "confusion_matrix.csv")
     assert header[1:] == [row[0] for row in rows] == CLASSES
     counts = np.array([[int(cell) for cell in row[1:]] for row in rows])
     assert counts.sum(1).tolist() == [row["support"] for row in returned["per_class"]]
@@ -161,13 +159,95 @@ def test_a_folder_that_cannot_be_made_is_trouble_with_the_disk(tmp_path: Path) -
         write_evaluation(tmp_path / "a file" / "test", evaluation())
 
 
-@pytest.mark.parametrize("cell", ["", "a", ",", '"', "\n", "\r", "\r\n", "a\rb", '","', "\udcff", " ", "\t", ";", "'"])
-def test_any_cell_survives(cell: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    write_csv(path, ["one", cell], [[cell, "x"], ["y", cell], [None, 0.1]])
-    assert table(path) == [["one", cell], [cell, "x"], ["y", cell], ["", "0.1"]]
+STRANGE = ["=cmd", "+1", "-1", "@home", "'quoted'", "'=x"]
 
 
-def test_a_table_of_plain_cells_is_plain_lines(tmp_path: Path) -> None:
-    write_csv(tmp_path / "a.csv", ["a", "b"], [[1, 0.1 + 0.2], ["c", None]])
-    assert (tmp_path / "a.csv").read_bytes() == b"a,b\n1,0.30000000000000004\nc,\n"
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
+    """An evaluation whose names of classes and images are formulas."""
+    folder = tmp_path_factory.mktemp("strange")
+    labels = np.arange(12) % len(STRANGE)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(len(STRANGE)), 12)
+    names = tuple(f"{STRANGE[label]}/{number}" for number, label in enumerate(labels))
+    split = Split(torch.zeros(12, 8, 8, 3, dtype=torch.uint8), torch.from_numpy(labels), names)
+    made = replace(evaluation(), probabilities=probabilities, split=split, classes=STRANGE)
+    made = replace(made, facts=FACTS | {"split_digest": split.digest})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation_files, "draw", lambda *_: None)
+        write_evaluation(folder, made)
+    return folder, made
+
+
+def test_the_reader_gives_back_what_was_written_names_that_are_formulas_included(
+    strange: tuple[Path, Evaluation],
+) -> None:
+    folder, made = strange
+    metrics = read_metrics(folder)
+    assert metrics is not None
+    assert metrics == made.metrics()
+    found = read_predictions(folder, metrics)
+    assert found.names == made.split.names
+    np.testing.assert_array_equal(found.labels, made.labels)
+    np.testing.assert_array_equal(found.predicted, made.predicted)
+    np.testing.assert_array_equal(found.probability, made.probabilities.max(1))
+    for name in TABLES:
+        with (folder / name).open(newline="", encoding="utf-8") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells), name
+
+
+def test_without_metrics_json_there_are_no_metrics(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) is None
+    assert read_metrics(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accuracy": "high"},
+        {"images": True},
+        {"per_class": None},
+        {"per_class": [{"name": "cat"}]},
+        {"split_digest": 3},
+        {"macro": {}},
+    ],
+    ids=str,
+)
+def test_damaged_metrics_are_an_error_with_the_command_that_writes_them_again(
+    change: dict[str, Any], strange: tuple[Path, Evaluation], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run" / "evaluation" / "test-flip-shift"
+    shutil.copytree(strange[0], folder)
+    file = folder / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    again = f"run: resnetlab evaluate {tmp_path / 'run'} --split test --tta flip-shift"
+    with pytest.raises(Damaged, match=rf"metrics.json is damaged: .*; {again}"):
+        read_metrics(folder)
+    for text in ("{", "[]", "[" * 100_000):
+        file.write_text(text)
+        with pytest.raises(Damaged, match=r"metrics\.json is damaged"):
+            read_metrics(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: "", "not a table of predictions"),
+        (lambda text: text.replace("probability", "share"), "other columns"),
+        (lambda text: text.rsplit("\n", 2)[0] + "\n", "other images or labels"),
+        (lambda text: text.replace("+1", "+2"), "not a table of predictions"),
+        (lambda text: text.replace(",'+1,", ",'-1,"), "differs from that in metrics.json|other images or labels"),
+    ],
+)
+def test_predictions_of_other_scores_are_an_error(
+    damage: Any, reason: str, strange: tuple[Path, Evaluation], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(strange[0], tmp_path / "run" / "evaluation" / "test")
+    metrics, file = read_metrics(folder), folder / "predictions.csv"
+    assert metrics is not None
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(Damaged, match=reason):
+        read_predictions(folder, metrics)
+    file.unlink()
+    with pytest.raises(Damaged, match="No such file"):
+        read_predictions(folder, metrics)

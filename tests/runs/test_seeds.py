@@ -167,7 +167,7 @@ def test_runs_on_other_images_are_not_summed_up(command: Any, tmp_path: Path) ->
     file.write_text(json.dumps(json.loads(file.read_text()) | {"split_digest": "0"}))
     assert "were scored on different test images" in command.refuse("resume", "out")
     file.write_text("{}")
-    assert "is not what we wrote" in command.refuse("resume", "out")
+    assert "metrics.json is damaged" in command.refuse("resume", "out")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"config": {}, "seeds": 3}'])

@@ -60,7 +60,7 @@ SERIES = (
 
 @house_style()
 def curves(
-    epochs: Sequence[EpochRow], test: Mapping[str, float] | None, title: str, *, best_epoch: int | None = None
+    epochs: Sequence[EpochRow], test: Mapping[str, Any] | None, title: str, *, best_epoch: int | None = None
 ) -> Figure:
     """Three panels over the epochs: loss, accuracy in % and learning rate.
 
@@ -88,7 +88,7 @@ def curves(
     return figure
 
 
-def summary(epochs: Sequence[EpochRow], test: Mapping[str, float] | None, best_epoch: int | None) -> str:
+def summary(epochs: Sequence[EpochRow], test: Mapping[str, Any] | None, best_epoch: int | None) -> str:
     """The subtitle: how long, how good at best, how good in the end."""
     parts = [counted(len(epochs), "epoch")]
     best = [row for row in epochs if row["epoch"] == best_epoch]

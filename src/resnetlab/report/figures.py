@@ -83,8 +83,8 @@ def calibration(facts: Facts) -> Html | None:
         )
         figure = reliability_diagram(panels, scored.title)
         parts.append(picture(figure, f"Reliability diagram: {'; '.join(panels)}", note=note))
-    if scored and scored.confidence is not None and scored.right is not None:
-        figure = confidence_histogram(scored.confidence, scored.right, scored.title)
+    if scored and scored.predictions is not None:
+        figure = confidence_histogram(scored.predictions.probability, scored.predictions.correct, scored.title)
         parts.append(picture(figure, "Histograms of the confidence of right and of wrong predictions"))
     return section("calibration", "Calibration", *parts) if parts else None
 

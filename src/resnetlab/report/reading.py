@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.access_log import AccessCount
-from resnetlab.evaluation.metrics import Score
+from resnetlab.evaluation.metrics import Score, confusion_of
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.runs.config import RunConfig
+from resnetlab.runs.evaluation_files import Metrics, Predictions, read_metrics, read_predictions
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.report_samples import ReportSamples
 from resnetlab.training.selection import best_epoch
@@ -29,14 +30,12 @@ SPLITS = {"test": "test", "val": "validation"}
 
 @dataclass(frozen=True)
 class Scored:
-    """One split as it was scored. Tables that are gone, or belong to other scores, are None."""
+    """The scores of one split; `predictions` are None if their file is missing or belongs to other scores."""
 
     split: str  # "val" or "test"
     tta: str
-    metrics: Mapping[str, Any]
-    matrix: NDArray[np.int64] | None
-    confidence: NDArray[np.float64] | None
-    right: NDArray[np.bool_] | None
+    metrics: Metrics
+    predictions: Predictions | None
 
     @property
     def key(self) -> str:
@@ -50,7 +49,13 @@ class Scored:
 
     @property
     def classes(self) -> list[str]:
-        return [str(row.get("name")) for row in self.metrics["per_class"]]
+        return [row["name"] for row in self.metrics["per_class"]]
+
+    @property
+    def matrix(self) -> NDArray[np.int64] | None:
+        """Confusion matrix (K, K), row = true class; None without predictions."""
+        found = self.predictions
+        return None if found is None else confusion_of(found.predicted, found.labels, len(self.classes))
 
     def at(self, *path: str | int) -> Any:
         """The value at a path in metrics.json, None where there is none."""
@@ -156,7 +161,7 @@ def gaps(facts: Facts) -> Iterator[str]:
         never = " (final_test is never)" if facts.config.final_test == "never" else ""
         yield f"The test split has not been scored{never}. All scores are of validation, which chose the best epoch."
     for lacking, sentence in (
-        ([one for one in scored.values() if one.matrix is None], "The table of predictions of {} is not here."),
+        ([one for one in scored.values() if one.predictions is None], "The table of predictions of {} is not here."),
         ([one for one in scored.values() if not one.at("calibration")], "No intervals: an older version scored {}."),
         ([one for one in scored.values() if of_other_weights(one, facts.model)], "Other weights than these scored {}."),
     ):
@@ -196,39 +201,15 @@ def checked_rows(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def read_scored(run: RunFolder, split: str, tta: str) -> Scored | None:
-    """A split's metrics.json, and the tables beside it."""
-    metrics = run.final_metrics(split, tta)
+    """The metrics of a split, and its predictions if they belong to the metrics."""
+    folder = run.evaluation(split, tta)
+    metrics = read_metrics(folder)
     if metrics is None:
         return None
-    kinds = {"accuracy": float, "loss": float, "images": int, "macro": dict, "per_class": list, "weights_digest": str}
-    rows = metrics.get("per_class")
-    whole = all(isinstance(metrics.get(name), kind) for name, kind in kinds.items())
-    if not whole or not all(isinstance(row, dict) and isinstance(row.get("support"), int) for row in rows or ()):
-        raise Damaged(f"{printable(run.evaluation(split, tta) / 'metrics.json')} is not what resnetlab wrote")
-    matrix, confidence, right = None, None, None
-    folder, names = run.evaluation(split, tta), [str(row.get("name")) for row in metrics["per_class"]]
     try:
-        labels, guesses, confidence = read_predictions(folder / "predictions.csv", names)
-    except (OSError, csv.Error, KeyError, IndexError, ValueError):
-        pass
-    else:
-        matrix = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(matrix, (labels, guesses), 1)
-        right = labels == guesses
-        if not len(labels) or float(right.mean()) != metrics["accuracy"]:  # of other scores than these
-            matrix, confidence, right = None, None, None
-    return Scored(split, tta, metrics, matrix, confidence, right)
-
-
-def read_predictions(
-    path: Path, classes: list[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """True classes, predicted classes and their probabilities (N,) of a predictions.csv."""
-    number = {name: place for place, name in enumerate(classes)}
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-        _, *rows = csv.reader(lines)
-    labels, guesses = (np.array([number[row[column]] for row in rows], np.int64) for column in (1, 2))
-    return labels, guesses, np.array([float(row[3]) for row in rows])
+        return Scored(split, tta, metrics, read_predictions(folder, metrics))
+    except Damaged:
+        return Scored(split, tta, metrics, None)
 
 
 def is_number(value: object) -> bool:

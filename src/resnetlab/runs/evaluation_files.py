@@ -1,35 +1,80 @@
-"""What an evaluation leaves behind: numbers, tables and pictures, all from one array of probabilities."""
+"""Files of an evaluation: metrics.json, tables and figures, written from one array of probabilities and read back."""
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.splits import Split
-from resnetlab.errors import DiskTrouble, printable
+from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.calibration import Temperature, calibration
 from resnetlab.evaluation.intervals import intervals
-from resnetlab.evaluation.metrics import Labels, Probabilities, confusion, losses, metrics
-from resnetlab.files import write_json, write_text
+from resnetlab.evaluation.metrics import Floats, Labels, Probabilities, confusion, losses, metrics
+from resnetlab.files import write_json
+from resnetlab.runs.csv_files import read_csv, write_csv
+
+if TYPE_CHECKING:  # they import torch, which readers of these files do not need
+    from resnetlab.data.preprocess import Preprocessing
+    from resnetlab.data.splits import Split
+
+
+class ClassMetrics(TypedDict):
+    """Scores of one class; None where a score is undefined."""
+
+    name: str
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class Metrics(TypedDict):
+    """Content of metrics.json, as far as every version has written it; newer keys are optional."""
+
+    split: str
+    data: str
+    model: str
+    weights_digest: str
+    split_digest: str
+    images: int
+    loss: float
+    accuracy: float
+    macro: dict[str, float | None]
+    per_class: list[ClassMetrics]
+    tta: NotRequired[str]
+    intervals: NotRequired[dict[str, Any]]
+    calibration: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Content of predictions.csv: the image names (N), and for each image true and predicted class and probability."""
+
+    names: tuple[str, ...]
+    labels: Labels
+    predicted: Labels
+    probability: Floats  # of the predicted class
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        return np.asarray(self.labels == self.predicted)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One split seen through one model: all that its numbers, tables and pictures are made from."""
+    """One model on one split: the source of its numbers, tables and figures."""
 
     probabilities: Probabilities
     split: Split
     classes: Sequence[str]
     preprocessing: Preprocessing
-    facts: Mapping[str, Any]  # split, data, model, test-time augmentation, digests; they come first in metrics.json
+    facts: Mapping[str, Any]  # split, data, model, test-time augmentation, digests; the first keys of metrics.json
     temperature: Temperature | None = None  # fitted on validation
 
     @property
@@ -41,7 +86,7 @@ class Evaluation:
         return np.asarray(self.probabilities.argmax(1))
 
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json says."""
+        """Content of metrics.json."""
         return {
             **self.facts,
             **metrics(self.probabilities, self.labels, self.classes),
@@ -51,15 +96,15 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """What stands above a picture."""
+        """Title of the figures."""
         augmented = "" if self.facts["tta"] == "none" else ", test-time augmentation: {tta}"
         return ("{model} on {data}, {split} split" + augmented).format(**self.facts)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities: bool = False) -> dict[str, Any]:
-    """Write metrics.json, the tables and the pictures of one split into `folder`, and return what metrics.json says.
+    """Write metrics.json, tables and figures of one split into `folder`; return the content of metrics.json.
 
-    metrics.json is written last: where it is, all is there.
+    metrics.json is written last: a folder that has it has all files.
     """
     make_folder(folder)
     result = evaluation.metrics()
@@ -76,7 +121,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, if need be. Raises DiskTrouble."""
+    """Make a folder and its parents if they do not exist. Raises DiskTrouble."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,7 +129,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> None:
-    """One line an image: file, true, predicted, probability, and with `every` the probability of each class."""
+    """Write one line for each image: file, true, predicted, probability; with `every` the probability of each class."""
     classes, probabilities = evaluation.classes, evaluation.probabilities
     header = ["file", "true", "predicted", "probability", *(classes if every else ())]
     rows = (
@@ -97,7 +142,7 @@ def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> Non
 
 
 def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibration: Mapping[str, Any]) -> None:
-    """The pictures: confusion matrix, classes, calibration, samples, worst mistakes."""
+    """Draw confusion matrix, classes, calibration, samples and worst mistakes."""
     from resnetlab.plots.calibration import reliability_diagram  # matplotlib takes its time to import
     from resnetlab.plots.classes import class_bars
     from resnetlab.plots.confusion import confusion_matrix
@@ -110,7 +155,7 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibr
     loss = losses(evaluation.probabilities, labels)
     save(confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
     save(class_bars(matrix, **about), folder / "classes.png")
-    panels = {"as it is": calibration["bins"]}
+    panels = {"uncalibrated": calibration["bins"]}
     if calibration["after"]:
         panels[f"at temperature {calibration['temperature']['value']:.3g}"] = calibration["after"]["bins"]
     save(reliability_diagram(panels, evaluation.title), folder / "calibration.png")
@@ -118,14 +163,67 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibr
     save(mistakes(images, labels, predicted, probability, loss, **about), folder / "mistakes.png")
 
 
-def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
-    """A table as CSV, whole or not at all; what is undefined is left empty."""
-    lines = (csv_line(["" if value is None else value for value in row]) for row in (header, *rows))
-    write_text(path, "".join(lines))
+def read_metrics(folder: Path) -> Metrics | None:
+    """Read metrics.json of an evaluation folder; None if there is none. Raises Damaged, and BadInput if unreadable."""
+    file = folder / "metrics.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"could not read {printable(file)}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, printable(error)) from error
+    if not isinstance(found, dict):
+        raise damaged(file, "it is not a JSON object")
+    for key, kind in KINDS.items():
+        if not isinstance(found.get(key), kind) or isinstance(found.get(key), bool):
+            raise damaged(file, f"its {key!r} is missing or has another type")
+    if "f1" not in found["macro"] or not all(is_class(row) for row in found["per_class"]):
+        raise damaged(file, "it lacks scores of a class")
+    return cast(Metrics, found)
 
 
-def csv_line(row: Sequence[object]) -> str:
-    """One line. It is first ended by CR LF, because Python 3.11 puts a cell with a CR into quotes only then."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(row)
-    return text.getvalue().removesuffix("\r\n") + "\n"
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("split", "data", "model", "weights_digest", "split_digest"), str),
+    **{"images": int, "loss": (int, float), "accuracy": (int, float), "macro": dict, "per_class": list},
+}
+
+
+def is_class(row: object) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("name"), str) and isinstance(row.get("support"), int)
+
+
+def read_predictions(folder: Path, metrics: Metrics) -> Predictions:
+    """Read predictions.csv of an evaluation folder.
+
+    Raises Damaged if it is missing, is not CSV of ours, or does not belong to `metrics`: the images, their labels and
+    the accuracy are compared.
+    """
+    from resnetlab.data.splits import names_digest  # imports torch, which readers of metrics.json do not need
+
+    file = folder / "predictions.csv"
+    number = {row["name"]: place for place, row in enumerate(metrics["per_class"])}
+    try:
+        header, *rows = read_csv(file)
+        names = tuple(row[0] for row in rows)
+        labels, predicted = (np.array([number[row[column]] for row in rows], np.int64) for column in (1, 2))
+        found = Predictions(names, labels, predicted, np.array([float(row[3]) for row in rows]))
+    except OSError as error:
+        raise damaged(file, error.strerror or str(error)) from error
+    except (csv.Error, KeyError, IndexError, ValueError) as error:
+        raise damaged(file, f"it is not a table of predictions ({printable(error)})") from error
+    if header[:4] != ["file", "true", "predicted", "probability"]:
+        raise damaged(file, "it has other columns")
+    if names_digest(names, labels.tolist()) != metrics["split_digest"]:
+        raise damaged(file, "it lists other images or labels than were scored")
+    if float(found.correct.mean()) != metrics["accuracy"]:
+        raise damaged(file, "its accuracy differs from that in metrics.json")
+    return found
+
+
+def damaged(file: Path, reason: str) -> Damaged:
+    """The error for a file of an evaluation that resnetlab did not write, with the command that writes it again."""
+    split, _, tta = file.parent.name.partition("-")
+    again = f"resnetlab evaluate {file.parents[2]} --split {split}" + (f" --tta {tta}" if tta else "")
+    return Damaged(f"{printable(file)} is damaged: {reason}; run: {printable(again)}")

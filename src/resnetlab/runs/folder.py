@@ -13,13 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.evaluation.access_log import AccessLog
 from resnetlab.files import write_json, write_text
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.evaluation_files import write_csv
+from resnetlab.runs.csv_files import write_csv
+from resnetlab.runs.evaluation_files import read_metrics
 from resnetlab.training.loop import EpochReport
 
 try:
@@ -180,8 +181,7 @@ class RunFolder:
 
     def final_metrics(self, split: str, tta: str = "none") -> dict[str, Any] | None:
         """What metrics.json says of a split, if it has been scored."""
-        file = self.evaluation(split, tta) / "metrics.json"
-        return dict(self.read_json(str(file.relative_to(self.path)))) if file.exists() else None
+        return cast(dict[str, Any] | None, read_metrics(self.evaluation(split, tta)))
 
     @property
     def ledger(self) -> AccessLog:
