@@ -1,7 +1,7 @@
-"""Measure beside what is compared with, store what was seen, and write the page about it.
+"""Run benchmarks, store their results, and write the pages in docs/ from them.
 
-python -m benchmarks [NAME ...]       measure, store JSON and pictures in benchmarks/results/
-python -m benchmarks table [--check]  write docs/benchmarks.md from what is stored
+python -m benchmarks [NAME ...]       measure; store JSON and figures in benchmarks/results/
+python -m benchmarks table [--check]  write docs/benchmarks.md and the other pages from the stored results
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from benchmarks import page, pictures, results
 from benchmarks.options import RESULTS, Options, checked, parse
 from resnetlab.errors import BadInput, LabError, unknown
 
-# Each is a module here with `measure(options) -> dict`, imported when it is asked for. A result's "groups" become
-# tables and pictures; a module with `draw(result, folder)` draws its own, one with `write(result)` has its own page.
+# Each is a module here with `measure(options) -> dict`, imported when it runs. A result's "groups" become tables and
+# figures; a module with `draw(result, folder)` draws its own figure, one with `write(result)` has its own page.
 BENCHMARKS = {
-    "training": "images a second and peak memory of training, beside the tutorial's script and four packages",
-    "to_accuracy": "seconds to an accuracy on CIFAR-10, beside a speed-record network",
-    "beside_script": "seconds of a recipe to the accuracy that the tutorial's script reaches in ten epochs",
-    "numerics": "whether the fast path learns what plain float32 learns",
-    "floor": "training beside the sum of its convolutions alone",
-    "notebook": "the classic tutorial's ResNet-34 as whole processes, ours beside the plain script",
+    "training": "images per second and peak memory of training, compared with the tutorial's script and four packages",
+    "to_accuracy": "training time and accuracy on CIFAR-10, compared with a speed-record network",
+    "beside_script": "time of a recipe, compared with ten epochs of the tutorial's script",
+    "numerics": "validation loss of the fast path, compared with plain float32",
+    "floor": "training, compared with the sum of its convolutions alone",
+    "notebook": "the classic tutorial's ResNet-34 from start to exit, compared with the plain script",
     "evaluation": "evaluating 10,000 images of CIFAR's size",
-    "data": "augmented batches a second, without training",
+    "data": "augmented images per second, without training",
     "inference": "from image files to probabilities: one image, and lists of 64",
-    "startup": "from pressing return to the first sign of life",
-    "checkpoint": "what a checkpoint and the best model cost, as a share of an epoch",
-    "scaling": "our training as batch, image, depth and data set grow",
+    "startup": "start-up time of the package and the command line",
+    "checkpoint": "time to write a checkpoint and the best model, as a share of an epoch",
+    "scaling": "time and memory of training as batch, image, depth and data set grow",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 console = Console(highlight=False, stderr=True)
@@ -45,7 +45,7 @@ console = Console(highlight=False, stderr=True)
 
 def main(words: list[str] | None = None) -> int:
     given = parse(words, __doc__ or "", BENCHMARKS)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what is being measured would go on alone
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise the measured process would keep running
     try:
         if given.names == ["table"]:
             write_page(check=given.check)
@@ -55,23 +55,23 @@ def main(words: list[str] | None = None) -> int:
                 raise unknown("benchmark", name, [*BENCHMARKS, "table"])
         with tempfile.TemporaryDirectory(prefix="resnetlab-bench-") as scratch:
             options = checked(given, Path(scratch), lambda line: console.print(escape(line), soft_wrap=True))
-            dry = given.dry or given.quick  # what a quick run sees is no result
+            dry = given.dry or given.quick  # the numbers of a quick run are not results
             return max([measure(name, options, dry=dry) for name in given.names or BENCHMARKS])
     except LabError as error:
         return complain(error)
     except KeyboardInterrupt:
-        console.print("benchmarks: stopped; what was finished is stored")
+        console.print("benchmarks: stopped; finished results are stored")
         return 130
 
 
 def complain(error: LabError) -> int:
-    """Say what is wrong in a sentence; the exit code."""
+    """Print the error and return its exit code."""
     console.print(f"benchmarks: {escape(str(error))}", soft_wrap=True)
     return error.exit_code
 
 
 def measure(name: str, options: Options, *, dry: bool) -> int:
-    """Run one benchmark, show it, and store it unless this is dry; the others go on where it cannot run."""
+    """Run one benchmark, show its result, and store it unless `dry`; return an exit code."""
 
     def keep(result: dict[str, Any]) -> None:
         if not dry:
@@ -79,7 +79,7 @@ def measure(name: str, options: Options, *, dry: bool) -> int:
 
     try:
         if not (Path(__file__).parent / f"{name}.py").exists():
-            raise BadInput(f"benchmarks/{name}.py is not there yet")
+            raise BadInput(f"file not found: benchmarks/{name}.py")
         module = importlib.import_module(f"benchmarks.{name}")
         options.say(f"{name}: {BENCHMARKS[name]}")
         result = module.measure(replace(options, keep=keep))
@@ -91,7 +91,7 @@ def measure(name: str, options: Options, *, dry: bool) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the code; of the command, no folder of this machine."""
+    """Machine and versions of a measurement, and its command without the folders of this machine."""
     from resnetlab.runs.facts import environment
     from resnetlab.runtime import start
 
@@ -100,7 +100,7 @@ def machine() -> dict[str, Any]:
 
 
 def finish(name: str, whole: dict[str, Any]) -> None:
-    """Draw a stored result, and bring the pages up to date."""
+    """Draw a stored result and update the pages."""
     module = importlib.import_module(f"benchmarks.{name}")
     if hasattr(module, "draw"):
         module.draw(whole, RESULTS)
@@ -110,7 +110,7 @@ def finish(name: str, whole: dict[str, Any]) -> None:
 
 
 def write_page(*, check: bool) -> None:
-    """docs/benchmarks.md, and the pages that some results have of their own; with `check` only compare."""
+    """Write docs/benchmarks.md and the pages of single results; with `check`, only compare."""
     found = results.stored(RESULTS, list(BENCHMARKS))
     pages = {PAGE: page.page(found, BENCHMARKS, page.relative(RESULTS, PAGE))}
     for name, result in found.items():
@@ -122,11 +122,11 @@ def write_page(*, check: bool) -> None:
         if not check:
             file.write_text(text, encoding="utf-8")
         elif not file.exists() or file.read_text(encoding="utf-8") != text:
-            raise BadInput(f"{file.name} is not what benchmarks/results/ says; run: python -m benchmarks table")
+            raise BadInput(f"{file.name} is out of date; run: python -m benchmarks table")
 
 
 def show(result: dict[str, Any]) -> None:
-    """The groups of a result as tables on the console."""
+    """Print the groups of a result as tables."""
     shown = Console(highlight=False)
     if not shown.is_terminal:
         shown.width = 120

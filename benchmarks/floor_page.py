@@ -1,4 +1,4 @@
-"""docs/floor.md and its picture, from the stored shares: every network's step beside its convolutions alone."""
+"""Write docs/floor.md and its figure: every network's training step, compared with its convolutions alone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from benchmarks.pictures import OURS, ROW, number
 from resnetlab.plots.style import INK, MUTED, fit_below_header, house_style, new_figure, save
 
 READ = """\
-The *floor* of a network is the time of its convolutions alone, each by itself as torch computes it, forwards and
-backwards, in the memory format it is fastest in. Our step is whole: augmentation, forward, loss, backward, optimiser,
-metrics and an average of the weights. The *share* is the floor over our step, by rounds; 1 would be a step that costs
-nothing but torch's convolutions.
+The *floor* of a network is the time of its convolutions alone: each is timed separately, as torch computes it, forward
+and backward, in its fastest memory format. Our step is complete: augmentation, forward, loss, backward, optimiser,
+metrics and a running average of the weights. The *share* is the floor divided by our step, per round; a step that takes
+exactly as long as torch's convolutions has a share of 1.
 
-A share above 1 is no error: 3×3 convolutions from 32 channels up are not torch's here, and whoever computes them in
-less time than the floor does has time left for the rest. That pays where channels are many and maps small. The
-networks for 224 px with bottlenecks are mostly 1×1 convolutions, which are torch's, and their maps, four times as wide,
-pass through normalisation, ReLU and addition at the speed of the memory. The narrow ones (16 to 64 channels) multiply
-so little for every number they read and write that the same three cost about as much as all their convolutions.
+The share can exceed 1, because 3×3 convolutions from 32 channels up do not use torch's implementation here: faster
+convolutions leave time for the rest. The gain is largest for many channels and small maps. The bottleneck networks for
+224 px consist mostly of 1×1 convolutions, which are torch's. Batch norm, ReLU and addition on their maps, four times as
+wide, are limited by memory bandwidth. The narrow networks (16 to 64 channels) have few multiplications per number read
+or written, so batch norm, ReLU and addition take about as long as all their convolutions.
 """
 
 
@@ -31,7 +31,7 @@ def page(result: Mapping[str, Any], pictures: Path) -> str:
 
 
 def parts(result: Mapping[str, Any], pictures: Path) -> Iterator[str]:
-    yield "# How far the floor is\n"
+    yield "# Training time and the convolution floor\n"
     yield "<!-- written by `python -m benchmarks table` from benchmarks/results/floor.json; do not edit -->\n"
     yield READ
     yield f"{measured_on(result['environment'])}\n"
@@ -47,7 +47,7 @@ def parts(result: Mapping[str, Any], pictures: Path) -> Iterator[str]:
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """A network's title, our step and its convolutions alone."""
+    """Title, our step and the convolutions alone, for each network."""
     for group in result["groups"]:
         ours, alone = group["contenders"]
         yield group["title"], ours, alone
@@ -59,10 +59,10 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
 
 @house_style()
 def picture(result: Mapping[str, Any]) -> Figure:
-    """A bar for each network, as long as its share, and a line where a step costs as much as its convolutions."""
+    """Figure with a bar for each network's share and a line at 1."""
     found = list(rows(result))
     machine = result.get("environment", {}).get("device_name", "")
-    told = f"time of its convolutions alone over that of our whole step; {machine}"
+    told = f"time of the convolutions alone divided by the time of our step; {machine}"
     figure = new_figure(8.5, ROW * len(found) + 1.4, "training: share of the floor", told)
     axes = figure.subplots()
     for place, (_, ours, alone) in enumerate(found):

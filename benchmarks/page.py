@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, written from the stored results alone: no number in it is typed."""
+"""Write docs/benchmarks.md from the stored results; no number in it is typed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from benchmarks.pictures import number, picture_name
 
-HEAD = """# Measured
+HEAD = """# Benchmarks
 
 <!-- written by `python -m benchmarks table` from benchmarks/results/; do not edit -->
 
-Each table was measured in one run on one machine, in rounds: every contender once, then every contender again, each in
-a process of its own with the machine's default threads. Numbers are medians of the rounds, with the lowest and the
-highest; "ours ÷ it" is the median over the rounds of the first row's number divided by that row's. Measure it again
-with `make bench`, or one benchmark with `python -m benchmarks NAME`.
+Each table was measured in one run on one machine, in interleaved rounds: each round runs every contender once, each in
+its own process with the machine's default number of threads. The numbers are medians over the rounds, with the lowest
+and the highest value. "ours ÷ it" is the median over the rounds of the first row's number divided by that row's number.
+Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
 """
 
 
 def page(results: Mapping[str, Mapping[str, Any]], about: Mapping[str, str], pictures: Path) -> str:
-    """The whole page; `pictures` is the folder of the pictures as seen from it."""
+    """Text of the page; `pictures` is the folder of the figures relative to the page."""
     parts = [HEAD]
     for name, result in results.items():
         parts += section(name, result, about[name], pictures)
@@ -31,7 +31,7 @@ def page(results: Mapping[str, Mapping[str, Any]], about: Mapping[str, str], pic
 def section(name: str, result: Mapping[str, Any], about: str, pictures: Path) -> Iterator[str]:
     yield f"## {name}\n\n{about[0].upper()}{about[1:]}.\n"
     if "page" in result:
-        yield f"It has a page of its own: [{result['page']}]({Path(result['page']).name}).\n"
+        yield f"See [{result['page']}]({Path(result['page']).name}).\n"
         return
     for text in result.get("notes", ()):
         yield f"{text}\n"
@@ -48,7 +48,7 @@ def section(name: str, result: Mapping[str, Any], about: str, pictures: Path) ->
             title = group["title"]
             yield f"**{title}**\n"
         yield table(group)
-        if is_first:  # the other units are of the same processes
+        if is_first:  # the groups of other units have the same processes
             yield from remarks(group)
 
 
@@ -80,12 +80,12 @@ def table(group: Mapping[str, Any]) -> str:
 
 
 def against(row: Mapping[str, Any]) -> str:
-    """The first row's number over this one's, where that says anything."""
+    """The first row's number divided by this row's, if they are compared."""
     return f"{number(row['first_against_it'])}×" if "first_against_it" in row else ""
 
 
 def remarks(group: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader should know of some rows, and why others are missing."""
+    """Notes on rows, and the reasons for missing ones."""
     lines = [f"- {row['name']}: {note}" for row in group["contenders"] for note in row.get("notes", ())]
     lines += [f"- {row['name']}: failed. {row['failed']}" for row in group["contenders"] if row.get("failed")]
     if lines:

@@ -1,4 +1,4 @@
-"""docs/scaling.md and its picture, from the stored points: what grows, and where it leaves the straight line."""
+"""Write docs/scaling.md and its figure: time and memory as the work grows."""
 
 from __future__ import annotations
 
@@ -17,34 +17,32 @@ from resnetlab.plots.style import MUTED, TRAIN, VALIDATION, fit_below_header, ho
 
 WHY = {
     "batch": (
-        "A step has costs that do not depend on the batch: the update of the weights, their gradients, the form in "
-        "which each kernel reads them, one call for every operation, the checks for NaN. A small batch pays them for "
-        "few images, and gives each convolution too little to share among the threads. In a large one they hardly "
-        "count, but what a layer writes has left the caches before the next one reads it, and the images a second "
-        "level off. Memory is the network and its optimiser, and then so much an image, for what backward needs of "
-        "forward."
+        "Some costs of a step do not depend on the batch: the update of the weights, their conversion for each kernel, "
+        "the overhead of each operation, the checks for NaN. In a small batch, these costs are spread over few images, "
+        "and each convolution has too little work for all threads. In a large batch they hardly matter, but the output "
+        "of a layer no longer fits into the caches, and the images per second level off. Memory consists of the "
+        "network and its optimiser, and a constant amount per image for the activations."
     ),
     "image": (
         "Multiply-adds grow with the area, and so does the time, once the maps are large enough. At 32 px the last "
-        "stages of a network made for 224 px work on 2×2 and 1×1 maps: a 3×3 kernel meets mostly padding, the weights "
-        "are read for a handful of pixels, and what a step does to the weights alone, the same at every size, is "
-        "most of its time."
+        "stages of a network for 224 px work on 2×2 and 1×1 maps: a 3×3 kernel covers mostly padding, and the weights "
+        "are read for a few pixels only. Most of the step is work on the weights, which is the same at every size."
     ),
     "depth": (
-        "The bottleneck nets (50 and deeper) have more of what is not a multiply-add in a convolution: 1×1 "
-        "convolutions and the normalisation, ReLU and addition of maps four times as wide are bound by memory, not "
-        "arithmetic. Within a kind of unit a deeper network is the cheaper one for its work: stem, classifier and "
-        "first stages are shared by more layers, and those that are added have more channels and smaller maps. "
-        "Memory follows the number of maps kept for backward, not the number of weights."
+        "The bottleneck networks (50 layers and more) spend more time outside of multiply-adds: 1×1 convolutions, and "
+        "batch norm, ReLU and addition on maps four times as wide, are limited by memory bandwidth, not arithmetic. "
+        "With the same kind of unit, a deeper network costs less per multiply-add: stem, classifier and first stages "
+        "are a smaller share, and the added layers have more channels and smaller maps. Memory grows with the number "
+        "of maps kept for the backward pass, not with the number of weights."
     ),
     "images": (
-        "An epoch begins with the draws of all its samples (their order, crops and flips: a few numbers each, so "
-        "proportional to the data set); then each batch gathers its images from all over memory. Once the pixels are "
-        "larger than the caches every image is a miss, which is where a batch becomes dearer. Pixels are held once, "
-        "as uint8: memory is 3,072 bytes an image at 32 px, and its name."
+        "An epoch begins with the random draws of all its samples (order, crops and flips: a few numbers per sample, "
+        "so proportional to the data set). Then each batch gathers its images from random places in memory. Once the "
+        "pixels no longer fit into the caches, every image is a cache miss and a batch takes longer. Pixels are stored "
+        "once, as uint8: memory is 3,072 bytes per image at 32 px, plus its name."
     ),
 }
-WORK = {"batch": "batch", "image": "pixels a side", "depth": "network", "images": "images"}
+WORK = {"batch": "batch", "image": "pixels per side", "depth": "network", "images": "images"}
 
 
 def page(result: Mapping[str, Any], pictures: Path, *, bent: float) -> str:
@@ -52,13 +50,13 @@ def page(result: Mapping[str, Any], pictures: Path, *, bent: float) -> str:
 
 
 def parts(result: Mapping[str, Any], pictures: Path, bent: float) -> Iterator[str]:
-    yield "# As the work grows\n"
+    yield "# Scaling\n"
     yield "<!-- written by `python -m benchmarks table` from benchmarks/results/scaling.json; do not edit -->\n"
     yield (
-        "Training of resnetlab alone, every point a process of its own, medians of interleaved rounds. A curve is "
-        "straight where time is proportional to work; *price* is a point's time per work over that of the cheapest "
-        f"point of its curve, and a curve has left the straight line where the price is above {bent:g}. Memory is the "
-        "peak proportional set size of the process, from its start.\n"
+        "This page shows how time and memory of resnetlab's training grow. Every point is its own process; the numbers "
+        "are medians of interleaved rounds. *Relative cost* is the time per work of a point, divided by that of the "
+        f"cheapest point of its curve. Time counts as proportional to work up to a relative cost of {bent:g}. Memory "
+        "is the peak proportional set size of the process, from its start.\n"
     )
     yield f"{measured_on(result['environment'])}\n"
     yield f"![time and memory over batch, image, depth and data set]({(pictures / 'scaling.png').as_posix()})\n"
@@ -71,9 +69,9 @@ def parts(result: Mapping[str, Any], pictures: Path, bent: float) -> Iterator[st
 
 def table(name: str, points: Sequence[Mapping[str, Any]]) -> str:
     epochs = name == "images"
-    head = [WORK[name], "s an epoch" if epochs else "ms a step", "images/s", "price", "peak memory, GB"]
+    head = [WORK[name], "s per epoch" if epochs else "ms per step", "images/s", "relative cost", "peak memory, GB"]
     if epochs:
-        head += ["ms to the first batch of an epoch", "ms a batch"]
+        head += ["ms to the first batch of an epoch", "ms per batch"]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for found in points:
         cells = [shown(found["at"])]
@@ -93,7 +91,7 @@ def table(name: str, points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def verdict(points: Sequence[Mapping[str, Any]]) -> str:
-    """Which points are on the straight line, in a sentence."""
+    """Sentence with the points where time is proportional to work."""
     known = [found for found in points if "price" in found]
     bent = [shown(found["at"]) for found in known if not found["straight"]]
     straight = [shown(found["at"]) for found in known if found["straight"]]
@@ -101,12 +99,12 @@ def verdict(points: Sequence[Mapping[str, Any]]) -> str:
         return "Nothing was measured."
     if not bent:
         dearest = max(found["price"] for found in known)
-        return f"Straight throughout: the dearest point pays {dearest:.2f} times the cheapest."
-    return f"On the straight line: {', '.join(straight)}. Off it: {', '.join(bent)}."
+        return f"Time is proportional to work everywhere: the highest relative cost is {dearest:.2f}."
+    return f"Proportional: {', '.join(straight)}. Above: {', '.join(bent)}."
 
 
 def memory_line(name: str, points: Sequence[Mapping[str, Any]]) -> str:
-    """Memory as a straight line over what varies, where it does so as a number."""
+    """Sentence with a linear fit of memory, for curves over a number."""
     known = [found for found in points if "peak_bytes" in found]
     if name == "depth" or len(known) < 3:
         return ""
@@ -114,10 +112,10 @@ def memory_line(name: str, points: Sequence[Mapping[str, Any]]) -> str:
     memory = np.array([found["peak_bytes"]["median"] for found in known])
     slope, start = np.polyfit(at, memory, 1)
     off = float(np.abs(slope * at + start - memory).max() / memory.max())
-    each = {"batch": "an image of the batch", "image": "a pixel of the image's area", "images": "an image"}[name]
+    each = {"batch": "image of the batch", "image": "pixel of the image's area", "images": "image"}[name]
     size = f"{slope / 1e6:.1f} MB" if slope >= 1e5 else f"{slope / 1e3:.1f} kB"
     return (
-        f"Memory: {start / 1e9:.2f} GB and {size} for {each}; the points lie within {off:.0%} of the highest from it."
+        f"Memory: {start / 1e9:.2f} GB plus {size} per {each}; the largest residual is {off:.0%} of the highest point."
     )
 
 
@@ -126,7 +124,7 @@ def shown(at: str) -> str:
 
 
 def draw(result: Mapping[str, Any], file: Path) -> None:
-    """Four panels: time over work, with the straight line through the cheapest point, and memory."""
+    """Save a figure of four panels: time over work, with a proportional line through the cheapest point, and memory."""
     save(picture(result), file)
 
 
@@ -164,7 +162,7 @@ def panel(axes: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks([], minor=True)
     label(axes, (1.0, 2.0, 5.0))
     axes.set_xlabel(f"{WORK[name]}, spaced by work")
-    axes.set_ylabel("seconds an epoch" if name == "images" else "seconds a step", color=VALIDATION)
+    axes.set_ylabel("seconds per epoch" if name == "images" else "seconds per step", color=VALIDATION)
     axes.grid(axis="y")
     if all("peak_bytes" in found for found in points):
         memory = axes.twinx()
@@ -176,7 +174,7 @@ def panel(axes: Axes, name: str, points: Sequence[Mapping[str, Any]]) -> None:
 
 
 def label(axes: Axes, at: tuple[float, ...]) -> None:
-    """Plain numbers on a logarithmic axis, `at` these places of every decade."""
+    """Label a logarithmic axis with plain numbers, `at` these multiples of every power of ten."""
     axes.yaxis.set_major_locator(LogLocator(subs=at))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

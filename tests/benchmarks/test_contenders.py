@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,8 +47,7 @@ def test_what_processes_share_counts_once() -> None:
         assert 96 * MB < peak < 150 * MB  # four times 64 would be 256
         assert (proportional(process.pid) or 0) < 60 * MB  # its part of what it shares with three
     finally:
-        for pid in tree(process.pid):
-            subprocess.run(["kill", "-9", str(pid)], check=False)
+        os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 

@@ -117,10 +117,10 @@ def test_every_subject_gets_a_picture_and_the_same_result_the_same_one(tmp_path:
     assert found["resnet18"].read_bytes() == first
 
 
-def test_the_scaling_page_finds_where_a_curve_bends(tmp_path: Path) -> None:
+def test_the_scaling_page_names_the_points_above_the_proportional_line(tmp_path: Path) -> None:
     result = points()
     text = scaling_page.page(result, Path("pictures"), bent=scaling.BENT)
-    assert "On the straight line: 16, 32, 64, 128, 256, 512. Off it: 8." in text
+    assert "Proportional: 16, 32, 64, 128, 256, 512. Above: 8." in text
     assert "Memory: " in text
     for line in text.splitlines():
         assert line.count("|") in {0, 6, 8}, line
