@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnetlab.data.datasets import open_dataset
     from resnetlab.inference.predict import load
+    from resnetlab.kernels.accelerate import accelerate, count_accelerated, restore
     from resnetlab.models.build import build_model, resnet18, resnet34, resnet50
     from resnetlab.models.pretrained import load_pretrained
     from resnetlab.runs import recipes
@@ -22,7 +23,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RunConfig",
+    "accelerate",
     "build_model",
+    "count_accelerated",
     "evaluate",
     "load",
     "load_pretrained",
@@ -31,10 +34,12 @@ __all__ = [
     "resnet18",
     "resnet34",
     "resnet50",
+    "restore",
     "train",
 ]
 
 HOMES = {
+    "kernels.accelerate": ("accelerate", "count_accelerated", "restore"),
     "runs.config": ("RunConfig",),
     "data.datasets": ("open_dataset",),
     "runs.experiment": ("train",),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.errors import BadInput, unknown
+from resnetlab.kernels.accelerate import accelerate
 from resnetlab.kernels.library import unavailable_reason
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -38,9 +39,13 @@ class Runtime:
         """Only fp16 needs its loss scaled; a disabled scaler passes everything through."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
-    def place(self, model: Network) -> Network:
-        """Move a network to the device, in the memory layout its convolutions are fastest in."""
-        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    def place(self, model: Network, *, training: bool = False) -> Network:
+        """Move a network to the device, in the memory layout in which its convolutions are fastest.
+
+        A network for `training` in bfloat16 on the CPU is accelerated, in place; scoring and export get plain networks.
+        """
+        model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return accelerate(model) if training and self.uses_kernels else model
 
     def hold(self, images: Tensor) -> Tensor:
         """Keep a whole data set on the device if it takes at most half of the free memory, else where it is."""
@@ -66,9 +71,14 @@ class Runtime:
         return f"{self.device.type} ({name}), {torch.get_num_threads()} threads, {self.precision_name}{kernels}"
 
     @property
+    def uses_kernels(self) -> bool:
+        """True where `kernels/` has something to offer: in bfloat16 on the CPU."""
+        return self.device.type == "cpu" and self.precision == torch.bfloat16
+
+    @property
     def norms(self) -> str:
         """How norms are computed where there is a choice: in bf16 on the CPU."""
-        if self.device.type != "cpu" or self.precision != torch.bfloat16:
+        if not self.uses_kernels:
             return ""
         return f"by torch ({unavailable_reason()})" if unavailable_reason() else "fused with what follows"
 

@@ -27,7 +27,7 @@ def test_equals_torch(shape: tuple[int, ...], levels: int) -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_nan_comes_through() -> None:
+def test_nan_propagates() -> None:
     x = torch.zeros(1, 16, 2, 2).bfloat16()
     x[0, :, 1, 0] = float("nan")
     assert max_pool2x2(x).isnan().all()

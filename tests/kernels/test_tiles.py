@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from resnetlab.kernels.calls import kernels, multiply_tiles
-from resnetlab.kernels.convolution import Conv3x3, convolve, convolve_and_pool
+from resnetlab.kernels.calls import has_tiles, kernels
+from resnetlab.kernels.convolution import FastConv3x3, convolve, convolve_and_pool
 from resnetlab.kernels.library import library
 from resnetlab.kernels.pooling import max_pool2x2
-from resnetlab.kernels.tiles import convolved, grad_of_kernels, pays, pooled, tiled, tiled_and_pooled
+from resnetlab.kernels.tiles import convolved, grad_of_kernels, is_faster, pooled, tiled, tiled_and_pooled
 
-pytestmark = pytest.mark.skipif(library() is None or not multiply_tiles(), reason="this processor multiplies no tiles")
+pytestmark = pytest.mark.skipif(library() is None or not has_tiles(), reason="this processor multiplies no tiles")
 
 SHAPES = [
     *[(3, 32, 48, 8), (2, 16, 64, 7), (5, 64, 16, 3), (1, 16, 16, 4), (1, 48, 80, 5)],
@@ -58,8 +58,8 @@ def test_it_is_the_convolution_and_its_gradients(images: int, channels: int, out
 
 
 @pytest.mark.parametrize(("images", "channels", "out", "size"), SHAPES)
-def test_maps_are_ours_at_any_shape(images: int, channels: int, out: int, size: int) -> None:
-    """Also where torch's are faster, and a network would take those."""
+def test_maps_and_their_gradient_at_any_shape(images: int, channels: int, out: int, size: int) -> None:
+    """Shapes included for which a network uses torch's convolution, because it is faster."""
     x, weight = maps((images, channels, size, size), 0), kernels_like(out, channels)
     grad = maps((images, out, size, size), 2)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
@@ -69,8 +69,8 @@ def test_maps_are_ours_at_any_shape(images: int, channels: int, out: int, size: 
 
 
 @pytest.mark.parametrize(("images", "channels", "out", "size"), SHAPES)
-def test_with_a_pool_it_is_the_two_after_each_other_to_the_bit(images: int, channels: int, out: int, size: int) -> None:
-    """Forward, and backward through the map between the two, which is made here and never there."""
+def test_fused_convolution_and_pool_equal_the_two_to_the_bit(images: int, channels: int, out: int, size: int) -> None:
+    """Forward, and backward through the map between the two, which the fused kernel never writes."""
     x, weight = maps((images, channels, size, size), 0), kernels_like(out, channels)
     between = convolved(x, weight).requires_grad_()
     plain = max_pool2x2(between)
@@ -84,29 +84,29 @@ def test_with_a_pool_it_is_the_two_after_each_other_to_the_bit(images: int, chan
     assert torch.equal(grad_weight, grad_of_kernels(x.detach(), unpooled, 1))
 
 
-def test_of_equal_pixels_the_first_wins_and_notanumber_over_all() -> None:
+def test_the_maximum_is_the_first_of_equal_pixels_and_nan_if_there_is_one() -> None:
     x = torch.zeros(1, 32, 4, 4, dtype=torch.bfloat16)
     x[0, 0, 0, 2] = float("nan")  # seen by its neighbours on both sides, and so by both windows of the upper half
     x[0, 0, 3, 3] = 1
     centre = torch.zeros(32, 32, 3, 3).contiguous(memory_format=torch.channels_last)
     centre[:, 0, 1, 1] = 1
-    y, winners = pooled(x.contiguous(memory_format=torch.channels_last), centre)
+    y, argmax = pooled(x.contiguous(memory_format=torch.channels_last), centre)
     assert y[0, :, 0].isnan().all()
-    assert winners[0, :, 1, 0].eq(0).all()
+    assert argmax[0, :, 1, 0].eq(0).all()
     assert y[0, :, 1, 0].eq(0).all()
-    assert winners[0, :, 1, 1].eq(3).all()
+    assert argmax[0, :, 1, 1].eq(3).all()
     assert y[0, :, 1, 1].eq(1).all()
 
 
-def test_whoever_listens_to_a_convolution_hears_it() -> None:
-    conv, x = Conv3x3(32, 32, 3, padding=1, bias=False), maps((2, 32, 8, 8), 0)
-    heard: list[Tensor] = []
+def test_a_hook_on_a_convolution_before_a_pool_is_called() -> None:
+    conv, x = FastConv3x3(32, 32, 3, padding=1, bias=False), maps((2, 32, 8, 8), 0)
+    pool, outputs = nn.MaxPool2d(2), list[Tensor]()
     with torch.autocast("cpu", torch.bfloat16):
-        quietly = convolve_and_pool(conv, x)
-        conv.register_forward_hook(lambda module, inputs, y: heard.append(y))
-        aloud = convolve_and_pool(conv, x)
-    assert heard[0].shape == (2, 32, 8, 8)
-    assert torch.equal(aloud, quietly)
+        fused = convolve_and_pool(conv, pool, x)
+        conv.register_forward_hook(lambda module, inputs, y: outputs.append(y))
+        apart = convolve_and_pool(conv, pool, x)
+    assert outputs[0].shape == (2, 32, 8, 8)
+    assert torch.equal(fused, apart)
 
 
 def test_whole_numbers_that_bfloat16_holds_come_out_exactly() -> None:
@@ -138,8 +138,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int, stride: int) 
 
 
 @pytest.mark.parametrize("channels", [16, 32, 48])
-def test_a_notanumber_stays_where_it_is_seen(channels: int) -> None:
-    """What lies outside of a map is multiplied here and there, and so are channels that are not there."""
+def test_nan_only_reaches_the_pixels_that_depend_on_it(channels: int) -> None:
+    """Padding, of pixels and of channels, is multiplied as well, and must add nothing."""
     x = maps((4, channels, 8, 8), 0)
     x[1, :, 3, 7] = float("nan")
     y = tiled(x, kernels_like(32, channels), 1)
@@ -148,8 +148,8 @@ def test_a_notanumber_stays_where_it_is_seen(channels: int) -> None:
     assert torch.equal(y.isnan().any(1), seen)
 
 
-def test_torch_multiplies_in_tiles_before_and_after() -> None:
-    """Both set the processor's tiles as they need them."""
+def test_torchs_own_tile_kernels_can_run_before_and_after() -> None:
+    """Both configure the processor's tiles."""
     x, weight = maps((64, 64, 9, 9), 0), kernels_like(64, 64)
     plain = F.conv2d(x, weight.bfloat16(), padding=1)
     for _ in range(3):
@@ -160,7 +160,7 @@ def test_torch_multiplies_in_tiles_before_and_after() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_an_empty_batch_is_no_trouble(stride: int) -> None:
+def test_an_empty_batch_works(stride: int) -> None:
     x, weight = maps((0, 32, 8, 8), 0).requires_grad_(), kernels_like(32, 32).requires_grad_()
     for y in (tiled(x, weight, stride), tiled_and_pooled(x, weight)):
         assert len(y) == 0
@@ -169,33 +169,33 @@ def test_an_empty_batch_is_no_trouble(stride: int) -> None:
         assert not grad_weight.any()
 
 
-def test_the_gradient_goes_where_it_is_wanted() -> None:
+def test_a_gradient_that_is_not_needed_is_not_computed() -> None:
     x, weight = maps((2, 32, 4, 4), 0), torch.randn(32, 32, 3, 3)
     (alone,) = torch.autograd.grad(tiled(x, weight.requires_grad_(), 1).float().sum(), (weight,))
     both = torch.autograd.grad(tiled(x.requires_grad_(), weight, 1).float().sum(), (x, weight))
     assert torch.equal(alone, both[1])
 
 
-def test_the_networks_layout_and_another_give_the_same_bits() -> None:
+def test_the_memory_layout_does_not_change_the_bits() -> None:
     x, weight = maps((2, 32, 6, 6), 0), torch.randn(32, 32, 3, 3)
     other = weight.contiguous(memory_format=torch.channels_last)
     assert torch.equal(tiled(x, weight, 1), tiled(x.contiguous(), other, 1))
 
 
-def test_only_what_it_is_faster_for_is_given_to_it() -> None:
+def test_is_faster_names_the_shapes() -> None:
     wide = torch.empty(128, 128, 3, 3)
-    assert pays(maps((2, 128, 8, 8), 0), wide, 1)
-    assert pays(maps((2, 128, 8, 8), 0), wide, 2)
-    assert not pays(maps((2, 128, 8, 8), 0), wide, 3)
-    assert not pays(maps((2, 128, 8, 8), 0).float(), wide, 1)  # in float32 a network is torchvision's to the bit
-    assert not pays(maps((2, 128, 2, 2), 0), wide, 1)  # tiny maps have a way of their own
-    assert not pays(maps((2, 128, 8, 6), 0), wide, 1)
-    assert not pays(maps((2, 64, 8, 8), 0), torch.empty(16, 64, 3, 3), 1)
-    assert not pays(maps((2, 128, 8, 8), 0), torch.empty(136, 128, 3, 3), 1)
+    assert is_faster(maps((2, 128, 8, 8), 0), wide, 1)
+    assert is_faster(maps((2, 128, 8, 8), 0), wide, 2)
+    assert not is_faster(maps((2, 128, 8, 8), 0), wide, 3)
+    assert not is_faster(maps((2, 128, 8, 8), 0).float(), wide, 1)  # in float32 a network is torchvision's to the bit
+    assert not is_faster(maps((2, 128, 2, 2), 0), wide, 1)  # tiny maps have a way of their own
+    assert not is_faster(maps((2, 128, 8, 6), 0), wide, 1)
+    assert not is_faster(maps((2, 64, 8, 8), 0), torch.empty(16, 64, 3, 3), 1)
+    assert not is_faster(maps((2, 128, 8, 8), 0), torch.empty(136, 128, 3, 3), 1)
 
 
-def test_without_kernels_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = maps((2, 128, 8, 8), 0), kernels_like(128, 128).bfloat16().requires_grad_()
+def test_without_kernels_torch_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = maps((2, 128, 8, 8), 0), kernels_like(128, 128).requires_grad_()
     (ours,) = torch.autograd.grad(convolve(x, weight, 1, 1).float().sum(), (weight,))
     monkeypatch.setattr("resnetlab.kernels.calls.library", lambda: None)
     (theirs,) = torch.autograd.grad(convolve(x, weight, 1, 1).float().sum(), (weight,))
@@ -203,8 +203,8 @@ def test_without_kernels_torch_takes_over(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("images", [3, 33])
-def test_nothing_is_read_or_written_beside_the_maps(images: int) -> None:
-    """A map in the middle of memory full of NaN, and its results in the middle of memory full of sevens."""
+def test_no_memory_outside_the_maps_is_read_or_written(images: int) -> None:
+    """The input lies between NaN, the results between sevens."""
     size, channels = 5, 32
     numbers = images * size * size * channels
     outer = torch.full((3 * numbers,), float("nan"), dtype=torch.bfloat16)

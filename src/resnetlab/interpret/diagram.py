@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from resnetlab.models.blocks import PooledBlock, Projection, Unit, ZeroPad
+from resnetlab.models.blocks import PooledBlock, Unit, ZeroPad
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import stage_of
 
@@ -116,7 +116,7 @@ def boxes_of_unit(unit: nn.Module) -> tuple[Box, ...]:
     assert isinstance(unit, Unit)
     parts = [part for module in unit.children() for part in parts_of(module)]
     if isinstance(unit, PooledBlock):
-        before = (parts[0], *(["2×2 max pool"] if unit.pools else []), parts[1])
+        before = (parts[0], *(["2×2 max pool"] if isinstance(unit.pool, nn.MaxPool2d) else []), parts[1])
         return Box(before), Box(tuple(parts[2:]), "identity")
     if unit.last is None:
         return (Box(tuple(parts)),)
@@ -130,7 +130,7 @@ def parts_of(module: nn.Module) -> list[str]:
 
 
 def around(parts: tuple[str, ...], shortcut: nn.Module) -> Box:
-    if isinstance(shortcut, Projection):
+    if isinstance(shortcut, nn.Sequential):
         conv = shortcut[0]
         assert isinstance(conv, nn.Conv2d)
         return Box(parts, "projection", of_convolution(conv))

@@ -1,55 +1,52 @@
-"""Batch norm with what follows it in a residual unit, in one go where the machine has the kernels for it.
+"""Batch norm fused with what follows it in a residual unit: an addition, a ReLU.
 
-`norm_relu` is relu(norm(x)), `norm_add_relu` is relu(norm(residual) + shortcut): modules in, the same numbers out,
-whichever way they were computed. The kernels take bfloat16 maps in training on the CPU; everything else, and whoever
-traces, exports or hooks a network, meets the modules one by one.
-
-What comes out is used twice in a residual network, by the next unit and by the shortcut around it, and two gradients
-come back, which autograd would add in a pass of its own. So a shortcut takes the `twin` of its unit's input: the same
-memory, with a gradient of its own, and the kernel adds the two while it reads them.
+The output of a unit is used twice, by the next unit's convolution and by the shortcut around it, and autograd would
+add the two gradients in a pass over memory of its own. So a fused norm returns its output twice, as two tensors on the
+same memory: each receives its gradient, and the kernel adds them while it reads them. The pair travels as two values
+between the units of a fast stage (`units.py`) and is never seen outside.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from resnetlab.kernels.calls import LANES, address, check, is_bare, kernels, laid_out, takes
+from resnetlab.kernels.calls import (
+    address,
+    channels_last,
+    check,
+    gradients_by_torch,
+    is_exactly,
+    is_float32,
+    is_supported,
+    kernels,
+)
 
-
-def norm_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Tensor:
-    """relu(norm(x)) for maps (N, C, H, W)."""
-    if is_fusible(norm, x) and is_bare(relu):
-        return with_twin(*fused(norm, x, None, rectify=True))
-    return relu(norm(x))  # type: ignore[no-any-return]
-
-
-def norm_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: Tensor) -> Tensor:
-    """relu(norm(residual) + shortcut): the end of a residual unit, y = F(x) + x, both maps (N, C, H, W)."""
-    if is_fusible(norm, residual) and is_bare(relu) and shortcut.dtype == residual.dtype:
-        return with_twin(*fused(norm, residual, shortcut, rectify=True))
-    return relu(norm(residual) + shortcut)  # type: ignore[no-any-return]
+Pair = tuple[Tensor, Tensor]  # the same values twice, each with its own gradient
 
 
-def with_twin(y: Tensor, other: Tensor) -> Tensor:
-    if y.requires_grad:
-        y.twin = other, y._version  # type: ignore[attr-defined]
-    return y
+def bn_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Pair:
+    """relu(norm(x)) for maps (N, C, H, W), as a pair."""
+    if is_exactly(nn.ReLU, relu) and is_fusible(norm, x):
+        return fused(norm, x, None, rectify=True)
+    y = relu(norm(x))
+    return y, y
 
 
-def twin(x: Tensor) -> Tensor:
-    """The same maps once more, for the second of their two uses; they themselves, where there is no twin.
+def bn_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: Tensor) -> Pair:
+    """relu(norm(residual) + shortcut), the end of a residual unit, for maps (N, C, H, W), as a pair."""
+    alike = is_supported(shortcut) and shortcut.shape == residual.shape
+    if alike and is_exactly(nn.ReLU, relu) and is_fusible(norm, residual):
+        return fused(norm, residual, shortcut, rectify=True)
+    y = relu(norm(residual) + shortcut)
+    return y, y
 
-    Whoever has changed the maps in place since, in a hook, gets them, too: their gradient has to go through the change.
-    """
-    found = getattr(x, "twin", None)
-    return found[0] if found and found[1] == x._version else x
 
-
-def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
+def bn(norm: nn.Module, x: Tensor) -> Tensor:
     """norm(x) for maps (N, C, H, W)."""
     if is_fusible(norm, x):
         return fused(norm, x, None, rectify=False)[0]
@@ -57,34 +54,45 @@ def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def is_fusible(norm: nn.Module, x: Tensor) -> bool:
+    """True for torch's own batch norm in training mode, as it is built by default, on maps that the kernel takes."""
+    if not is_exactly(nn.BatchNorm2d, norm):
+        return False
+    assert isinstance(norm, nn.BatchNorm2d)
     return (
-        isinstance(norm, nn.BatchNorm2d)
-        and norm.training
-        and norm.num_features % LANES == 0
+        norm.training
         and norm.momentum is not None
         and norm.affine
         and norm.track_running_stats
-        and is_bare(norm)
-        and takes(x)
+        and is_supported(x)
+        and x.shape[1] == norm.num_features
+        and x.numel() > x.shape[1]  # one value per channel has no variance: torch says so
+        and is_float32(norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        and len(norm.weight) == len(norm.running_mean) == norm.num_features  # type: ignore[arg-type]
     )
 
 
-def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> tuple[Tensor, Tensor]:
+def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> Pair:
+    """Normalise maps x with the statistics of this batch, add the shortcut, apply the ReLU; count the batch."""
     assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    return FusedNorm.apply(x, norm.weight, norm.bias, shortcut, norm, rectify)  # type: ignore[no-any-return]
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    shortcut = None if shortcut is None else channels_last(shortcut)
+    return FusedNorm.apply(channels_last(x), norm.weight, norm.bias, shortcut, norm, rectify)  # type: ignore[no-any-return]
+
+
+def by_torch(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float, rectify: bool) -> Tensor:
+    """relu(norm(x)) for maps (N, C, H, W), without the running statistics."""
+    y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    return y.relu() if rectify else y
 
 
 class FusedNorm(torch.autograd.Function):
-    """y = normalised x * weight + bias, plus a shortcut, rectified, twice; updates the norm's running statistics."""
+    """y = relu(normalised x * weight + bias + shortcut), twice; updates the norm's running statistics."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes by position
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d, rectify: bool
     ) -> tuple[Tensor, Tensor]:
-        x = laid_out(x)
-        shortcut = None if shortcut is None else laid_out(shortcut)
         y = torch.empty_like(x)
         statistics = torch.empty(4, len(weight))
         check(
@@ -99,28 +107,33 @@ class FusedNorm(torch.autograd.Function):
                 address(statistics),
             )
         )
-        # The side of a bare ReLU is computed again from x; behind an addition only y still tells it.
-        keep = rectify and shortcut is not None
-        ctx.save_for_backward(x, statistics, y if keep else None)
-        ctx.rectify, ctx.has_shortcut = rectify, shortcut is not None
+        # Without a shortcut the ReLU's mask is computed again from x; behind an addition only y has it.
+        needs_y = rectify and shortcut is not None
+        ctx.save_for_backward(x, weight, bias, statistics, y if needs_y else None)
+        ctx.rectify, ctx.has_shortcut, ctx.eps = rectify, shortcut is not None, norm.eps
         ctx.set_materialize_grads(False)
         # Not a view: autograd would take the two for one tensor.
         return y, torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, statistics, y = ctx.saved_tensors
+        x, weight, bias, statistics, y = ctx.saved_tensors
+        grad, *others = (channels_last(grad.to(x.dtype)) for grad in grads if grad is not None)
+        second = others[0] if others else None
+        if torch.is_grad_enabled():  # for a gradient of this gradient
+            grad = grad if second is None else grad + second
+            grad = grad if y is None else grad * (y > 0)
+            function = partial(by_torch, eps=ctx.eps, rectify=ctx.rectify and y is None)
+            found = gradients_by_torch(function, (x, weight, bias), ctx.needs_input_grad[:3], grad)
+            return (*found, grad if ctx.has_shortcut else None, None, None)
         channels = statistics.shape[1]
-        grad, *others = (laid_out(grad.to(x.dtype)) for grad in grads if grad is not None)
-        more = others[0] if others else None
         grad_x = torch.empty_like(x)
-        # Without a ReLU, what comes in goes to the shortcut as it is.
+        # Without a ReLU, the shortcut's gradient is the output's.
         grad_shortcut = torch.empty_like(x) if ctx.has_shortcut and ctx.rectify else None
         grad_weight, grad_bias = torch.empty(2, channels)
         check(
             kernels().norm_backward(
-                *map(address, (grad, more, x, y)),
+                *map(address, (grad, second, x, y)),
                 x.numel() // channels,
                 channels,
                 address(statistics),

@@ -1,63 +1,158 @@
-"""What every call of a kernel has in common: which tensors and modules they take, and how these are handed over."""
+"""Conditions under which a kernel may be called, and helpers to call one.
+
+Every kernel reads memory through pointers, so that each condition is checked at every call: a tensor or module that
+does not meet them is left to torch.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
 
 from resnetlab.kernels.library import library
 
-LANES = 16  # the kernels take channels in vectors of so many
+LANES = 16  # channels in one vector register
+GLOBAL_HOOKS = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
+)
+# As they are now: whoever replaces one of them later, on the class, gets the replacement.
+CALL = nn.Module.__call__
+FORWARD: dict[type[nn.Module], object] = {
+    kind: kind.forward for kind in (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)
+}
 
 
 def kernels() -> ctypes.CDLL:
-    """The library, where `takes` has said that there is one."""
+    """The compiled library, after `is_supported` has found one."""
     found = library()
     assert found is not None
     return found
 
 
-def takes(maps: Tensor) -> bool:
-    """Whether there are kernels for these maps: bfloat16, on the CPU, (N, C, H, W) with C a multiple of 16."""
-    return (
-        isinstance(maps, Tensor)  # and not what stands for one while a graph is traced
-        and maps.dtype == torch.bfloat16
-        and maps.device.type == "cpu"
-        and maps.ndim == 4
-        and maps.shape[1] % LANES == 0
-        and not torch.compiler.is_compiling()
-        and library() is not None
+def has_kernels() -> bool:
+    """True where the compiled library exists."""
+    return library() is not None
+
+
+def is_eager() -> bool:
+    """True where operations run as they are called: no compiler, tracer, functorch transform or mode is active."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
     )
 
 
+def is_autocast() -> bool:
+    """True where torch would compute a convolution on the CPU in bfloat16."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def is_bfloat16(maps: Tensor) -> bool:
+    """True for maps (N, C, H, W) that are not empty, in bfloat16, in the CPU's memory, outside of any tracing."""
+    return (
+        type(maps) is Tensor  # a proxy, a fake tensor or a subclass has its own meaning
+        and maps.dtype == torch.bfloat16
+        and maps.device.type == "cpu"
+        and maps.layout == torch.strided
+        and maps.ndim == 4
+        and maps.numel() > 0
+        and is_eager()
+    )
+
+
+def is_supported(maps: Tensor) -> bool:
+    """True where the compiled kernels take these maps: in bfloat16, and the channels a multiple of 16."""
+    return is_bfloat16(maps) and maps.shape[1] % LANES == 0 and has_kernels()
+
+
+def is_float32(*tensors: Tensor | None) -> bool:
+    """True for contiguous float32 vectors in the CPU's memory: what the kernels read and write as `float *`."""
+    return all(
+        type(t) in (Tensor, nn.Parameter)
+        and t.dtype == torch.float32
+        and t.device.type == "cpu"
+        and t.ndim == 1
+        and t.is_contiguous()
+        for t in tensors
+        if t is not None
+    ) and all(t is not None for t in tensors)
+
+
+def has_no_hooks(*modules: nn.Module) -> bool:
+    """True where nothing observes or replaces what these modules are given and return."""
+    if any(GLOBAL_HOOKS) or nn.Module.__call__ is not CALL:
+        return False
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+        for module in modules
+    )
+
+
+def is_exactly(kind: type[nn.Module], *modules: nn.Module) -> bool:
+    """True for modules of torch's own class, unchanged, without hooks: skipping them and computing the same is safe."""
+    exact = all(type(module) is kind for module in modules) and kind.forward is FORWARD[kind]
+    return exact and has_no_hooks(*modules)
+
+
 @cache
-def multiply_pairs() -> bool:
-    """Whether the kernels that multiply pairs of bfloat16 are there, and no tiles (AMX), which are faster."""
+def has_pair_products() -> bool:
+    """True where the kernels that multiply pairs of bfloat16 exist, and no tiles (AMX), which are faster."""
     return bool(kernels().blocks_there()) and not torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 @cache
-def multiply_tiles() -> bool:
-    """Whether the kernels that multiply whole tiles of bfloat16 matrices (AMX) are there."""
+def has_tiles() -> bool:
+    """True where the kernels that multiply whole tiles of bfloat16 matrices (AMX) exist."""
     return bool(kernels().tiles_there())
 
 
-def is_bare(module: nn.Module) -> bool:
-    """Nobody listens to this module's inputs and outputs."""
-    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
-def laid_out(maps: Tensor) -> Tensor:
+def channels_last(maps: Tensor) -> Tensor:
+    """The same maps (N, C, H, W), in memory as (N, H, W, C); copied only where they are not."""
     return maps.contiguous(memory_format=torch.channels_last)
 
 
 def address(tensor: Tensor | None) -> int | None:
+    """The pointer to a tensor's memory."""
     return None if tensor is None else tensor.data_ptr()
 
 
 def check(failed: int) -> None:
+    """Raise MemoryError for a kernel that found no memory."""
     if failed:
         raise MemoryError("no memory for the sums of a kernel")
+
+
+def gradients_by_torch(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    is_needed: Sequence[bool],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """The gradients of `function(*inputs)`, by torch's operations, so that they can be differentiated again.
+
+    None for an input that needs no gradient.
+    """
+    with torch.enable_grad():
+        # Views, because one input may depend on another: only the direct dependence is asked for.
+        views = [None if given is None else given.view_as(given) for given in inputs]
+        wanted = [view for view, needed in zip(views, is_needed, strict=True) if needed and view is not None]
+        found = iter(torch.autograd.grad(function(*views), wanted, grad, create_graph=True))
+    return [next(found) if needed and view is not None else None for view, needed in zip(views, is_needed, strict=True)]

@@ -15,44 +15,58 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from resnetlab.kernels.calls import LANES, address, check, kernels, laid_out, multiply_pairs, takes
+from resnetlab.kernels.calls import (
+    LANES,
+    address,
+    channels_last,
+    check,
+    gradients_by_torch,
+    has_pair_products,
+    is_supported,
+    kernels,
+)
 
 NARROWEST, WIDEST = 2 * LANES, 8192  # channels in or out; with 16, transforms cost what they save
 IN_CACHE = 2**14  # channels in times channels out, up to which the gradient of the weights stays in a cache
 AT_ONCE = 2**23  # bytes of planes
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether this is a shape that is faster this way (measured with AVX-512 bf16, batches of 8 to 512)."""
+def is_faster(x: Tensor, weight: Tensor) -> bool:
+    """True for shapes that are faster this way (measured with AVX-512 bf16, batches of 8 to 512)."""
     fewest, *_, most = sorted(weight.shape[:2])
     channels_fit = fewest >= NARROWEST and most <= WIDEST and weight.shape[0] % LANES == 0
-    return takes(x) and channels_fit and x.shape[2] == x.shape[3] > 2 and multiply_pairs()
+    return is_supported(x) and channels_fit and x.shape[2] == x.shape[3] > 2 and has_pair_products()
 
 
 def winograd(x: Tensor, weight: Tensor) -> Tensor:
     """Maps (N, C, H, H), bfloat16, and kernels (O, C, 3, 3) to (N, O, H, H): a stride and a padding of 1."""
-    return Winograd.apply(x, laid_out(weight.float()))  # type: ignore[no-any-return]
+    return Winograd.apply(channels_last(x), channels_last(weight.float()))  # type: ignore[no-any-return]
 
 
 class Winograd(torch.autograd.Function):
-    """The convolution and its gradients. What is transformed is transformed again where it is needed, not kept."""
+    """The convolution and its gradients. Transformed tiles are computed again where they are needed, not kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x = laid_out(x)
         ctx.save_for_backward(x, weight)
         return convolved(x, weight)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad = laid_out(grad.to(x.dtype))
+        if torch.is_grad_enabled():  # for a gradient of this gradient
+            return tuple(gradients_by_torch(by_torch, (x, weight), ctx.needs_input_grad, grad))
+        grad = channels_last(grad.to(x.dtype))
         grad_x = convolved(grad, weight, back=True) if ctx.needs_input_grad[0] else None
         return grad_x, grad_of_kernels(x, grad) if ctx.needs_input_grad[1] else None
+
+
+def by_torch(x: Tensor, weight: Tensor) -> Tensor:
+    """The same convolution, by torch."""
+    return F.conv2d(x, weight.to(x.dtype), padding=1)
 
 
 def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
@@ -67,7 +81,7 @@ def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
 
 
 def grad_of_kernels(x: Tensor, grad: Tensor) -> Tensor:
-    """Maps (N, C, H, H) and the gradient (N, O, H, H) of what they became to that of the kernels, (O, C, 3, 3)."""
+    """Maps (N, C, H, H) and the gradient (N, O, H, H) of its convolution to that of the kernels, (O, C, 3, 3)."""
     (images, channels, size, _), out = x.shape, grad.shape[1]
     found = torch.zeros(out, 3, 3, channels).permute(0, 3, 1, 2)
     if out * channels < IN_CACHE:

@@ -1,8 +1,8 @@
 """Residual units, y = F(x) + x (He et al. 2015, Fig. 5; 2016, Fig. 4e), and the shortcuts around them.
 
-Every unit takes images as channels, (N, in_channels, H, W), to (N, channels * expansion, H / stride, W / stride).
-It has a ReLU module for each place where it rectifies: a shared one breaks quantisation of a traced graph. They work
-in place where what they overwrite is a fresh tensor that no gradient needs.
+Every unit maps x (N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride).
+It has one ReLU module for each place where it applies one: a shared module breaks quantisation of a traced graph. They
+work in place where they overwrite a fresh tensor that no gradient needs.
 """
 
 # torch types a module's call as Any
@@ -13,21 +13,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from resnetlab.kernels.batch_norm import norm_add_relu, norm_alone, norm_relu, twin
-from resnetlab.kernels.convolution import conv1x1, conv3x3, convolve_and_pool
-
-torch.fx.wrap("twin")  # one node of a traced graph: whether there is one is seen when the graph runs
 
 Norm = Callable[[int], nn.Module]
 Shortcut = Callable[[int, int, int, Norm], nn.Module]  # (in_channels, out_channels, stride, norm) -> module
 
 
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without a bias: the batch norm that follows would cancel it."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """A 1x1 convolution without a bias."""
+    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+
 class ZeroPad(nn.Module):
-    """Subsample, then pad the new channels with zeros: (N, C, H, W) to (N, C + new, H / stride, W / stride)."""
+    """Subsample, then add channels of zeros: (N, C, H, W) to (N, C + new_channels, H / stride, W / stride).
+
+    >>> ZeroPad(16, 32, stride=2)
+    ZeroPad(new_channels=16, stride=2)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -35,25 +43,16 @@ class ZeroPad(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        # As (N, H, W, C), so that the gradient lies like the maps do: otherwise it is turned around later.
-        kept = x.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
-        return F.pad(kept, (0, self.new_channels)).permute(0, 3, 1, 2)
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
     def extra_repr(self) -> str:
         return f"new_channels={self.new_channels}, stride={self.stride}"
 
 
 def zero_pad(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:  # noqa: ARG001
-    """Option A (He et al. 2015, 3.3): no parameters anywhere."""
+    """Option A (He et al. 2015, 3.3): the identity, padded with zeros where the shape changes; no parameters."""
     same_shape = stride == 1 and in_channels == out_channels
     return nn.Identity() if same_shape else ZeroPad(in_channels, out_channels, stride)
-
-
-class Projection(nn.Sequential):
-    """A convolution, then a norm."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return norm_alone(self[1], self[0](x))
 
 
 def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
@@ -63,21 +62,21 @@ def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> 
 
 
 def projection_everywhere(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
-    """Option C: every shortcut is a 1x1 convolution."""
-    return Projection(conv1x1(in_channels, out_channels, stride), norm(out_channels))
+    """Option C: every shortcut is a 1x1 convolution, then a norm."""
+    return nn.Sequential(conv1x1(in_channels, out_channels, stride), norm(out_channels))
 
 
 SHORTCUTS: dict[str, Shortcut] = {"A": zero_pad, "B": projection, "C": projection_everywhere}
 
 
 class Unit(nn.Module):
-    """What the rest of the house asks of a unit's class."""
+    """The base class of all units: the facts that a network needs to know about a kind of unit."""
 
-    depth: ClassVar[int]  # weighted layers on the way through, shortcut not counted
+    depth: ClassVar[int]  # weighted layers of the residual branch; the shortcut does not count
     expansion: ClassVar[int] = 1  # output channels / `channels`
-    pre_activation: ClassVar[bool] = False  # it expects its input without norm and ReLU, and leaves its output so
-    halves_at_once: ClassVar[bool] = False  # the first stage makes maps smaller, too
-    last: ClassVar[str | None]  # the module that ends the residual branch: with its weight at 0, F(x) = 0
+    pre_activation: ClassVar[bool] = False  # norm and ReLU stand before the convolutions, none after the addition
+    halves_at_once: ClassVar[bool] = False  # the first stage halves the resolution, too
+    last: ClassVar[str | None]  # the last module of the residual branch: with its weight at 0, F(x) = 0
 
 
 class BasicBlock(Unit):
@@ -101,9 +100,9 @@ class BasicBlock(Unit):
         self.downsample = shortcut(in_channels, channels, stride, nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = norm_relu(self.bn1, self.relu1, self.conv1(x))
-        residual = self.conv2(residual)
-        return norm_add_relu(self.bn2, self.relu2, residual, self.downsample(twin(x)))
+        residual = self.relu1(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(residual))
+        return self.relu2(residual + self.downsample(x))
 
 
 class Bottleneck(Unit):
@@ -144,10 +143,10 @@ class Bottleneck(Unit):
         self.downsample = shortcut(in_channels, out_channels, stride, nn.BatchNorm2d)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = norm_relu(self.bn1, self.relu1, self.conv1(x))
-        residual = norm_relu(self.bn2, self.relu2, self.conv2(residual))
-        residual = self.conv3(residual)
-        return norm_add_relu(self.bn3, self.relu3, residual, self.downsample(twin(x)))
+        residual = self.relu1(self.bn1(self.conv1(x)))
+        residual = self.relu2(self.bn2(self.conv2(residual)))
+        residual = self.bn3(self.conv3(residual))
+        return self.relu3(residual + self.downsample(x))
 
 
 class PlainBlock(Unit):
@@ -166,15 +165,15 @@ class PlainBlock(Unit):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = norm_relu(self.bn1, self.relu1, self.conv1(x))
-        return norm_relu(self.bn2, self.relu2, self.conv2(x))
+        x = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(x)))
 
 
 class PooledBlock(Unit):
-    """3x3, max pooling, then a residual unit of one 3x3: the shortcut begins behind what changes the shape.
+    """3x3 and max pooling, then a residual unit of one 3x3: the shortcut starts where the shape no longer changes.
 
-    Its stages halve their maps by pooling, the first one, too. For time to accuracy; after the layers of Jordan (2024),
-    which have no shortcut.
+    Every stage halves its maps by pooling, the first one included. Made for time to accuracy, after the layers of
+    Jordan (2024), which have no shortcut.
     """
 
     depth = 2
@@ -183,8 +182,8 @@ class PooledBlock(Unit):
 
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut = projection) -> None:  # noqa: ARG002
         super().__init__()
-        self.pools = stride == 2
         self.conv1 = conv3x3(in_channels, channels)
+        self.pool = nn.MaxPool2d(2) if stride == 2 else nn.Identity()
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(channels, channels)
@@ -192,15 +191,15 @@ class PooledBlock(Unit):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = convolve_and_pool(self.conv1, x) if self.pools else self.conv1(x)
-        x = norm_relu(self.bn1, self.relu1, x)
-        return norm_add_relu(self.bn2, self.relu2, self.conv2(x), twin(x))
+        x = self.relu1(self.bn1(self.pool(self.conv1(x))))
+        residual = self.bn2(self.conv2(x))
+        return self.relu2(residual + x)
 
 
 class PreActBlock(Unit):
-    """norm -> ReLU -> 3x3, twice, then a bare addition (He et al. 2016, "Identity mappings", Fig. 4e).
+    """norm -> ReLU -> 3x3, twice, then the addition alone (He et al. 2016, "Identity mappings", Fig. 4e).
 
-    An identity shortcut carries x itself, so x reaches the head untouched. Where the shape changes, the shortcut takes
+    An identity shortcut carries x itself, so x reaches the head unchanged. Where the shape changes, the shortcut takes
     the activated input, and its projection has no norm: so does the authors' published code.
     """
 
@@ -211,7 +210,7 @@ class PreActBlock(Unit):
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut = projection) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.relu1 = nn.ReLU(inplace=True)
+        self.relu1 = nn.ReLU()  # not in place: without the norm it would overwrite x, which the shortcut carries
         self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU(inplace=True)
@@ -220,8 +219,8 @@ class PreActBlock(Unit):
         self.carries_x = isinstance(self.downsample, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = norm_relu(self.bn1, self.relu1, x)
-        residual = self.conv2(norm_relu(self.bn2, self.relu2, self.conv1(activated)))
+        activated = self.relu1(self.bn1(x))
+        residual = self.conv2(self.relu2(self.bn2(self.conv1(activated))))
         return residual + self.downsample(x if self.carries_x else activated)
 
 

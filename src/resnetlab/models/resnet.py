@@ -12,9 +12,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from resnetlab.kernels.batch_norm import norm_relu
 from resnetlab.models.blocks import SHORTCUTS, UNITS
-from resnetlab.models.stems import STEMS, convolve_and_rectify
+from resnetlab.models.stems import STEMS
 from resnetlab.models.zoo import Architecture
 
 
@@ -42,7 +41,7 @@ class ResNet(nn.Module):
         unit, width = UNITS[architecture.unit], architecture.width
         conv1, maxpool = STEMS[architecture.stem](in_channels, width)
         self.conv1 = conv1
-        # A whitened stem has a variance of 1 by itself: it keeps its ReLU and needs no norm.
+        # The output of a whitened stem has a variance of 1 already: it keeps its ReLU and needs no norm.
         is_whitened = architecture.stem == "whitened"
         self.bn1, self.relu = norm_and_relu(width, wanted=not unit.pre_activation and not is_whitened)
         if is_whitened:
@@ -57,37 +56,34 @@ class ResNet(nn.Module):
             self.add_module(f"layer{index + 1}", stage)
             channels = wide * unit.expansion
 
-        # A chain of pre-activation units leaves its sum bare: the norm and ReLU of the stem stand here instead.
+        # Pre-activation units end in a sum without norm and ReLU: those of the stem stand here instead.
         self.last_bn, self.last_relu = norm_and_relu(channels, wanted=unit.pre_activation)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
 
     @property
     def stages(self) -> list[nn.Sequential]:
+        """The stages layer1, layer2, … in order, each a sequence of units."""
         return [getattr(self, f"layer{index + 1}") for index in range(len(self.architecture.units_per_stage))]
 
     @property
     def depth(self) -> int:
-        """Weighted layers on the way through, the number in the name; shortcuts do not count (Table 1)."""
+        """The number of weighted layers, which is the number in the name; shortcuts do not count (Table 1)."""
         layers = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
         return sum("downsample" not in name for name in layers)
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) to pooled embeddings (N, C), the input of the head."""
-        if self.architecture.stem == "whitened":
-            x = convolve_and_rectify(self.conv1, self.relu, images)
-        else:
-            x = norm_relu(self.bn1, self.relu, self.conv1(images))
-        x = self.maxpool(x)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for stage in self.stages:
             x = stage(x)
-        return self.avgpool(norm_relu(self.last_bn, self.last_relu, x)).flatten(1)
+        return self.avgpool(self.last_relu(self.last_bn(x))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.fc(self.features(images))
 
     def freeze_backbone(self) -> None:
-        """Leave only the head to train. The norms keep their running statistics, too, whatever `train()` says."""
+        """Train the head alone from now on. `train()` leaves the norms below it in evaluation mode."""
         self.backbone_is_frozen = True
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("fc."))
@@ -102,14 +98,14 @@ class ResNet(nn.Module):
 
 
 def norm_and_relu(channels: int, *, wanted: bool) -> tuple[nn.Module, nn.Module]:
-    """A batch norm and a ReLU, or two modules that do nothing and have no keys."""
+    """A batch norm and a ReLU, or two identities, which have no keys."""
     return (nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) if wanted else (nn.Identity(), nn.Identity())
 
 
 def make_stage(
     architecture: Architecture, in_channels: int, channels: int, units: int, *, stride: int
 ) -> nn.Sequential:
-    """The first unit changes the resolution and the width; the others keep both."""
+    """A stage of `units` units: the first changes the resolution and the width, the others keep both."""
     unit, options = UNITS[architecture.unit], architecture.unit_options
     shortcut = SHORTCUTS[architecture.shortcut]
     first = unit(in_channels, channels, stride, shortcut, **options)

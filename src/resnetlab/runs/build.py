@@ -160,7 +160,7 @@ def make_schedule(config: RunConfig, lengths: Sequence[int], steps_per_epoch: in
 
 def make_state(config: RunConfig, network: ResNet, runtime: Runtime) -> TrainState:
     """The state before the first step."""
-    model = runtime.place(network)
+    model = runtime.place(network, training=True)
     optimizer = make_optimizer(model, **config.optim.model_dump(), precision=runtime.precision)
     skips = SKIPS if config.on_nonfinite == "skip" else 0
     return TrainState.begin(model, optimizer, runtime, ema=config.ema, skips=skips)
