@@ -1,4 +1,4 @@
-"""Every residual unit of a network, as it computes while it trains in bf16, beside the same unit in float64."""
+"""Every residual unit of an accelerated network in bf16, beside the same unit in float64."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnetlab.kernels.accelerate import accelerate
 from resnetlab.models import build_model
 from resnetlab.models.blocks import Unit
 
 
 def inputs_of_units(model: nn.Module, images: Tensor) -> list[tuple[str, Unit, Tensor]]:
-    """The units of a network in order, with the maps that each is given in a bf16 forward pass."""
+    """The units of a network in order, each with its input in a bf16 forward pass."""
     found: list[tuple[str, Unit, Tensor]] = []
     units = {name: module for name, module in model.named_modules() if isinstance(module, Unit)}
     for name, unit in units.items():
@@ -24,7 +25,7 @@ def inputs_of_units(model: nn.Module, images: Tensor) -> list[tuple[str, Unit, T
 
 
 def run(unit: nn.Module, x: Tensor, grad: Tensor | None) -> tuple[list[Tensor], Tensor]:
-    """Output, gradient of the input and of every parameter; and the gradient that was put in."""
+    """The output, the gradients of the input and of every parameter; and the gradient of the output."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype != torch.float64):
         y = unit(x)
@@ -39,11 +40,9 @@ def run(unit: nn.Module, x: Tensor, grad: Tensor | None) -> tuple[list[Tensor], 
     ("name", "side"),
     [("resnet20", 32), ("resnet18", 32), ("preact_resnet18", 32), ("resnet50", 32), ("fast_resnet8", 32)],
 )
-def test_units_are_as_close_to_float64_as_torchs_own_bf16(
-    name: str, side: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_units_are_as_close_to_float64_as_torchs_own_bf16(name: str, side: int) -> None:
     model = build_model(name, 10, image_size=32).to(memory_format=torch.channels_last).train()
-    if name == "fast_resnet8":  # its kernels begin as ones that pass on what they are given: too easy
+    if name == "fast_resnet8":  # its kernels start as identities, which every algorithm computes exactly
         for kernel in (module.weight for module in model.modules() if isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(kernel, generator=torch.Generator().manual_seed(2))
     batch = 32 if name in ("resnet20", "fast_resnet8") else 8
@@ -53,13 +52,10 @@ def test_units_are_as_close_to_float64_as_torchs_own_bf16(
     for where, unit, x in units:
         alone = copy.deepcopy(unit)
         alone._forward_pre_hooks.clear()
-        ours, grad = run(copy.deepcopy(alone), x, None)
-        # What is rounded to bf16 on the way in is the same for all three.
+        ours, grad = run(accelerate(copy.deepcopy(alone)), x, None)
+        # All three are given the same maps and the same gradient, rounded to bf16.
         truth, _ = run(copy.deepcopy(alone).double(), x.double(), grad)
-        with monkeypatch.context() as plain:
-            plain.setattr("resnetlab.kernels.calls.library", lambda: None)
-            plain.setattr("resnetlab.kernels.convolution.HALF", ())
-            theirs, _ = run(copy.deepcopy(alone), x, grad)
+        theirs, _ = run(copy.deepcopy(alone), x, grad)
         assert len(ours) == len(truth) == len(theirs)
         for mine, other, exact in zip(ours, theirs, truth, strict=True):
 
@@ -68,5 +64,5 @@ def test_units_are_as_close_to_float64_as_torchs_own_bf16(
 
             # bf16 has 8 bits; near zero, a rounding decides on which side of a ReLU a pixel's gradient is.
             assert error(mine) < 0.15, where
-            # Winograd's convolution rounds twice as often (models/winograd.py).
+            # Winograd's convolution rounds twice as often (kernels/winograd.py).
             assert error(mine) <= 2.25 * error(other) + 1e-3, where

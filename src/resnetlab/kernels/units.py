@@ -255,7 +255,7 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fast_classes() -> dict[type[nn.Module], type[nn.Module]]:
-    """The fast classes of units, shortcuts and networks, by exact class: ours, and torchvision's once it is imported."""
+    """The fast classes of units, shortcuts and networks by exact class: ours, and torchvision's once imported."""
     return FAST | (torchvision_classes() if "torchvision.models.resnet" in sys.modules else {})
 
 
