@@ -13,7 +13,6 @@ errors files download models kernels runtime data evaluation training interpret 
 __init__ __main__
 """.split()  # noqa: SIM905
 BLIND = {("data", "models"), ("models", "kernels"), ("inference", "training")}  # neighbours that stay apart
-STILL = {("models", "kernels")}  # on their way out
 SOURCE = Path(__file__).parents[1] / "src" / "resnetlab"
 
 
@@ -35,8 +34,6 @@ def test_imports_point_down(path: Path) -> None:
             continue
         there = module.split(".")[1]
         if there not in LAYERS:  # a name of the package itself, such as __version__
-            continue
-        if (here, there) in STILL:
             continue
         assert there == here or LAYERS.index(there) < LAYERS.index(here), f"{here} must not import {there}"
         assert (here, there) not in BLIND, f"{here} must not know {there}"

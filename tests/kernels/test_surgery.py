@@ -490,6 +490,7 @@ def test_a_penalty_on_the_gradient_has_torchs_gradient(make: Callable[[], nn.Mod
 
 
 @each_kind
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch itself calls it
 def test_torch_func(make: Callable[[], nn.Module]) -> None:
     """functional_call with other weights, gradients by torch.func, forward-mode derivatives, per-sample gradients."""
     other = {name: value + 0.01 for name, value in reference().state_dict().items() if value.is_floating_point()}
