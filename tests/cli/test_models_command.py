@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab.cli.inspection import find
+from resnetlab.cli.inspection import inspect_model
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.inference.model_file import save_model
 from resnetlab.inference.predict import load
@@ -59,7 +59,7 @@ def test_an_image_gives_mean_and_std_of_every_stage(command: Any, cat: Path) -> 
 def test_the_network_alone_as_a_picture(command: Any, tmp_path: Path, form: str) -> None:
     code, out, err = command("models", "resnet34", "--image-size", 32, "--save-figure", f"net.{form}")
     assert code == 0, err
-    assert out.endswith(f"the picture is net.{form}\n")
+    assert out.endswith(f"the figure is net.{form}\n")
     assert "512×4×4" in out
     assert "mean" not in out
     assert (tmp_path / f"net.{form}").read_bytes().startswith(MAGIC[form])
@@ -90,24 +90,24 @@ def test_a_run_brings_its_weights_classes_and_preprocessing(command: Any, cat: P
     assert code == 0
     assert numbers_of(out)["layer2"][1] == "8×4×4"
     for words in (("--stem", "cifar"), ("--image-size", 9), ("--classes", 3)):
-        assert f"leave {words[0]} away" in command.refuse("models", run, *words)
+        assert f"omit {words[0]}" in command.refuse("models", run, *words)
 
 
 def test_normalisation_goes_by_the_size_of_the_image() -> None:
-    assert find("resnet18", 224, is_blank=True).preprocessing.mean == (0.485, 0.456, 0.406)
-    assert find("resnet18", 64, is_blank=True).preprocessing.std == (0.2470, 0.2435, 0.2616)
-    assert find("resnet50", is_blank=True).preprocessing.image_size == 224
+    assert inspect_model("resnet18", 224, is_blank=True).preprocessing.mean == (0.485, 0.456, 0.406)
+    assert inspect_model("resnet18", 64, is_blank=True).preprocessing.std == (0.2470, 0.2435, 0.2616)
+    assert inspect_model("resnet50", is_blank=True).preprocessing.image_size == 224
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--image", "cat.png"], "--image is about one network; say which"),
-        (["--save-figure", "a.png"], "--save-figure is about one network; say which"),
-        (["resnet20", "--save-figure", "a.jpg"], "--save-figure is a.jpg, but must be a file in a folder there is"),
-        (["resnet20", "--save-figure", "nowhere/a.png"], "and end in .png, .svg or .pdf"),
-        (["resnet20", "--save-figure", "folder.png"], "but must be a file"),
-        (["resnet20", "--save-figure", "cat.png", "--image", "cat.png"], "the picture to be shown; give another name"),
+        (["--image", "cat.png"], "--image needs the name of a network"),
+        (["--save-figure", "a.png"], "--save-figure needs the name of a network"),
+        (["resnet20", "--save-figure", "a.jpg"], "--save-figure is a.jpg, but must be a .png, .svg or .pdf file"),
+        (["resnet20", "--save-figure", "nowhere/a.png"], "file in an existing folder"),
+        (["resnet20", "--save-figure", "folder.png"], "but must be a .png"),
+        (["resnet20", "--save-figure", "cat.png", "--image", "cat.png"], "the image itself; give another name"),
         (["resnet20", "--image", "nowhere.png", "--save-figure", "a.png"], "nowhere.png"),
         (["resnet20", "--image", "text.png", "--save-figure", "a.png"], "text.png"),
         (["resnet20", "--image", "folder.png", "--save-figure", "a.png"], "folder.png"),

@@ -55,7 +55,7 @@ def find_lr(arguments: Sequence[str]) -> None:
             raise BadInput(f"{name} has no effect on find-lr, whose learning rate rises over --tries steps; omit it")
     config = given.run_config()
     if given.out is not None and (given.out.suffix != ".png" or not given.out.parent.is_dir()):
-        raise BadInput(f"--out is {printable(given.out)}, but must be a file in a folder there is, and end in .png")
+        raise BadInput(f"--out is {printable(given.out)}, but must be a .png file in an existing folder")
     from resnetlab.cli import tables
     from resnetlab.runs import find_lr
     from resnetlab.runs.console import Voice
@@ -165,32 +165,32 @@ def models(arguments: Sequence[str]) -> None:
     given = parse(ModelsArguments, arguments, "resnetlab models")
     if given.name is None and (given.image or given.save_figure):
         flag = "--image" if given.image else "--save-figure"
-        raise BadInput(f"{flag} is about one network; say which: resnetlab models NAME {flag} FILE")
+        raise BadInput(f"{flag} needs the name of a network: resnetlab models NAME {flag} FILE")
     require_figure(given.save_figure, given.image)
     from resnetlab.cli import tables
 
     if given.name is None:
         tables.show_models(given.image_size, given.stem)
         return
-    from resnetlab.cli.inspection import find
+    from resnetlab.cli.inspection import inspect_model
 
-    specimen = find(given.name, given.image_size, given.stem, given.classes, is_blank=given.image is None)
-    seen = None if given.image is None else specimen.look(given.image)
-    tables.show_model(specimen, seen)
+    model = inspect_model(given.name, given.image_size, given.stem, given.classes, is_blank=given.image is None)
+    image = None if given.image is None else model.activations_of(given.image)
+    tables.show_model(model, image)
     if given.save_figure is not None:
-        specimen.draw(given.save_figure, seen)
-        tables.say(f"the picture is {given.save_figure}")
+        model.save_figure(given.save_figure, image)
+        tables.say(f"the figure is {given.save_figure}")
 
 
 def require_figure(file: Path | None, image: Path | None) -> None:
-    """Refuse what no figure can be written to."""
+    """Raise BadInput for a path that no figure can be written to."""
     if file is None:
         return
     if file.suffix.lower() not in (".png", ".svg", ".pdf") or not file.parent.is_dir() or file.is_dir():
-        told = "but must be a file in a folder there is, and end in .png, .svg or .pdf"
+        told = "but must be a .png, .svg or .pdf file in an existing folder"
         raise BadInput(f"--save-figure is {printable(file)}, {told}")
     if image is not None and file.exists() and image.exists() and file.samefile(image):
-        raise BadInput(f"--save-figure is {printable(file)}, the picture to be shown; give another name")
+        raise BadInput(f"--save-figure is {printable(file)}, the image itself; give another name")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

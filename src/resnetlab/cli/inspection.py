@@ -1,4 +1,4 @@
-"""A network to look at, from the zoo, a model file or a run folder: what it costs, and what it makes of one picture."""
+"""The networks that `resnetlab models` shows: from the zoo, a model file or a run, with the activations of an image."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What became of one picture: `pixels` (H, W, C), uint8, are what the network saw of it."""
+class ImageActivations:
+    """One image and its activations in a network.
+
+    `pixels` (H, W, C), uint8, is the image after resizing and cropping. `classes` is empty for untrained weights.
+    """
 
     pixels: np.ndarray
     activations: tuple[Activation, ...]
     classes: tuple[str, ...]
 
-    def numbers(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation of what leaves each stage."""
+    def statistics(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of the output of each stage, by its name."""
         return {one.stage: (one.mean, one.std) for one in self.activations}  # the last of a stage is its output
 
-    def outcome(self) -> str:
-        """What the network takes the picture for, in a line."""
+    def prediction(self) -> str:
+        """The five most probable classes, in a line; or a note that the weights are untrained."""
         if not self.classes:
             return f"note: the weights are untrained, drawn from seed {SEED}; mean and std are those of random filters"
         logits = torch.from_numpy(self.activations[-1].values).double()
         if not logits.isfinite().all():
-            return "note: the network's output is NaN or infinite; there is nothing to predict from"
+            return "note: the network's output is NaN or infinite, so there is no prediction"
         probability, order = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(probability.tolist()[:5], order.tolist(), strict=False)
         return "predicted: " + ", ".join(f"{self.classes[index]} {share:.2%}" for share, index in pairs)
@@ -49,7 +52,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class InspectedModel:
-    """A network and what it needs to look at a picture; without `classes` its weights are untrained, or not there."""
+    """A network with a title and the preprocessing of its images; `classes` is empty for untrained or blank weights."""
 
     network: ResNet
     title: str
@@ -64,70 +67,69 @@ class InspectedModel:
         return f"{self.title}, {architecture.stem} stem, images of {size}×{size} px, {classes}{source}"
 
     def rows(self) -> list[StageRow]:
-        """The network stage by stage. Raises BadInput where maps would vanish on the way."""
+        """The stages with output shape and cost. Raises BadInput for images that are too small for the network."""
         size = self.preprocessing.image_size
         try:
             return stage_rows(self.network, size)
-        except RuntimeError as error:  # torch's, of shapes: weights are not computed with
+        except RuntimeError as error:  # from torch, about shapes: the weights are not used
             raise BadInput(
                 f"images of {size}×{size} px are too small for {self.title}; give --image-size more"
             ) from error
 
     def notes(self) -> list[str]:
-        """What to know before training such a network; nothing of a network that is not in the zoo."""
-        name, built = self.network.name, self.network.architecture
-        if name not in ARCHITECTURES or resolve(name, stem=built.stem) != built:
+        """Warnings about training this network at this image size; none for a network that is not in the zoo."""
+        name, architecture = self.network.name, self.network.architecture
+        if name not in ARCHITECTURES or resolve(name, stem=architecture.stem) != architecture:
             return []
-        return [f"note: {line}" for line in warnings_for(name, self.preprocessing.image_size, stem=built.stem)]
+        return [f"note: {line}" for line in warnings_for(name, self.preprocessing.image_size, stem=architecture.stem)]
 
-    def look(self, picture: Path) -> Seen:
-        """Send a picture through the network. Raises BadInput for what cannot be read as one."""
+    def activations_of(self, file: Path) -> ImageActivations:
+        """Send an image through the network. Raises BadInput for a file that cannot be read as an image."""
         self.rows()
-        see = self.preprocessing
-        images = see.normalize(torch.from_numpy(see.read(picture))[None])
-        pixels = see.denormalize(images)[0].numpy()
-        return Seen(pixels, tuple(collect_activations(self.network, images)), self.classes)
+        images = self.preprocessing.normalize(torch.from_numpy(self.preprocessing.read(file))[None])
+        pixels = self.preprocessing.denormalize(images)[0].numpy()
+        return ImageActivations(pixels, tuple(collect_activations(self.network, images)), self.classes)
 
-    def draw(self, file: Path, seen: Seen | None = None) -> None:
-        """The network as a picture, with what it made of an image if one was seen; .png, .svg or .pdf."""
+    def save_figure(self, file: Path, image: ImageActivations | None = None) -> None:
+        """Draw the network, with an image also its feature maps, into a .png, .svg or .pdf file."""
         from resnetlab.plots.activations import activations_figure
-        from resnetlab.plots.diagram import diagram_figure  # matplotlib takes its time to import
+        from resnetlab.plots.diagram import diagram_figure  # importing matplotlib is slow
         from resnetlab.plots.style import save
 
-        if seen is None:
+        if image is None:
             figure = diagram_figure(self.network, self.preprocessing.image_size, title=self.title)
         else:
-            recorded, pixels = seen.activations, seen.pixels
-            figure = activations_figure(self.network, recorded, pixels, classes=self.classes, title=self.title)
+            activations, pixels = image.activations, image.pixels
+            figure = activations_figure(self.network, activations, pixels, classes=self.classes, title=self.title)
         save(figure, file)
 
 
-def find(
+def inspect_model(
     name: str, image_size: int | None = None, stem: str = "auto", num_classes: int | None = None, *, is_blank: bool
 ) -> InspectedModel:
-    """The network of that name in the zoo, or else the one in that model file or run folder, on the CPU.
+    """Return the network of that name in the zoo, or the one in that model file or run folder, on the CPU.
 
-    Stem "auto" goes by an `image_size` that is given. With `is_blank` a network of the zoo has shapes and no weights.
-    Raises BadInput for what is not there, and for a file that is given what it brings itself.
+    Stem "auto" depends on `image_size`. With `is_blank` a network of the zoo has shapes and no weights.
+    Raises BadInput for an unknown name, and for a size, stem or number of classes beside a file, which contains them.
 
-    >>> find("resnet34", 32, is_blank=True).heading
+    >>> inspect_model("resnet34", 32, is_blank=True).heading
     'resnet34, cifar stem, images of 32×32 px, 1,000 classes (He 2015, Table 1)'
     """
     if name in ARCHITECTURES or not (Path(name).exists() or os.sep in name or name.endswith(".safetensors")):
-        return of_the_zoo(name, image_size, stem, num_classes, is_blank=is_blank)
+        return from_zoo(name, image_size, stem, num_classes, is_blank=is_blank)
     given = {"--image-size": image_size, "--stem": None if stem == "auto" else stem, "--classes": num_classes}
     for flag, value in given.items():
         if value is not None:
-            raise BadInput(f"{printable(name)} brings its own image size, stem and classes; leave {flag} away")
+            raise BadInput(f"{printable(name)} contains its image size, stem and classes; omit {flag}")
     model = load(name, device="cpu").model
     title = f"{model.network.name or 'network'} from {printable(Path(name).resolve().name)}"
     return InspectedModel(model.network, title, model.preprocessing, model.classes)
 
 
-def of_the_zoo(
+def from_zoo(
     name: str, image_size: int | None, stem: str, num_classes: int | None, *, is_blank: bool
 ) -> InspectedModel:
-    """A network of the zoo, at the image size and with the classes of its paper unless others are given."""
+    """Return a network of the zoo, by default at the image size and with the number of classes of its paper."""
     papers_size, papers_classes = PAPER_SETTING[resolve(name).stem]
     size = papers_size if image_size is None else image_size
     classes = papers_classes if num_classes is None else num_classes

@@ -21,7 +21,7 @@ from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
 from resnetlab.runs.seeds import SUMMARY, Series
 
 if TYPE_CHECKING:
-    from resnetlab.cli.inspection import InspectedModel, Seen
+    from resnetlab.cli.inspection import ImageActivations, InspectedModel
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -115,18 +115,18 @@ def show_models(image_size: int | None, stem: str) -> None:
     output().print(table)
 
 
-def show_model(specimen: InspectedModel, seen: Seen | None = None) -> None:
-    """One network stage by stage, what an image became there, and what to know before training it at this size."""
-    rows, numbers = specimen.rows(), {} if seen is None else seen.numbers()
-    table = make_table("stage", "output", "parameters", "MACs", *(("mean", "std") if seen else ()))
+def show_model(model: InspectedModel, image: ImageActivations | None = None) -> None:
+    """One network stage by stage, with the statistics of an image's activations, and notes about training it."""
+    rows, statistics = model.rows(), {} if image is None else image.statistics()
+    table = make_table("stage", "output", "parameters", "MACs", *(("mean", "std") if image else ()))
     for row in rows:
         cells = (row.stage, "×".join(map(str, row.shape)), f"{row.params:,}", millions(row.macs))
-        table.add_row(*cells, *(f"{value:.4g}" for value in numbers.get(row.stage, ())))
+        table.add_row(*cells, *(f"{value:.4g}" for value in statistics.get(row.stage, ())))
     table.add_section()
-    table.add_row("in all", "", f"{sum(row.params for row in rows):,}", millions(sum(row.macs for row in rows)))
-    say(specimen.heading)
+    table.add_row("total", "", f"{sum(row.params for row in rows):,}", millions(sum(row.macs for row in rows)))
+    say(model.heading)
     output().print(table)
-    for line in [*specimen.notes(), *([] if seen is None else [seen.outcome()])]:
+    for line in [*model.notes(), *([] if image is None else [image.prediction()])]:
         say(line)
 
 
@@ -196,11 +196,8 @@ def make_table(*columns: str) -> Table:
 
 
 def output() -> Console:
-    """Stdout; where that is no terminal, no column is cut to fit one."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    return console
+    """A console on stdout that never cuts or wraps a table, whatever the width of the terminal."""
+    return Console(highlight=False, width=1000)
 
 
 def rates(row: Mapping[str, float | None]) -> list[str]:

@@ -1,0 +1,168 @@
+"""Options and help made from typed fields: what a command line may contain, and what --help shows at any width."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnetlab.cli import arguments
+from resnetlab.cli.arguments import ResumeArguments, TrainArguments
+from resnetlab.cli.commands import COMMANDS
+from resnetlab.cli.parsing import Arguments, help_text, option_lists, options_of, parse, read_settings
+from resnetlab.errors import BadInput
+from resnetlab.runs import recipes
+from resnetlab.runs.config import RunConfig, Section, choices
+
+KINDS = [kind for kind in vars(arguments).values() if isinstance(kind, type) and kind.__name__.endswith("Arguments")]
+KINDS = [kind for kind in KINDS if kind not in (Arguments, arguments.RecipeArguments)]
+
+
+def config_of(*words: str) -> RunConfig:
+    return parse(TrainArguments, words, "resnetlab train").run_config()
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "value"),
+    [
+        (["--optim.lr", "0.5"], "optim.lr", 0.5),
+        (["--optim.lr=0.5"], "optim.lr", 0.5),
+        (["--lr", "1e-3", "--lr", "2e-3"], "optim.lr", 2e-3),
+        (["--batch_size", "32"], "batch_size", 32),
+        (["--data.val_fraction=0.25"], "data.val_fraction", 0.25),
+        (["--augment.flip"], "augment.flip", True),
+        (["cifar10-resnet18", "--augment.no-flip"], "augment.flip", False),
+        (["--data.no-download"], "data.download", False),
+        (["--model.no-freeze"], "model.freeze", False),
+        (["--no-freeze"], "model.freeze", False),
+        (["--augment.sizes", "0.75", "0.875", "1"], "augment.sizes", (0.75, 0.875, 1.0)),
+        (["cifar10-resnet18", "--augment.sizes"], "augment.sizes", ()),
+        (["--optim.betas", "0.8", "0.95"], "optim.betas", (0.8, 0.95)),
+        (["--model.shortcut", "A"], "model.shortcut", "A"),
+        (["--model.shortcut", "None"], "model.shortcut", None),
+        (["--data.image-size", "None"], "data.image_size", None),
+        (["--data", "None"], "data.name", "None"),  # a folder may have that name
+        (["--data.root", "a=b"], "data.root", "a=b"),
+        (["--data=a=b"], "data.name", "a=b"),
+        (["--clip-norm", "1e999", "--clip-norm", "2"], "clip_norm", 2.0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_sets_its_field(words: list[str], path: str, value: Any) -> None:
+    found: Any = config_of(*words)
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--optim.lrr", "1"], "unknown option '--optim.lrr'; did you mean --optim.lr?"),
+        (["--no-augment.flip"], "unknown option '--no-augment.flip'; did you mean --augment.no-flip?"),
+        (["--extended-at", "3"], "unknown option '--extended-at'"),
+        (["--recipe", "quickstart"], "unknown option '--recipe'"),
+        (["quickstart", "finetune"], "unknown argument 'finetune'"),
+        (["--optim.betas", "0.8"], "--optim.betas: expected 2 arguments"),
+        (["--augment.flip=1"], "--augment.flip"),
+        (["--augment.sizes", "0.75", "x"], "augment.sizes.1 is 'x', but must be a number"),
+        (["--data.fit", "cropp"], "unknown data.fit 'cropp'; did you mean 'crop'? Choose from crop, squash, pad"),
+        (["--optim.lr", "-1"], "optim.lr is -1, but must be greater than 0"),
+        (["--batch-size", "1.5"], "batch_size is '1.5', but must be a whole number"),
+        (["--max-minutes", "soon"], "--max-minutes is 'soon', but must be a number"),
+        (["--resume", "yes"], "unknown --resume 'yes'. Choose from auto"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_option_is_named_with_what_is_allowed(words: list[str], sentence: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        config_of(*words)
+    assert sentence in str(refused.value)
+
+
+def test_words_and_options_may_be_mixed() -> None:
+    given = parse(arguments.CompareArguments, ["a", "--split", "val", "b", "--json", "c"], "")
+    assert [str(run) for run in given.runs] == ["a", "b", "c"]
+    assert given.json_
+    assert parse(TrainArguments, ["--epochs", "2", "finetune", "--seed=1"], "").recipe == "finetune"
+    assert str(parse(ResumeArguments, ["--", "-run"], "").run) == "-run"
+
+
+def test_a_section_of_a_command_keeps_its_own_defaults() -> None:
+    given = parse(arguments.BaselineArguments, ["--data", "x", "--augment.cutout", "4"], "")
+    assert (given.data.name, given.data.normalize) == ("x", "imagenet")
+    assert given.augment == recipes.finetune().augment.model_copy(update={"cutout": 4})
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_the_help_of_every_option_states_choices_and_default(kind: type[Arguments]) -> None:
+    text = " ".join(help_text(kind, "resnetlab x", {}).split())
+    assert text.startswith("usage: resnetlab x ")
+    assert f" {kind.examples[0]} " in text
+    sections: list[tuple[type[Section], Section]] = [(kind, kind.model_construct())]
+    if kind.settings is not None:
+        sections.append((RunConfig, recipes.quickstart()))
+    for section, defaults in sections:
+        for rows in option_lists("", section, defaults).values():
+            for name, meaning in rows.items():
+                assert re.search(r"[a-z].*; default: \S", meaning), name
+        for option in options_of(section):
+            assert option.help
+            if names := choices(section_field(section, option.path)):
+                assert option.metavar == f"{{{','.join(names)}}}"
+
+
+def section_field(section: type[Section], path: str) -> Any:
+    """The annotation of a field by its path."""
+    first, _, rest = path.partition(".")
+    annotation = section.model_fields[first].annotation
+    return section_field(annotation, rest) if rest else annotation
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "20", "79", "500", "nonsense"])
+def test_help_fits_any_width(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for kind in KINDS:
+        lines = help_text(kind, "resnetlab x", {}).splitlines()
+        width = max(40, min(100, int(columns) if columns.isdigit() and int(columns) else 80))
+        unbroken = re.compile(r"  +(resnetlab |-|\S+$)")  # an example, the names of an option, a single word
+        assert [line for line in lines[1:] if len(line) > width and not unbroken.match(line)] == []
+
+
+def test_help_of_train_lists_recipes_and_shows_the_defaults_of_the_one_that_is_named(command: Any, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        command("train", "paper-resnet20", "--modle", "--help")
+    assert not leaving.value.code
+    text = " ".join(capsys.readouterr().out.split())
+    for name in recipes.RECIPES:
+        assert f" {name} {recipes.summary(name)} " in text
+    assert "--config FILE" in text
+    assert "length of the run in optimiser steps; give this or --epochs; default: 64000" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        command(name, "--help")
+    assert not leaving.value.code
+    assert capsys.readouterr().out.startswith(f"usage: resnetlab {name} ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n\n"], ids=repr)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order mark"])
+@pytest.mark.parametrize("break_", ["\n", "\r\n"], ids=repr)
+def test_a_config_file_of_any_editor_loads(tmp_path: Path, ending: str, mark: bytes, break_: str) -> None:
+    settings = {"seed": 3, "optim": {"lr": 0.5}, "data": {"name": "Bilder für später"}}
+    toml = 'seed = 3\n[optim]\nlr = 0.5\n[data]\nname = "Bilder für später"'
+    for name, text in (("a.json", json.dumps(settings, indent=2, ensure_ascii=False)), ("a.toml", toml)):
+        (tmp_path / name).write_bytes(mark + (text.replace("\n", break_) + ending).encode())
+        assert read_settings(tmp_path / name) == settings
+
+
+def test_choices_are_those_of_the_literal() -> None:
+    assert choices(RunConfig.model_fields["device"].annotation) == ["auto", "cpu", "cuda", "mps"]
+    assert choices(RunConfig.model_fields["seed"].annotation) == []
