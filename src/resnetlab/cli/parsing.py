@@ -158,12 +158,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, options: Iterable[Option]) -> None:
         super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False)
         self.add_argument("-h", "--help", action="store_true")
+        self.positionals = [option for option in options if option.is_positional]
         self.flags = ["--help"]
         for option in options:
-            self.flags += [*option.flags, *option.negative_flags]
             if option.is_positional:
-                self.add_argument(option.path, nargs=option.values or "?")
-            elif option.values == 0:
+                continue
+            self.flags += [*option.flags, *option.negative_flags]
+            if option.values == 0:
                 self.add_argument(*option.flags, dest=option.path, action=Switch, negative_flags=option.negative_flags)
             else:
                 self.add_argument(*option.flags, dest=option.path, nargs=option.values)
@@ -171,19 +172,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(message)
 
-    def read(self, words: Iterable[str]) -> dict[str, Any]:
-        """The values that were given, by path."""
-        dashed = [word if not word.startswith("--") else with_dashes(word) for word in words]
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """The values that were given, by path. Positional ones may stand between options; after `--` all are."""
+        end = words.index("--") if "--" in words else len(words)
+        dashed = [word if not word.startswith("--") else with_dashes(word) for word in words[:end]]
         try:
-            given, rest = self.parse_known_intermixed_args(dashed)
+            given, rest = self.parse_known_args(dashed)
         except argparse.ArgumentError as error:
             raise BadInput(f"{error.argument_name}: {error.message}; --help shows how to use it") from None
         values = vars(given)
-        if rest and "help" not in values:
-            word = next((word for word in rest if word.startswith("-")), rest[0]).split("=", 1)[0]
+        wrong = [word for word in rest if word.startswith("-") and word != "-"]
+        rest += words[end + 1 :]
+        for option in self.positionals:
+            if rest:
+                values[option.path] = rest[:] if option.values == "*" else rest[0]
+                del rest[: len(rest) if option.values == "*" else 1]
+        if (wrong or rest) and "help" not in values:
+            word = [*wrong, *rest][0].split("=", 1)[0]
             near = difflib.get_close_matches(word, self.flags, n=1)
             hint = f"did you mean {near[0]}?" if near else "--help lists all options"
-            raise BadInput(f"unknown {'option' if word.startswith('-') else 'argument'} {word!r}; {hint}")
+            raise BadInput(f"unknown {'option' if wrong else 'argument'} {word!r}; {hint}")
         return values
 
 
@@ -242,7 +250,7 @@ def help_text(kind: type[Arguments], program: str, given: Mapping[str, Any]) -> 
             start = kind(**given).defaults()
         heading = f"settings of the run{'' if start else ' (default: unchanged)'}:"
         lists |= option_lists(heading, kind.settings, start)
-    shown = [f"{heading}\n{listing(rows, width)}" for heading, rows in lists.items()]
+    shown = [f"{fill(heading, width)}\n{listing(rows, width)}" for heading, rows in lists.items()]
     return "\n\n".join([usage, *purpose, *examples, *shown])
 
 
