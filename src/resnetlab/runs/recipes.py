@@ -146,9 +146,7 @@ def paper(depth: int) -> Callable[[], RunConfig]:
             steps=64_000,
         )
 
-    recipe.__doc__ = (
-        f"ResNet-{depth} as in the paper, Section 4.2: 64,000 steps of 128, crop and flip. Not measured yet."
-    )
+    recipe.__doc__ = f"ResNet-{depth} of the paper, Section 4.2: 64,000 steps of 128, crop and flip. Not measured yet."
     return recipe
 
 
@@ -169,7 +167,7 @@ def summary(name: str) -> str:
     """Return the first sentence about a recipe.
 
     >>> summary("paper-resnet20")
-    'ResNet-20 as in the paper, Section 4.2: 64,000 steps of 128, crop and flip'
+    'ResNet-20 of the paper, Section 4.2: 64,000 steps of 128, crop and flip'
     """
     paragraph = (inspect.getdoc(RECIPES[name]) or "").split("\n\n")[0]
     return " ".join(paragraph.split()).split(". ")[0].rstrip(".")
