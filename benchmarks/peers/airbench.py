@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers.cuda_on_cpu import Clock, cpu_for_cuda, since
-from resnetlab.data.choose import for_folder
+from resnetlab.data.datasets import preprocessing_for
 from resnetlab.data.folder import scan
 from resnetlab.data.reading import BadImages, read_files
 from resnetlab.runtime import keep_freed_memory
@@ -66,7 +66,7 @@ def write_tensors(data: Path, folder: Path) -> dict[str, int]:
     if listing.test is None:
         sys.exit(f"{data} has no train/ and test/ beside each other")
     folder.mkdir()
-    see, _ = for_folder(listing, None, "crop")
+    see, _ = preprocessing_for(listing, None, "crop")
     parts = {"train": listing.train, "test": listing.test}
     for part, files in parts.items():
         split = read_files(listing.root, files, see, BadImages("error", len(listing)))

@@ -15,8 +15,8 @@ def made_images(images: int, side: int) -> Any:
     import torch
 
     from resnetlab.data.datasets import ImageData
-    from resnetlab.data.memory import require_memory
     from resnetlab.data.preprocess import Preprocessing
+    from resnetlab.data.reading import require_memory
     from resnetlab.data.splits import Split
 
     require_memory(images * side * side * 3, f"{images:,} images of {side}×{side} pixels")

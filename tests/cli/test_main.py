@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--model", "resnet43"], "unknown model 'resnet43'; did you mean 'resnet44'?"),
         (["train", "--data", "digitz"], "unknown data set 'digitz'; did you mean 'digits'?"),
         (["train", "--data", "digitz"], "or give the path of a folder of images"),
-        (["train", "--data", "./nowhere"], "there is no folder nowhere"),
+        (["train", "--data", "./nowhere"], "folder not found: nowhere"),
         (["train", "--modle", "resnet18"], "unknown option '--modle'; did you mean --model?"),
         (["train", "quickstart", "extra"], "unknown argument 'extra'"),
         (["train", "--lr", "-1"], "optim.lr is -1, but must be greater than 0"),

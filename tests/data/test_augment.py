@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from resnetlab.data import augment
-from resnetlab.data.augment import crop, cutout, flip, resized_crop, whole
+from resnetlab.data.augment import crop, cutout, flip, resize, resized_crop, to_integers
 
 JUST_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 SHAPES = [(8, 8, 3), (7, 7, 1), (9, 5, 3), (1, 1, 1), (32, 31, 3)]
@@ -193,20 +192,20 @@ def test_bytes_go_in_and_bytes_of_the_same_shape_come_out(name: str, channels: i
 @settings(deadline=None)
 @given(st.floats(0, 1, exclude_max=True, width=32), st.integers(1, 2**24))
 def test_whole_never_reaches_the_number_of_choices(draw: float, choices: int) -> None:
-    number = int(whole(torch.tensor([draw, JUST_BELOW_1, 0.0]), choices)[0])
+    number = int(to_integers(torch.tensor([draw, JUST_BELOW_1, 0.0]), choices)[0])
     assert 0 <= number < choices
-    assert int(whole(torch.tensor([JUST_BELOW_1]), choices)) < choices
+    assert int(to_integers(torch.tensor([JUST_BELOW_1]), choices)) < choices
 
 
 def test_whole_is_uniform() -> None:
-    counts = torch.bincount(whole(torch.arange(0, 1, 1 / 9000), 9), minlength=9)
+    counts = torch.bincount(to_integers(torch.arange(0, 1, 1 / 9000), 9), minlength=9)
     assert counts.tolist() == pytest.approx([1000] * 9, abs=1)
 
 
 def test_shrunk_images_keep_their_mean_and_full_size_ones_their_bits() -> None:
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert augment.shrunk(images, 32) is images
-    small = augment.shrunk(images, 24)
+    assert resize(images, 32) is images
+    small = resize(images, 24)
     assert small.shape == (4, 3, 24, 24)
     assert small.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(small.mean((2, 3)), images.mean((2, 3)), atol=0.02, rtol=0)
@@ -217,4 +216,4 @@ def test_shrunk_images_keep_their_mean_and_full_size_ones_their_bits() -> None:
 def test_shrunk_images_are_those_of_torchs_interpolation(channels: int, size: int) -> None:
     images = torch.randn(4, channels, 32, 32, generator=torch.Generator().manual_seed(0))
     theirs = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    torch.testing.assert_close(augment.shrunk(images, size), theirs)
+    torch.testing.assert_close(resize(images, size), theirs)

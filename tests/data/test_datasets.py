@@ -12,11 +12,9 @@ import torch
 from PIL import Image
 
 from resnetlab import data
-from resnetlab.data import memory, open_dataset, reading
-from resnetlab.data.choose import choose_size, preprocessing
-from resnetlab.data.memory import available_memory
-from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.statistics import channel_statistics
+from resnetlab.data import open_dataset, reading
+from resnetlab.data.preprocess import Preprocessing, channel_statistics, choose_image_size, for_size
+from resnetlab.data.reading import available_memory
 from resnetlab.errors import BadInput
 
 CIFAR = os.environ.get("RESNETLAB_CIFAR10_JPEG")
@@ -48,7 +46,7 @@ def test_a_folder_of_classes(tmp_path):
             assert opened.classes[part.labels[i]] == name[0]
     assert len({*opened.train.names, *opened.val.names, *opened.test.names}) == 40
     assert any("20×20" in note for note in opened.notes)
-    assert sum("drawn by class with seed 0" in note for note in opened.notes) == 2
+    assert sum("stratified by class, seed 0" in note for note in opened.notes) == 2
 
 
 def test_splits_depend_on_names_labels_and_split_seed_only(tmp_path):
@@ -142,11 +140,11 @@ def test_three_images_for_each_class_are_enough(tmp_path):
     ],
 )
 def test_the_size_follows_the_data(sizes, side):
-    assert choose_size(sizes)[0] == side
+    assert choose_image_size(sizes)[0] == side
 
 
 def test_larger_pictures_are_stored_with_a_margin():
-    assert [preprocessing(side, 3, "crop").resize_to for side in (32, 64, 128, 224, 4000)] == [32, 64, 146, 256, 4096]
+    assert [for_size(side, 3, "crop").resize_to for side in (32, 64, 128, 224, 4000)] == [32, 64, 146, 256, 4096]
 
 
 def test_grey_only_if_all_are_grey(tmp_path):
@@ -209,7 +207,7 @@ def test_threads_do_not_change_the_pixels(tmp_path, monkeypatch):
 
 def test_a_set_larger_than_the_memory_is_refused_before_reading(tmp_path, monkeypatch):
     fill(tmp_path, 5)
-    monkeypatch.setattr(memory, "available_memory", lambda: 10_000_000)
+    monkeypatch.setattr(reading, "available_memory", lambda: 10_000_000)
     with pytest.raises(BadInput, match=r"10 images at 1170×1170 pixels needs 0\.0 GB|smaller image size"):
         open_dataset(tmp_path, image_size=1024)
 
@@ -231,9 +229,9 @@ def test_memory_respects_the_limit_of_a_container(tmp_path):
 def test_names_and_paths_that_are_neither(tmp_path):
     with pytest.raises(BadInput, match=r"unknown data set 'cifar11'; did you mean 'cifar10'.* give the path of"):
         open_dataset("cifar11")
-    with pytest.raises(BadInput, match=r"there is no folder .*nowhere"):
+    with pytest.raises(BadInput, match=r"folder not found: .*nowhere"):
         open_dataset(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="there is no folder a/b"):
+    with pytest.raises(BadInput, match="folder not found: a/b"):
         open_dataset("a/b")
     with pytest.raises(BadInput, match="is a file; a folder is needed"):
         open_dataset(__file__)

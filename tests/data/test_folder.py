@@ -58,7 +58,7 @@ def test_hidden_and_foreign_files_are_passed_over_and_counted(tmp_path):
 
 def test_folders_beside_the_splits_are_named(tmp_path):
     listing = scan(touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "extra/c/1.png"))
-    assert listing.notes == ("not read: extra beside train",)
+    assert listing.notes == ("ignored beside train: extra",)
 
 
 def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path):
 
 
 SENTENCES = {
-    "not there": ((), "nowhere", "there is no folder .*nowhere"),
+    "not there": ((), "nowhere", "folder not found: .*nowhere"),
     "a file": (("file.zip",), "file.zip", "file.zip is a file; a folder is needed: put the images of each class"),
     "empty": ((".hidden",), "", "has no classes; put the images of each class into a sub-folder"),
     "images without classes": (("1.png", "2.png"), "", "has no classes"),
@@ -108,12 +108,12 @@ SENTENCES = {
     "other classes": (
         ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/B/1.png"),
         "",
-        "the classes of test are not those of train: test lacks 'b' and test also has 'B'",
+        "the classes of test differ from those of train: test lacks 'b' and test also has 'B'",
     ),
     "fewer classes": (
         ("train/a/1.png", "train/b/1.png", "train/c/1.png", "val/a/1.png", "val/b/1.png"),
         "",
-        "val are not those of train: val lacks 'c'$",
+        "val differ from those of train: val lacks 'c'$",
     ),
 }
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from resnetlab.data.augment import Step, crop, flip
+from resnetlab.data.augment import Augmentation, crop, flip
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -17,7 +17,7 @@ from resnetlab.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
 SEE = Preprocessing(image_size=6, resize_to=6, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-STEPS = (Step("crop", 2, partial(crop, padding=2)), Step("flip", 1, flip))
+STEPS = (Augmentation("crop", 2, partial(crop, padding=2)), Augmentation("flip", 1, flip))
 
 
 def random_split(count: int) -> Split:
@@ -26,7 +26,7 @@ def random_split(count: int) -> Split:
     return Split(images, torch.arange(count) % 3, tuple(f"{i}.png" for i in range(count)))
 
 
-def training(count: int, batch_size: int, steps: Sequence[Step] = STEPS, seed: int = 0) -> TrainBatches:
+def training(count: int, batch_size: int, steps: Sequence[Augmentation] = STEPS, seed: int = 0) -> TrainBatches:
     return TrainBatches(random_split(count), SEE, steps, batch_size, seed, CPU)
 
 

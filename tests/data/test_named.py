@@ -14,8 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from resnetlab.data import named, open_dataset
-from resnetlab.data.named import STATISTICS
-from resnetlab.data.statistics import channel_statistics
+from resnetlab.data.preprocess import STATISTICS, channel_statistics
 from resnetlab.errors import BadInput
 
 

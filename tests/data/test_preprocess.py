@@ -1,4 +1,4 @@
-"""Training and prediction see the same pixels, with torchvision's transforms as the oracle."""
+"""Training and prediction preprocessing the same pixels, with torchvision's transforms as the oracle."""
 
 import json
 import math
@@ -24,11 +24,11 @@ def noise(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (31, 33), (32, 32), (47, 40), (640, 479), (33, 32)])
 @pytest.mark.parametrize("kind", [RGB, GREY])
 def test_any_size_becomes_the_stored_size(fit, size, kind):
-    see = Preprocessing(image_size=28, resize_to=32, fit=fit, **kind)
-    pixels = see.pixels(noise(*size))
-    assert pixels.shape == (32, 32, see.channels)
+    preprocessing = Preprocessing(image_size=28, resize_to=32, fit=fit, **kind)
+    pixels = preprocessing.resize(noise(*size))
+    assert pixels.shape == (32, 32, preprocessing.channels)
     assert pixels.dtype == np.uint8
-    assert see.normalize(torch.from_numpy(pixels)[None]).shape == (1, see.channels, 28, 28)
+    assert preprocessing.normalize(torch.from_numpy(pixels)[None]).shape == (1, preprocessing.channels, 28, 28)
 
 
 @pytest.mark.parametrize("size", [(300, 256), (256, 301), (512, 512)])
@@ -36,8 +36,8 @@ def test_crop_equals_torchvision(size):
     """Resize, centre crop, to tensor, normalise. Both cut the same square; beyond its border only they look."""
     transforms = pytest.importorskip("torchvision.transforms")
     picture = noise(*size)
-    see = Preprocessing(image_size=224, resize_to=256, **RGB)
-    ours = see.normalize(torch.from_numpy(see.pixels(picture))[None])[0]
+    preprocessing = Preprocessing(image_size=224, resize_to=256, **RGB)
+    ours = preprocessing.normalize(torch.from_numpy(preprocessing.resize(picture))[None])[0]
     oracle = transforms.Compose(
         [
             transforms.Resize(256),
@@ -51,70 +51,70 @@ def test_crop_equals_torchvision(size):
 
 def test_what_fits_is_not_resampled():
     for fit in ("crop", "squash", "pad"):
-        see = Preprocessing(image_size=32, resize_to=32, fit=fit, **RGB)
-        assert np.array_equal(see.pixels(noise(32, 32)), np.asarray(noise(32, 32)))
-    see = Preprocessing(image_size=32, resize_to=32, **RGB)
-    assert np.array_equal(see.pixels(noise(41, 32)), np.asarray(noise(41, 32))[:, 4:36])
+        preprocessing = Preprocessing(image_size=32, resize_to=32, fit=fit, **RGB)
+        assert np.array_equal(preprocessing.resize(noise(32, 32)), np.asarray(noise(32, 32)))
+    preprocessing = Preprocessing(image_size=32, resize_to=32, **RGB)
+    assert np.array_equal(preprocessing.resize(noise(41, 32)), np.asarray(noise(41, 32))[:, 4:36])
 
 
 def test_pad_keeps_the_whole_picture_on_black():
-    see = Preprocessing(image_size=32, resize_to=32, fit="pad", **RGB)
-    pixels = see.pixels(Image.new("RGB", (64, 32), "white"))
+    preprocessing = Preprocessing(image_size=32, resize_to=32, fit="pad", **RGB)
+    pixels = preprocessing.resize(Image.new("RGB", (64, 32), "white"))
     assert (pixels[8:24] == 255).all()
     assert not pixels[:8].any()
     assert not pixels[24:].any()
 
 
 def test_normalize_is_the_formula_and_channels_last():
-    see = Preprocessing(image_size=4, resize_to=6, **RGB)
+    preprocessing = Preprocessing(image_size=4, resize_to=6, **RGB)
     images = torch.randint(0, 256, (5, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch = see.normalize(images)
+    batch = preprocessing.normalize(images)
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     for c in range(3):
         expected = (images[:, 1:5, 1:5, c].double() / 255 - RGB["mean"][c]) / RGB["std"][c]
         assert torch.allclose(batch[:, c].double(), expected, atol=1e-6)
-    assert torch.equal(see.denormalize(batch), images[:, 1:5, 1:5])
+    assert torch.equal(preprocessing.denormalize(batch), images[:, 1:5, 1:5])
 
 
 def test_every_pixel_value_survives_the_round_trip():
     images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1)
-    see = Preprocessing(image_size=16, resize_to=16, **GREY)
-    assert torch.equal(see.denormalize(see.normalize(images)), images)
-    assert see.denormalize(torch.full((1, 1, 2, 2), 99.0)).unique().tolist() == [255]
+    preprocessing = Preprocessing(image_size=16, resize_to=16, **GREY)
+    assert torch.equal(preprocessing.denormalize(preprocessing.normalize(images)), images)
+    assert preprocessing.denormalize(torch.full((1, 1, 2, 2), 99.0)).unique().tolist() == [255]
 
 
 def test_normalize_refuses_what_does_not_belong():
-    see = Preprocessing(image_size=16, resize_to=16, **GREY)
+    preprocessing = Preprocessing(image_size=16, resize_to=16, **GREY)
     for wrong in (
         torch.zeros(1, 16, 16, 3, dtype=torch.uint8),
         torch.zeros(1, 15, 16, 1, dtype=torch.uint8),
         torch.zeros(1, 16, 16, 1),
     ):
         with pytest.raises(ValueError, match="is needed"):
-            see.normalize(wrong)
+            preprocessing.normalize(wrong)
 
 
 def test_constants_made_while_predicting_serve_training():
-    see = Preprocessing(image_size=2, resize_to=2, channels=1, mean=(0.123,), std=(0.456,))
+    preprocessing = Preprocessing(image_size=2, resize_to=2, channels=1, mean=(0.123,), std=(0.456,))
     with torch.inference_mode():
-        see.normalize(torch.zeros(1, 2, 2, 1, dtype=torch.uint8))
+        preprocessing.normalize(torch.zeros(1, 2, 2, 1, dtype=torch.uint8))
     weight = torch.ones(1, requires_grad=True)
-    (see.normalize(torch.zeros(1, 2, 2, 1, dtype=torch.uint8)) * weight).sum().backward()
+    (preprocessing.normalize(torch.zeros(1, 2, 2, 1, dtype=torch.uint8)) * weight).sum().backward()
     assert weight.grad is not None
 
 
 def test_read_takes_paths_pictures_and_arrays_alike(tmp_path):
     path = tmp_path / "a.png"
     noise(50, 40).save(path)
-    see = Preprocessing(image_size=32, resize_to=32, **RGB)
+    preprocessing = Preprocessing(image_size=32, resize_to=32, **RGB)
     for source in (path, str(path), noise(50, 40), np.asarray(noise(50, 40))):
-        assert np.array_equal(see.read(source), see.pixels(noise(50, 40)))
+        assert np.array_equal(preprocessing.read(source), preprocessing.resize(noise(50, 40)))
 
 
 def test_json_round_trip():
-    see = Preprocessing(image_size=224, resize_to=256, fit="pad", **RGB)
-    assert Preprocessing.from_json(json.loads(json.dumps(see.to_json()))) == see
+    preprocessing = Preprocessing(image_size=224, resize_to=256, fit="pad", **RGB)
+    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnetlab.data.random import Draws, derived_seed
+from resnetlab.data.random import RandomTables, derived_seed
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -18,19 +18,19 @@ SEEDS = st.integers(0, 2**32 - 1)
 @settings(deadline=None)
 @given(seed=SEEDS, epoch=st.integers(0, 10_000), samples=st.integers(1, 50))
 def test_draws_are_a_pure_function_of_seed_purpose_and_epoch(seed: int, epoch: int, samples: int) -> None:
-    one, other = Draws(seed, epoch, samples), Draws(seed, epoch, samples)
+    one, other = RandomTables(seed, epoch, samples), RandomTables(seed, epoch, samples)
     before = one.uniform("crop", 2)
     other.uniform("flip", 1)  # asking for something else in between changes nothing
-    other.order()
+    other.permutation()
     assert torch.equal(before, other.uniform("crop", 2))
     assert torch.equal(before, one.uniform("crop", 2))
-    assert torch.equal(one.order(), other.order())
+    assert torch.equal(one.permutation(), other.permutation())
 
 
 def test_these_are_the_draws_on_every_machine() -> None:
     assert derived_seed(0, "init") == 14580079308038947828
-    assert Draws(0, 0, 8).order().tolist() == [0, 7, 1, 3, 4, 2, 6, 5]
-    assert (Draws(1, 2, 2).uniform("crop", 2) * 2**24).tolist() == [
+    assert RandomTables(0, 0, 8).permutation().tolist() == [0, 7, 1, 3, 4, 2, 6, 5]
+    assert (RandomTables(1, 2, 2).uniform("crop", 2) * 2**24).tolist() == [
         [10861553, 11138322],
         [11332456, 2807161],
     ]  # 24 bits each
@@ -38,7 +38,7 @@ def test_these_are_the_draws_on_every_machine() -> None:
 
 def test_another_seed_purpose_or_epoch_gives_other_draws() -> None:
     tables = [
-        Draws(seed, epoch, 20).uniform(purpose, 1).numpy().tobytes()
+        RandomTables(seed, epoch, 20).uniform(purpose, 1).numpy().tobytes()
         for seed, epoch, purpose in itertools.product(range(4), range(4), ("order", "crop", "flip", "mix"))
     ]
     assert len(set(tables)) == len(tables)
@@ -47,8 +47,8 @@ def test_another_seed_purpose_or_epoch_gives_other_draws() -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 2), epoch=st.integers(0, 1000))
 def test_the_next_seed_is_not_the_next_epoch(seed: int, epoch: int) -> None:
-    one, other = Draws(seed + 1, epoch, 30), Draws(seed, epoch + 1, 30)
-    assert not torch.equal(one.order(), other.order())
+    one, other = RandomTables(seed + 1, epoch, 30), RandomTables(seed, epoch + 1, 30)
+    assert not torch.equal(one.permutation(), other.permutation())
     assert not torch.equal(one.uniform("crop", 1), other.uniform("crop", 1))
     assert derived_seed(seed + 1, "init", epoch) != derived_seed(seed, "init", epoch + 1)
 
@@ -56,13 +56,13 @@ def test_the_next_seed_is_not_the_next_epoch(seed: int, epoch: int) -> None:
 @settings(deadline=None)
 @given(seed=SEEDS, samples=st.integers(1, 300))
 def test_an_order_is_a_permutation(seed: int, samples: int) -> None:
-    order = Draws(seed, 0, samples).order()
+    order = RandomTables(seed, 0, samples).permutation()
     assert order.dtype == torch.int64
     assert order.sort().values.tolist() == list(range(samples))
 
 
 def test_uniform_numbers_lie_in_the_half_open_unit_interval_and_are_uniform() -> None:
-    table = Draws(3, 1, 20_000).uniform("crop", 4)
+    table = RandomTables(3, 1, 20_000).uniform("crop", 4)
     assert table.dtype == torch.float32
     assert table.shape == (20_000, 4)
     assert 0 <= table.min() < table.max() < 1
@@ -72,8 +72,8 @@ def test_uniform_numbers_lie_in_the_half_open_unit_interval_and_are_uniform() ->
 
 def test_no_global_generator_is_used_or_touched() -> None:
     def everything() -> list[object]:
-        draws = Draws(5, 6, 7)
-        return [derived_seed(5, "init"), draws.order().tolist(), draws.uniform("crop", 2).tolist()]
+        draws = RandomTables(5, 6, 7)
+        return [derived_seed(5, "init"), draws.permutation().tolist(), draws.uniform("crop", 2).tolist()]
 
     expected = everything()
     np.random.seed(1)  # noqa: NPY002 - the global generator must neither matter nor be touched
@@ -85,7 +85,7 @@ def test_no_global_generator_is_used_or_touched() -> None:
 
 
 def test_alternating_draws_move_by_a_half_in_every_second_epoch() -> None:
-    even, odd, next_even = (Draws(3, epoch, 1000).alternating("flip", 1) for epoch in (4, 5, 6))
-    assert torch.equal(even, Draws(3, 4, 1000).uniform("flip", 1))
+    even, odd, next_even = (RandomTables(3, epoch, 1000).uniform("flip", 1, alternating=True) for epoch in (4, 5, 6))
+    assert torch.equal(even, RandomTables(3, 4, 1000).uniform("flip", 1))
     assert torch.equal(even < 0.5, odd >= 0.5)  # who was mirrored is not, and the other way round
     assert not torch.equal(even, next_even)

@@ -242,7 +242,7 @@ def test_what_will_not_do_is_refused_before_anything_is_written(
         return str(command.refuse("baseline", *words))
 
     given = ("--data", pictures, "--weights", published)
-    assert "there is no folder nowhere/at/all" in refused("--data", "nowhere/at/all")
+    assert "folder not found: nowhere/at/all" in refused("--data", "nowhere/at/all")
     assert "unknown data set 'digitz'" in refused("--data", "digitz")
     assert "unknown model 'resnet43'" in refused(*given, "--model", "resnet43")
     assert "do not fit this model" in refused(*given, "--model", "resnet32")
@@ -273,5 +273,5 @@ def test_images_are_as_large_as_the_data_has_them_but_at_least_64(pictures: Path
     sizes = {name: baseline.image_size(DataConfig(name=str(name))) for name in ("digits", pictures, tmp_path)}
     assert sizes == {"digits": 64, pictures: 64, tmp_path: 224}
     assert baseline.image_size(DataConfig(name=str(pictures), image_size=32)) == 32
-    with pytest.raises(BadInput, match="there is no folder"):
+    with pytest.raises(BadInput, match="folder not found"):
         baseline.image_size(DataConfig(name=str(tmp_path / "none")))

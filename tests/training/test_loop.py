@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnetlab.data.augment import Step, crop, flip
+from resnetlab.data.augment import Augmentation, crop, flip
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.random import Draws
+from resnetlab.data.random import RandomTables
 from resnetlab.data.splits import Split
 from resnetlab.errors import NonFinite
 from resnetlab.evaluation.metrics import Score
@@ -30,7 +30,7 @@ from resnetlab.training.schedule import Schedule
 
 TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
 SEE = Preprocessing(image_size=8, resize_to=8, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-STEPS = (Step("crop", 2, partial(crop, padding=1)), Step("flip", 1, flip))
+STEPS = (Augmentation("crop", 2, partial(crop, padding=1)), Augmentation("flip", 1, flip))
 FP32 = Runtime(torch.device("cpu"))
 BF16 = Runtime(torch.device("cpu"), torch.bfloat16)
 
@@ -41,7 +41,7 @@ def random_split(count: int, seed: int) -> Split:
     return Split(images, torch.arange(count) % 3, tuple(f"{seed}/{i}" for i in range(count)))
 
 
-def make_batches(runtime: Runtime = FP32, augmentations: Iterable[Step] = STEPS) -> Batches:
+def make_batches(runtime: Runtime = FP32, augmentations: Iterable[Augmentation] = STEPS) -> Batches:
     """Three batches of 8 in an epoch; the ragged tail of 2 is dropped."""
     return Batches(
         train=TrainBatches(random_split(26, 1), SEE, tuple(augmentations), 8, 7, runtime),
@@ -98,7 +98,7 @@ def plain_epochs(epochs: int, lr: float) -> tuple[nn.Module, list[tuple[float, f
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SEE.mean, SEE.std))
     found = []
     for epoch in range(epochs):
-        draws = Draws(7, epoch, 26)
+        draws = RandomTables(7, epoch, 26)
         mirrored = draws.uniform("flip", 1)[:, 0] < 0.5
         losses, correct = [], 0
         for indices in draws.order()[:24].split(8):

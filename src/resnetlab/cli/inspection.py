@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resnetlab.data.datasets import IMAGENET
-from resnetlab.data.named import STATISTICS
-from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.preprocess import STATISTICS, Preprocessing
 from resnetlab.errors import BadInput, printable
 from resnetlab.inference.predict import load
 from resnetlab.interpret.activations import Activation, collect_activations
@@ -142,5 +140,5 @@ def from_zoo(
     else:
         network = build_model(architecture, classes, seed=SEED)
     network.name = name
-    mean, std = STATISTICS["cifar10"] if size <= LARGEST_FOR_CIFAR_STEM else IMAGENET
+    mean, std = STATISTICS["cifar10" if size <= LARGEST_FOR_CIFAR_STEM else "imagenet"]
     return InspectedModel(network.eval(), name, Preprocessing(size, size, 3, mean, std))

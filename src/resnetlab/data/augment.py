@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on the device, each sample with its own draws.
+"""Augmentation of whole batches on the device, with random numbers of its own for each image.
 
-Every function takes uint8 images (N, H, W, C) and uniform draws (N, columns) in [0, 1), and returns uint8 images. What
-is random comes in as numbers, so the same draws give the same pixels on every device and in every order.
+An augmentation takes uint8 images (N, H, W, C) and uniform random numbers (N, columns) in [0, 1), and returns uint8
+images. The same numbers give the same pixels on every device and in every batch.
 """
 
 from __future__ import annotations
@@ -14,41 +14,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Augmentation = Callable[[Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
-class Step:
-    """One augmentation: the purpose its draws belong to, how many a sample needs, and what is done with them."""
+class Augmentation:
+    """One augmentation of a training run.
+
+    `apply` takes images and `columns` random numbers per image, which are drawn for `purpose`. If `alternates`, they
+    are shifted by a half in every second epoch: an image that was flipped in one epoch is not in the next.
+    """
 
     purpose: str
     columns: int
-    apply: Augmentation
-    alternates: bool = False  # in every second epoch it does the opposite of the epoch before
+    apply: Callable[[Tensor, Tensor], Tensor]
+    alternates: bool = False
 
 
-def crop(images: Tensor, draws: Tensor, padding: int, mode: str = "constant") -> Tensor:
-    """Pad by `padding` pixels (black, or mirrored with mode "reflect"), then cut out the old size (Section 4.2).
+def crop(images: Tensor, uniform: Tensor, padding: int, mode: str = "constant") -> Tensor:
+    """Pad by `padding` pixels and crop the old size at a random place (He et al. 2015, Section 4.2).
 
-    All windows of the padded images are one view of them, so that what is copied is whole rows and not pixels.
+    `mode` is that of `numpy.pad`: "constant" (black) or "reflect". Needs 2 random numbers per image.
+
+    >>> image = torch.arange(9, dtype=torch.uint8).view(1, 3, 3, 1)
+    >>> crop(image, torch.tensor([[0.0, 0.5]]), padding=1)[0, :, :, 0].tolist()
+    [[0, 0, 0], [0, 1, 2], [3, 4, 5]]
     """
     count, height, width, channels = images.shape
     if mode == "reflect":
-        wide = mirrored(mirrored(images, 1, padding), 2, padding)
+        padded = reflect_pad(reflect_pad(images, 1, padding), 2, padding)
     else:
-        wide = F.pad(images, (0, 0, padding, padding, padding, padding))
+        padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+    # A view of all windows: indexing it copies whole rows instead of single pixels.
     row, offsets = (width + 2 * padding) * channels, 2 * padding + 1
-    windows = wide.contiguous().as_strided(
+    windows = padded.contiguous().as_strided(
         (count, offsets, offsets, height, width * channels), ((height + 2 * padding) * row, row, channels, row, 1)
     )
-    top, left = whole(draws, offsets).unbind(1)
+    top, left = to_integers(uniform, offsets).unbind(1)
     return windows[torch.arange(count, device=images.device), top, left].view(images.shape)
 
 
-def mirrored(images: Tensor, dim: int, padding: int) -> Tensor:
-    """Images with `padding` more pixels at both ends of a dimension, reflected at the outermost ones.
+def reflect_pad(images: Tensor, dim: int, padding: int) -> Tensor:
+    """Pad both ends of a dimension with `padding` pixels, reflected at the first and the last one.
 
-    >>> mirrored(torch.tensor([0, 1, 2, 3]), 0, 2).tolist()
+    >>> reflect_pad(torch.tensor([0, 1, 2, 3]), 0, 2).tolist()
     [2, 1, 0, 1, 2, 3, 2, 1]
     """
     first = images.narrow(dim, 1, padding).flip(dim)
@@ -56,30 +63,33 @@ def mirrored(images: Tensor, dim: int, padding: int) -> Tensor:
     return torch.cat([first, images, last], dim)
 
 
-def shrunk(images: Tensor, size: int) -> Tensor:
-    """Normalised images (N, C, H, H) at another size, sampled bilinearly, with antialiasing.
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize normalised images (N, C, H, H) to (N, C, size, size), bilinear with antialiasing.
 
-    Rows and columns of an image mix among themselves only: two products with one small matrix.
+    Equal to `F.interpolate`, as two products with one small matrix: for the rows and for the columns.
     """
     count, channels, full, _ = images.shape
     if full == size:
         return images
     eye = torch.eye(full, device=images.device)[None, None]
-    mix = F.interpolate(eye, (size, full), mode="bilinear", antialias=True)[0, 0]
-    rows = mix @ images.permute(0, 2, 3, 1).reshape(count, full, full * channels)
-    columns = torch.kron(mix, torch.eye(channels, device=images.device))
+    weights = F.interpolate(eye, (size, full), mode="bilinear", antialias=True)[0, 0]
+    rows = weights @ images.permute(0, 2, 3, 1).reshape(count, full, full * channels)
+    columns = torch.kron(weights, torch.eye(channels, device=images.device))
     return (rows.flatten(0, 1) @ columns.t()).view(count, size, size, channels).permute(0, 3, 1, 2)
 
 
-def flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Mirror every second image, on average, left to right."""
-    return torch.where((draws < 0.5)[:, :, None, None], images.flip(2), images)
+def flip(images: Tensor, uniform: Tensor) -> Tensor:
+    """Flip images left to right with probability 1/2. Needs 1 random number per image."""
+    return torch.where((uniform < 0.5)[:, :, None, None], images.flip(2), images)
 
 
-def cutout(images: Tensor, draws: Tensor, size: int) -> Tensor:
-    """Blacken a square of `size` pixels around a random centre, cut off at the border (DeVries and Taylor 2017)."""
+def cutout(images: Tensor, uniform: Tensor, size: int) -> Tensor:
+    """Blacken a square of `size` pixels around a random centre, cut off at the border (DeVries and Taylor 2017).
+
+    Needs 2 random numbers per image.
+    """
     height, width = images.shape[1:3]
-    centre_y, centre_x = whole(draws[:, :1], height), whole(draws[:, 1:], width)
+    centre_y, centre_x = to_integers(uniform[:, :1], height), to_integers(uniform[:, 1:], width)
     top, left = centre_y - size // 2, centre_x - size // 2
     y = torch.arange(height, device=images.device)
     x = torch.arange(width, device=images.device)
@@ -88,17 +98,18 @@ def cutout(images: Tensor, draws: Tensor, size: int) -> Tensor:
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], 0)
 
 
-def resized_crop(images: Tensor, draws: Tensor, size: int, min_area: float) -> Tensor:
-    """Cut out `min_area`..1 of the area at an aspect of 3/4..4/3, and stretch it to `size` (Szegedy et al. 2015).
+def resized_crop(images: Tensor, uniform: Tensor, size: int, min_area: float) -> Tensor:
+    """Crop `min_area`..1 of the area at an aspect ratio of 3/4..4/3, and resize it to `size` (Szegedy et al. 2015).
 
-    Sampled bilinearly at the centres of the new pixels, without antialiasing: the stored images are already small.
+    Bilinear without antialiasing, because the stored images are already small. Needs 4 random numbers per image: area,
+    aspect ratio, left, top.
     """
     height, width = images.shape[1:3]
-    area = (min_area + (1 - min_area) * draws[:, 0]) * height * width
-    aspect = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * draws[:, 1])
+    area = (min_area + (1 - min_area) * uniform[:, 0]) * height * width
+    aspect = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * uniform[:, 1])
     crop_width = (area * aspect).sqrt().clamp(1, width)
     crop_height = (area / aspect).sqrt().clamp(1, height)
-    left, top = draws[:, 2] * (width - crop_width), draws[:, 3] * (height - crop_height)
+    left, top = uniform[:, 2] * (width - crop_width), uniform[:, 3] * (height - crop_height)
 
     theta = images.new_zeros((len(images), 2, 3), dtype=torch.float32)
     theta[:, 0, 0], theta[:, 0, 2] = crop_width / width, (2 * left + crop_width) / width - 1
@@ -109,6 +120,6 @@ def resized_crop(images: Tensor, draws: Tensor, size: int, min_area: float) -> T
     return sampled.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def whole(draws: Tensor, choices: int) -> Tensor:
-    """Uniform numbers in [0, 1) to whole numbers 0 … choices - 1 (the clamp is for rounding in float32)."""
-    return (draws * choices).long().clamp_(max=choices - 1)
+def to_integers(uniform: Tensor, choices: int) -> Tensor:
+    """Turn uniform numbers in [0, 1) into integers 0 … choices - 1; the clamp is for rounding in float32."""
+    return (uniform * choices).long().clamp_(max=choices - 1)

@@ -1,4 +1,4 @@
-"""The door to every data set: a name or a folder in, three splits and their preprocessing out."""
+"""Open a data set: from a name or a folder to three splits in memory and their preprocessing."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from typing import Literal
 
 import numpy as np
 
-from resnetlab.data import DATASETS, choose
+from resnetlab.data import DATASETS
 from resnetlab.data.folder import Listing, scan
-from resnetlab.data.memory import require_memory
-from resnetlab.data.named import STATISTICS, Named, Part, open_named
-from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.reading import BadImages, read_files
-from resnetlab.data.splits import Draw, Split
-from resnetlab.data.statistics import channel_statistics
+from resnetlab.data.named import Arrays, NamedDataset, open_named
+from resnetlab.data.preprocess import (
+    STATISTICS,
+    Preprocessing,
+    channel_statistics,
+    choose_image_size,
+    for_size,
+    with_statistics,
+)
+from resnetlab.data.reading import BadImages, read_files, require_memory, sample_headers
+from resnetlab.data.splits import HoldOut, Split
 from resnetlab.errors import BadInput, printable, unknown
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, which its pretrained weights expect
-
 Normalize = Literal["dataset", "imagenet"]
+
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set in memory. `notes` are sentences worth showing: the size and why, splits drawn, images skipped."""
+    """A data set in memory: three splits, the class names by label, and the preprocessing of its images.
+
+    `notes` are sentences for a person: the image size and its reason, the splits that were drawn, skipped images.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -52,14 +60,20 @@ def open_dataset(
     download: bool = True,
     preprocessing: Preprocessing | None = None,
 ) -> ImageData:
-    """A data set by name (`resnetlab.data.DATASETS`) or the path of a folder with a sub-folder for each class.
+    """Open a data set by name ("digits", "cifar10", "cifar100") or a folder with one sub-folder per class.
 
-    A split that the data set does not have is drawn, stratified, from the training images, test first: `test_fraction`
-    of them, then `val_fraction` of what is left. Draws depend on names, labels and `split_seed` only. Without
-    `image_size` the size is chosen from the data. `preprocessing`, from a model file, replaces `image_size`, `fit` and
-    `normalize`: the pixels are then what that model was trained on. `root` and `download` are for the CIFAR archives.
+    - `image_size`: side of the network's input in pixels; by default it is chosen from the images.
+    - `fit`: how images become square; "crop", "squash" or "pad" (see `Preprocessing`).
+    - `normalize`: subtract mean and divide by std of the "dataset"'s training images or of "imagenet".
+    - `test_fraction`, `val_fraction`, `split_seed`: a split that the data set does not have is drawn from the training
+      images, stratified by class: first test, then val from the rest. It depends on names, labels and seed only.
+    - `bad_images`: "error" refuses a folder with an image that cannot be read, "skip" leaves out up to 5 %.
+    - `root`, `download`: the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder), and
+      whether they may be downloaded to it.
+    - `preprocessing`: that of a model file; it replaces `image_size`, `fit` and `normalize`, so that the pixels are
+      those the model was trained on.
 
-    Raises BadInput, in a sentence, for whatever cannot be trained on.
+    Raises BadInput if the data set does not exist or cannot be trained on.
 
     >>> digits = open_dataset("digits")
     >>> len(digits.train), len(digits.val), len(digits.test), digits.preprocessing.image_size
@@ -67,69 +81,87 @@ def open_dataset(
     """
     if normalize not in ("dataset", "imagenet"):
         raise unknown("normalization", str(normalize), ("dataset", "imagenet"))
-    given = os.fspath(name_or_folder)
-    draw = Draw(val_fraction, test_fraction, split_seed)
-    if given in DATASETS:
-        named = open_named(given, root=root, may_download=download)
-        side, channels = named.train.images.shape[2:]
-        see = preprocessing or choose.preprocessing(side if image_size is None else image_size, channels, fit)
+    name = os.fspath(name_or_folder)
+    hold_out = HoldOut(val_fraction, test_fraction, split_seed)
+    if name in DATASETS:
+        named = open_named(name, root=root, may_download=download)
         if preprocessing is None:
-            see = choose.with_statistics(see, IMAGENET if normalize == "imagenet" else STATISTICS[given])
-        return _from_named(given, named, see, draw)
-    if isinstance(name_or_folder, str) and not Path(given).exists() and not {"/", os.sep} & set(given):
-        raise BadInput(f"{unknown('data set', given, DATASETS)}, or give the path of a folder of images")
+            side, channels = named.train.images.shape[2:]
+            unscaled = for_size(side if image_size is None else image_size, channels, fit)
+            preprocessing = with_statistics(unscaled, STATISTICS[name if normalize == "dataset" else normalize])
+        return _load_named(name, named, preprocessing, hold_out)
+    if isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name):
+        raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images")
     listing = scan(name_or_folder)
-    notes = list(listing.notes)
-    if preprocessing is None:
-        see, why = choose.for_folder(listing, image_size, fit)
-        notes.append(why)
+    bad = BadImages(bad_images, len(listing))
+    if preprocessing is not None:
+        return _load_folder(listing, preprocessing, hold_out, bad, listing.notes)
+    unscaled, reason = preprocessing_for(listing, image_size, fit)
+    data = _load_folder(listing, unscaled, hold_out, bad, (*listing.notes, reason))
+    found = STATISTICS["imagenet"] if normalize == "imagenet" else channel_statistics(data.train.images.numpy())
+    return replace(data, preprocessing=with_statistics(unscaled, found))
+
+
+def preprocessing_for(listing: Listing, image_size: int | None, fit: str) -> tuple[Preprocessing, str]:
+    """Choose the preprocessing for a folder's training images; return it with a sentence that gives the reason.
+
+    The size comes from the headers of at most 500 images, evenly spaced. Images are read as grey (1 channel) only if
+    all of them are grey, for which all headers are read: a single colour image must keep its colours.
+    """
+    headers = sample_headers(listing.root, listing.train)
+    is_grey = bool(headers) and all(mode in _GREY_MODES for _, mode in headers)
+    if is_grey:
+        is_grey = all(mode in _GREY_MODES for _, mode in sample_headers(listing.root, listing.train, most=None))
+    if image_size is not None:
+        side, reason = image_size, "as given"
     else:
-        see = preprocessing
-    data = _from_folder(listing, see, draw, BadImages(bad_images, len(listing)), notes)
-    if preprocessing is None:
-        found = IMAGENET if normalize == "imagenet" else channel_statistics(data.train.images.numpy())
-        data = replace(data, preprocessing=choose.with_statistics(see, found))
-    return data
+        side, reason = choose_image_size([size for size, _ in headers])
+    chosen = for_size(side, 1 if is_grey else 3, fit)
+    stored = "" if chosen.resize_to == side else f", stored at {chosen.resize_to}"
+    return chosen, f"image size {side}×{side} pixels{stored}, {'grey' if is_grey else 'colour'}: {reason}"
 
 
-def _from_named(name: str, named: Named, see: Preprocessing, draw: Draw) -> ImageData:
-    """Digits and CIFAR: the published test images stay the test images; what is missing is drawn."""
+def _load_named(name: str, named: NamedDataset, preprocessing: Preprocessing, hold_out: HoldOut) -> ImageData:
+    """Load digits or CIFAR: a published test split stays the test split, missing ones are drawn."""
     total = len(named.train.names) + (len(named.test.names) if named.test else 0)
-    require_memory(total * see.resize_to**2 * see.channels, f"{name} at {see.resize_to}×{see.resize_to} pixels")
-    parts, notes = draw(named.classes, named.train, None, named.test)
-    train, val, test = (_split(part, see) for part in parts)
-    return ImageData(name, named.classes, train, val, test, see, notes)
+    size = preprocessing.resize_to
+    require_memory(total * size**2 * preprocessing.channels, f"{name} at {size}×{size} pixels")
+    splits, notes = hold_out.draw(named.classes, named.train, None, named.test)
+    train, val, test = (_resized(arrays, preprocessing) for arrays in splits)
+    return ImageData(name, named.classes, train, val, test, preprocessing, notes)
 
 
-def _from_folder(listing: Listing, see: Preprocessing, draw: Draw, bad: BadImages, notes: Sequence[str]) -> ImageData:
-    """Splits are drawn from the names, before reading: an image that turns out bad moves no other one."""
-    size = see.resize_to
-    require_memory(len(listing) * size**2 * see.channels, f"{len(listing):,} images at {size}×{size} pixels")
-    parts, drawn = draw(listing.classes, listing.train, listing.val, listing.test)
-    train, val, test = (read_files(listing.root, part, see, bad) for part in parts)
+def _load_folder(
+    listing: Listing, preprocessing: Preprocessing, hold_out: HoldOut, bad: BadImages, notes: Sequence[str]
+) -> ImageData:
+    """Load a folder. Splits are drawn from the names, before reading: a bad image moves no other one."""
+    size = preprocessing.resize_to
+    require_memory(len(listing) * size**2 * preprocessing.channels, f"{len(listing):,} images at {size}×{size} pixels")
+    splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
+    train, val, test = (read_files(listing.root, files, preprocessing, bad) for files in splits)
     for part, split in (("val", val), ("test", test)):
         if not len(split):
             raise BadInput(f"none of the {part} images in {printable(listing.root)} can be read")
-    gone = sorted(set(range(len(listing.classes))) - set(train.labels.tolist()))
-    if gone:
-        name = printable(listing.classes[gone[0]])
+    lost = sorted(set(range(len(listing.classes))) - set(train.labels.tolist()))
+    if lost:
+        name = printable(listing.classes[lost[0]])
         raise BadInput(f"class {name!r} has no image to train on, after {len(bad.skipped)} bad images were skipped")
     if listing.ignored:
-        notes = (*notes, f"{listing.ignored:,} hidden files or files without an image's suffix were passed over")
+        notes = (*notes, f"{listing.ignored:,} hidden files, or files without the suffix of an image, were ignored")
     name = listing.root.resolve().name
-    return ImageData(name, listing.classes, train, val, test, see, (*notes, *drawn, *bad.notes()))
+    return ImageData(name, listing.classes, train, val, test, preprocessing, (*notes, *drawn, *bad.notes()))
 
 
-def _split(part: Part, see: Preprocessing) -> Split:
-    """A published part in memory at the size of `see`; the same pixels where that is the published size."""
+def _resized(arrays: Arrays, preprocessing: Preprocessing) -> Split:
+    """Return published images as a split at the stored size; the same pixels if that is the published size."""
     import torch
     from PIL import Image
 
-    images = part.images
-    shape = (len(images), see.resize_to, see.resize_to, see.channels)
+    images = arrays.images
+    shape = (len(images), preprocessing.resize_to, preprocessing.resize_to, preprocessing.channels)
     if images.shape != shape:
         resized = np.empty(shape, dtype=np.uint8)
         for i, pixels in enumerate(images):
-            resized[i] = see.pixels(Image.fromarray(pixels.squeeze()))
+            resized[i] = preprocessing.resize(Image.fromarray(pixels.squeeze()))
         images = resized
-    return Split(torch.from_numpy(images), torch.from_numpy(part.labels), part.names)
+    return Split(torch.from_numpy(images), torch.from_numpy(arrays.labels), arrays.names)

@@ -1,4 +1,4 @@
-"""Which images a folder holds: its layout, its classes and its files, before any of them is opened."""
+"""List a folder of images: its layout, its classes and its files, without opening an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from resnetlab.errors import BadInput, printable
 
-# of the formats that `decode` opens
+# of the formats in `resnetlab.data.decode`
 _JPEG_PNG_WEBP = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 _OTHERS = (".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
 SUFFIXES = frozenset((*_JPEG_PNG_WEBP, *_OTHERS))
@@ -31,16 +31,16 @@ class Files:
         return len(self.names)
 
     def subset(self, indices: np.ndarray) -> Files:
-        """The files at `indices`, in that order."""
+        """Copy the files at `indices`, in that order."""
         return Files(tuple(self.names[i] for i in indices.tolist()), self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """What a folder holds. Without a train folder all images are in `train`, and `val` and `test` are None.
+    """The classes and files in a folder. Without a train folder all images are in `train`, and the others are None.
 
-    `layout` is the splits that have folders of their own, or "classes". `ignored` counts the files that are hidden or
-    do not have the suffix of an image.
+    `layout` is "classes", or the splits that have a folder of their own, such as "train/test". `ignored` is the number
+    of hidden files and of files without the suffix of an image. `notes` are sentences for a person.
     """
 
     root: Path
@@ -57,15 +57,15 @@ class Listing:
 
 
 def scan(root: str | Path) -> Listing:
-    """The classes and image files of a folder: `train/val/test`, `train/test`, `train/val`, or just classes.
+    """List the classes and image files of a folder with train/val/test, train/test or train/val folders, or classes.
 
-    Sub-folders inside a class are walked, links that lead back to a folder above are not. Nothing depends on the order
-    in which the file system lists. Raises BadInput for what cannot be trained on, with what to do.
+    Sub-folders of a class belong to it; a link to a parent folder is not followed. The result does not depend on the
+    order in which the file system lists files. Raises BadInput, with what to do, if the folder cannot be trained on.
     """
     root = Path(root)
     shown = printable(root)
     if not root.exists():
-        raise BadInput(f"there is no folder {shown}")
+        raise BadInput(f"folder not found: {shown}")
     if not root.is_dir():
         raise BadInput(f"{shown} is a file; a folder is needed: {_HELP}")
     counter = _Counter()
@@ -87,24 +87,24 @@ def scan(root: str | Path) -> Listing:
             raise BadInput(_difference(shown, parts["train"], classes, parts[part], names))
         found[part] = files
     others = sorted(set(folders) - set(parts.values()))
-    notes = (f"not read: {', '.join(map(printable, others))} beside {parts['train']}",) if others else ()
+    notes = (f"ignored beside {parts['train']}: {', '.join(map(printable, others))}",) if others else ()
     layout = "/".join(found)
     return Listing(root, layout, classes, found["train"], found.get("val"), found.get("test"), counter.ignored, notes)
 
 
 class _Counter:
-    """How many files were passed over."""
+    """Counts ignored files."""
 
     ignored = 0
 
 
 def _entries(folder: Path, counter: _Counter) -> tuple[list[str], list[str]]:
-    """The sub-folders and the image files right in a folder, sorted; the rest is counted."""
+    """Return the sub-folders and the image files of a folder, sorted; count the other files."""
     folders, images = [], []
     try:
         with os.scandir(folder) as listed:
             for entry in listed:
-                hidden = entry.name.startswith(".") or entry.name == "__MACOSX"  # what a Mac leaves in archives
+                hidden = entry.name.startswith(".") or entry.name == "__MACOSX"  # added to archives by macOS
                 if entry.is_dir():
                     if not hidden:
                         folders.append(entry.name)
@@ -118,7 +118,7 @@ def _entries(folder: Path, counter: _Counter) -> tuple[list[str], list[str]]:
 
 
 def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
-    """Which folder is which split; empty where the folders are classes (a class may well be called "train")."""
+    """Map split to folder; empty if the folders are classes (a class may be called "train")."""
     parts: dict[str, str] = {}
     for folder in folders:
         part = _SPLITS.get(folder.casefold())
@@ -129,17 +129,15 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
         parts[part] = folder
     if "train" not in parts:
         if parts and len(parts) == len(folders):
-            raise BadInput(
-                f"{printable(root)} has {', '.join(parts.values())}, but no folder named train to learn from"
-            )
+            raise BadInput(f"{printable(root)} has {', '.join(parts.values())}, but no folder named train")
         return {}
     if len(parts) < len(folders) and all(_entries(root / name, _Counter())[1] for name in parts.values()):
-        return {}  # images right in "train", and other folders beside it: it is a class like they are
+        return {}  # images directly in "train", and other folders beside it: "train" is a class, too
     return parts
 
 
 def _classes(root: Path, folder: Path, names: list[str], counter: _Counter) -> tuple[tuple[str, ...], Files]:
-    """The classes in a folder and all their files, or the sentence that says why not."""
+    """Return the classes in a folder and all their files; BadInput for an empty class or fewer than two."""
     shown = printable(folder)
     if not names:
         raise BadInput(f"{shown} has no classes; {_HELP}")
@@ -156,15 +154,15 @@ def _classes(root: Path, folder: Path, names: list[str], counter: _Counter) -> t
     if not files:
         raise BadInput(f"{shown} has no images in its {len(names)} sub-folders; {_HELP}")
     if empty:
-        which = f"class {printable(empty[0])!r} has" if len(empty) == 1 else f"{_some(empty)} have"
+        which = f"class {printable(empty[0])!r} has" if len(empty) == 1 else f"{_quoted(empty)} have"
         raise BadInput(f"{shown}: {which} no images; add some, or remove the folder")
     if len(names) == 1:
-        raise BadInput(f"{shown} has one class only, {printable(names[0])!r}; telling apart needs at least two")
+        raise BadInput(f"{shown} has one class only, {printable(names[0])!r}; classification needs at least two")
     return tuple(names), Files(tuple(files), np.asarray(labels, dtype=np.int64))
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...], counter: _Counter) -> list[str]:
-    """Image files below a folder, relative to it; a link to a folder above would be walked for ever, and is not."""
+    """Return the image files below a folder, relative to it, without following a link to a parent folder for ever."""
     here = _identity(folder)
     if here in above:
         return []
@@ -175,17 +173,17 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...], counter: _Counter) -
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What a folder is, by whatever name."""
+    """Identify a folder independently of its name."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def _difference(shown: str, train: str, classes: tuple[str, ...], part: str, names: tuple[str, ...]) -> str:
-    """The exact difference between two lists of classes."""
+    """Return the sentence for two lists of classes that differ."""
     missing, extra = sorted(set(classes) - set(names)), sorted(set(names) - set(classes))
-    sides = [f"{part} lacks {_some(missing)}"] * bool(missing) + [f"{part} also has {_some(extra)}"] * bool(extra)
-    return f"{shown}: the classes of {part} are not those of {train}: {' and '.join(sides)}"
+    sides = [f"{part} lacks {_quoted(missing)}"] * bool(missing) + [f"{part} also has {_quoted(extra)}"] * bool(extra)
+    return f"{shown}: the classes of {part} differ from those of {train}: {' and '.join(sides)}"
 
 
-def _some(names: list[str]) -> str:
+def _quoted(names: list[str]) -> str:
     return ", ".join(repr(printable(name)) for name in names)

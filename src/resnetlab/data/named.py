@@ -1,4 +1,4 @@
-"""The data sets that have a name: scikit-learn's digits, and CIFAR-10 and CIFAR-100 through torchvision."""
+"""The data sets with a name: scikit-learn's digits, and CIFAR-10 and CIFAR-100 through torchvision."""
 
 from __future__ import annotations
 
@@ -13,39 +13,31 @@ from resnetlab.download import download, has_digest
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import cache_folder
 
-# Mean and standard deviation per channel, of all pixels of the training images, in [0, 1]. Beware of the popular
-# CIFAR-10 std 0.2023 0.1994 0.2010: it is the mean of the images' own deviations, and too small.
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "digits": ((0.3053,), (0.3759,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Images uint8 (N, H, W, C), labels int64 (N,), and their names."""
+class Arrays:
+    """Images uint8 (N, H, W, C), labels int64 (N,), and a name for each image."""
 
     images: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
 
-    def subset(self, indices: np.ndarray) -> Part:
-        """The images at `indices`, in that order."""
-        return Part(self.images[indices], self.labels[indices], tuple(self.names[i] for i in indices.tolist()))
+    def subset(self, indices: np.ndarray) -> Arrays:
+        """Copy the images at `indices`, in that order."""
+        return Arrays(self.images[indices], self.labels[indices], tuple(self.names[i] for i in indices.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
-    """A named data set as it is published; without a test part of its own, `test` is None."""
+class NamedDataset:
+    """A data set as it is published; `test` is None if there is no published test split."""
 
     classes: tuple[str, ...]
-    train: Part
-    test: Part | None
+    train: Arrays
+    test: Arrays | None
 
 
-def open_named(name: str, *, root: str | Path | None = None, may_download: bool = True) -> Named:
-    """One of `resnetlab.data.DATASETS`, whole and in the published order.
+def open_named(name: str, *, root: str | Path | None = None, may_download: bool = True) -> NamedDataset:
+    """Return one of `resnetlab.data.DATASETS`, complete and in the published order.
 
     `root` is the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder). Raises
     BadInput if the data set is missing and cannot or must not be downloaded.
@@ -56,18 +48,18 @@ def open_named(name: str, *, root: str | Path | None = None, may_download: bool 
     return _digits() if name == "digits" else _cifar(name, root, may_download)
 
 
-def _digits() -> Named:
-    """1,797 handwritten digits, 8×8, from UCI; they come with scikit-learn and need no network."""
+def _digits() -> NamedDataset:
+    """Return 1,797 handwritten digits of 8×8 pixels from UCI, which are a part of scikit-learn."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]  # published as counts 0..16
     names = tuple(f"digits/{i:04d}" for i in range(len(images)))
-    return Named(tuple("0123456789"), Part(images, bunch.target.astype(np.int64), names), None)
+    return NamedDataset(tuple("0123456789"), Arrays(images, bunch.target.astype(np.int64), names), None)
 
 
-def _cifar(name: str, given_root: str | Path | None, may_download: bool) -> Named:
-    """CIFAR-10 or CIFAR-100 as torchvision reads it: the digest of every batch is checked before it is unpickled."""
+def _cifar(name: str, given_root: str | Path | None, may_download: bool) -> NamedDataset:
+    """Read CIFAR-10 or CIFAR-100 with torchvision, which checks the digest of every batch before it unpickles it."""
     kind = _torchvision_class(name)
     chosen = given_root if given_root is not None else os.environ.get("RESNETLAB_DATA")
     try:
@@ -90,19 +82,19 @@ def _cifar(name: str, given_root: str | Path | None, may_download: bool) -> Name
             train = kind(root, train=True, download=True)  # finds the archive, and only unpacks it
         except (RuntimeError, OSError) as error:
             raise BadInput(f"could not unpack {printable(archive)}: {printable(error)}") from error
-    return Named(tuple(train.classes), _part("train", train), _part("test", kind(root, train=False)))
+    return NamedDataset(tuple(train.classes), _arrays("train", train), _arrays("test", kind(root, train=False)))
 
 
-def _part(prefix: str, data: Any) -> Part:
+def _arrays(prefix: str, data: Any) -> Arrays:
     names = tuple(f"{prefix}/{i:05d}" for i in range(len(data.targets)))
-    return Part(np.ascontiguousarray(data.data), np.asarray(data.targets, dtype=np.int64), names)
+    return Arrays(np.ascontiguousarray(data.data), np.asarray(data.targets, dtype=np.int64), names)
 
 
 def _torchvision_class(name: str) -> Any:
-    """torchvision's class; imported here only, because it costs 1.4 s and breaks beside another index's torch."""
+    """Import torchvision's class, here only: it takes 1.4 s, and fails beside a torch from another index."""
     try:
         from torchvision import datasets
-    except Exception as error:  # ImportError where it is missing, RuntimeError where it does not fit torch
+    except Exception as error:  # ImportError if it is missing, RuntimeError if it does not fit torch
         raise BadInput(
             f"{name} is read by torchvision, which cannot be imported ({printable(error)}); install torch and "
             "torchvision together from one index, for a machine without a GPU: "

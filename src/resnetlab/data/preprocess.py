@@ -1,9 +1,12 @@
-"""From a picture of any size to what the network sees: one object, used by training and by prediction alike."""
+"""From an image of any size to the input of the network: one object, used by training and by prediction alike."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, fields
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,22 +19,43 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-FITS = ("crop", "squash", "pad")
-"""How a picture that is not square becomes square."""
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel, of pixels in [0, 1]."""
 
-LARGEST_SIZE = 4096  # a model file comes from strangers: 4096² RGB pixels are 50 MB, and enough for any ResNet
+# Of all pixels of the training images. Beware of the popular CIFAR-10 std 0.2023 0.1994 0.2010: it is the mean of the
+# standard deviations of single images, and too small. Those of ImageNet are what torchvision's weights expect.
+STATISTICS: dict[str, Statistics] = {
+    "digits": ((0.3053,), (0.3759,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+FITS = ("crop", "squash", "pad")
+"""The ways to make an image square."""
+
+LARGEST_SIZE = 4096  # pixels; model files come from strangers, and 4096² RGB pixels already take 50 MB
+
+_SIZES = ((48, 32), (96, 64), (180, 128))  # a median short side up to the first number becomes the second; beyond, 224
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The pixels that are stored (`resize_to`), the part of them that is seen (`image_size`), and their scale.
+    """The steps from an image to the input of a network: resize, crop, normalise.
 
-    `mean` and `std` are per channel, of pixels in [0, 1]. `fit` says how a picture becomes square: `crop` brings the
-    short side to `resize_to` and takes the centre, `squash` ignores the aspect ratio, `pad` brings the long side to
-    `resize_to` and centres the picture on black. Raises BadInput for values outside their bounds.
+    Images are stored at `resize_to` × `resize_to` pixels, uint8, with 1 (grey) or 3 (RGB) `channels`. The network's
+    input is the central `image_size` × `image_size` pixels of them, minus `mean`, divided by `std`; both are per
+    channel, of pixels in [0, 1].
 
-    >>> see = Preprocessing(image_size=32, resize_to=32, channels=1, mean=(0.5,), std=(0.25,))
-    >>> see == Preprocessing.from_json(see.to_json())
+    `fit` is how an image becomes square: `crop` scales the short side to `resize_to` and takes the centre, `squash`
+    ignores the aspect ratio, `pad` scales the long side to `resize_to` and centres the image on black.
+
+    Raises BadInput for values out of range.
+
+    >>> preprocessing = Preprocessing(image_size=32, resize_to=32, channels=1, mean=(0.5,), std=(0.25,))
+    >>> preprocessing.read(np.zeros((48, 64), dtype=np.uint8)).shape
+    (32, 32, 1)
+    >>> preprocessing == Preprocessing.from_json(preprocessing.to_json())
     True
     """
 
@@ -43,7 +67,7 @@ class Preprocessing:
     fit: str = "crop"
 
     def __post_init__(self) -> None:
-        """Refuse what no picture can be brought to."""
+        """Refuse values out of range."""
         for name in ("image_size", "resize_to"):
             size = getattr(self, name)
             if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
@@ -51,7 +75,7 @@ class Preprocessing:
         if self.resize_to < self.image_size:
             raise BadInput(
                 f"preprocessing: resize_to is {self.resize_to}, smaller than image_size, {self.image_size}; "
-                "pixels must be stored at least as large as the network sees them"
+                "images must be stored at least as large as the input of the network"
             )
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise BadInput(f"preprocessing: channels is {_shown(self.channels)}; it must be 1 (grey) or 3 (RGB)")
@@ -70,12 +94,12 @@ class Preprocessing:
             raise BadInput(f"preprocessing: fit is {_shown(self.fit)}; choose from {', '.join(FITS)}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, words and lists, for a model file or a run folder."""
+        """Return the values as JSON types, for a model file or a run folder."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, given: object) -> Preprocessing:
-        """The object that `to_json` described; anything missing, unknown or out of bounds raises BadInput."""
+        """Build the object from what `to_json` returned; BadInput for values missing, unknown or out of range."""
         if not isinstance(given, dict):
             raise BadInput(f"preprocessing: an object with named values is needed, not {_shown(given)}")
         names = {field.name for field in fields(cls)}
@@ -89,20 +113,22 @@ class Preprocessing:
         return cls(**values)
 
     def read(self, source: str | Path | IO[bytes] | Image | np.ndarray) -> np.ndarray:
-        """The stored pixels of a file, a picture or an array: what training and prediction both call.
+        """Decode and resize a file, an image or an array (H, W[, C]) to uint8 (resize_to, resize_to, channels).
 
-        uint8 (resize_to, resize_to, channels). Large JPEG files are decoded at a half, a quarter or an eighth of their
-        size where at least twice `resize_to` remains, which costs a fraction of the time and no visible detail.
+        Training and prediction both call this. Large JPEG files are decoded at a half, a quarter or an eighth of their
+        size as long as twice `resize_to` remains: this takes a fraction of the time and loses no visible detail.
+
+        Raises BadInput for anything that is not an image (see `resnetlab.data.decode`).
         """
         from resnetlab.data.decode import to_image
 
-        return self.pixels(to_image(source, at_least=2 * self.resize_to))
+        return self.resize(to_image(source, at_least=2 * self.resize_to))
 
-    def pixels(self, image: Image) -> np.ndarray:
-        """A decoded picture (mode L or RGB, any size) to uint8 (resize_to, resize_to, channels).
+    def resize(self, image: Image) -> np.ndarray:
+        """Resize a decoded image (mode L or RGB, any size) to uint8 (resize_to, resize_to, channels).
 
-        Resampling is bilinear with antialiasing: what torchvision's ImageNet weights were evaluated with, and without
-        the overshoot of bicubic at hard edges. A picture that already fits is not resampled.
+        Resampling is bilinear with antialiasing, as torchvision's ImageNet weights were evaluated, and without the
+        overshoot of bicubic resampling at hard edges. An image that already has the size is not resampled.
         """
         from PIL import Image as images
 
@@ -116,7 +142,7 @@ class Preprocessing:
             target = (size, size)
             if self.fit == "crop":
                 side = min(width, height)
-                # The offset is a whole pixel: then a picture whose short side is right is only cut, not resampled.
+                # The offset is a whole pixel, so an image whose short side already fits is cropped without resampling.
                 left, top = (width - side) // 2, (height - side) // 2
                 box = (float(left), float(top), float(left + side), float(top + side))
             elif self.fit == "pad":
@@ -127,19 +153,19 @@ class Preprocessing:
                 canvas = images.new(mode, (size, size))
                 canvas.paste(image, ((size - target[0]) // 2, (size - target[1]) // 2))
                 image = canvas
-        # frombuffer: half the time of np.asarray for small pictures, of which there are 50,000.
+        # frombuffer takes half the time of np.asarray for small images, of which there may be 50,000.
         return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, self.channels).copy()
 
-    def seen(self, images: Tensor) -> Tensor:
-        """The centre of stored pixels (N, H, W, C) that the network sees: (N, image_size, image_size, C)."""
+    def center_crop(self, images: Tensor) -> Tensor:
+        """Crop stored images (N, H, W, C) to the network's input (N, image_size, image_size, C); a view."""
         top, left = (images.shape[1] - self.image_size) // 2, (images.shape[2] - self.image_size) // 2
         return images[:, top : top + self.image_size, left : left + self.image_size]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels, uint8 (N, H, W, C), to float32 (N, C, image_size, image_size) in channels_last, on the same device.
+        """Turn uint8 images (N, H, W, C) into float32 (N, C, image_size, image_size), channels_last, on their device.
 
-        Takes the centre, divides by 255, subtracts the mean, divides by the standard deviation. H and W are at least
-        `image_size` (the stored pixels, or a batch that augmentation has already cut); ValueError otherwise.
+        Crops the centre, divides by 255, subtracts the mean and divides by the standard deviation. Raises ValueError
+        unless H and W are at least `image_size` and C is `channels`.
         """
         import torch
 
@@ -149,14 +175,14 @@ class Preprocessing:
                 f"uint8 (N, >={self.image_size}, >={self.image_size}, {self.channels}) is needed, "
                 f"not {images.dtype} {tuple(images.shape)}"
             )
-        batch = self.seen(images).to(torch.float32, memory_format=torch.contiguous_format)
-        # By rows: a loop over the three channels of a pixel alone would take five times as long.
+        batch = self.center_crop(images).to(torch.float32, memory_format=torch.contiguous_format)
+        # Whole rows at a time: a loop over the three channels of each pixel takes five times as long.
         mean, std = (_constants(values * self.image_size, images.device).flatten() for values in (self.mean, self.std))
         batch.flatten(2).div_(255).sub_(mean).div_(std)
         return batch.permute(0, 3, 1, 2)
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """What `normalize` made, float (N, C, H, W), back to pixels to look at: uint8 (N, H, W, C)."""
+        """Turn normalised images, float (N, C, H, W), back into pixels, uint8 (N, H, W, C)."""
         import torch
 
         mean, std = _constants(self.mean, images.device), _constants(self.std, images.device)
@@ -164,12 +190,78 @@ class Preprocessing:
         return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def for_size(image_size: int, channels: int, fit: str) -> Preprocessing:
+    """Return the preprocessing for a network with inputs of `image_size` pixels; mean 0 and std 1 until they are known.
+
+    Up to 64 pixels the stored images have the input's size. Beyond, they are 256/224 times as large, as is usual for
+    ImageNet: random crops get a margin, and evaluation leaves the border out.
+
+    >>> for_size(32, 3, "crop").resize_to, for_size(224, 3, "crop").resize_to
+    (32, 256)
+    """
+    resize_to = image_size
+    if type(image_size) is int and 64 < image_size <= LARGEST_SIZE:
+        resize_to = min(round(image_size * 256 / 224), LARGEST_SIZE)
+    return Preprocessing(image_size, resize_to, channels, (0.0,) * channels, (1.0,) * channels, fit)
+
+
+def choose_image_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, str]:
+    """Choose the input's side in pixels from the (width, height) of images; return it with the reason.
+
+    >>> choose_image_size([(28, 28)] * 9)
+    (28, 'all 9 sampled images have 28×28 pixels')
+    >>> choose_image_size([(640, 480), (30, 40), (500, 375)])
+    (224, 'the median short side of 3 sampled images is 375')
+    """
+    if not sizes:
+        return 224, "no header could be read"
+    width, height = sizes[0]
+    if set(sizes) == {sizes[0]} and max(sizes[0]) <= 64:
+        return min(sizes[0]), f"all {len(sizes)} sampled images have {width}×{height} pixels"
+    median = statistics.median(min(size) for size in sizes)
+    side = next((side for limit, side in _SIZES if median <= limit), 224)
+    return side, f"the median short side of {len(sizes)} sampled images is {median:g}"
+
+
+def with_statistics(preprocessing: Preprocessing, found: Statistics) -> Preprocessing:
+    """Return the preprocessing with this mean and std; for grey images, those of colours are averaged."""
+    mean, std = found
+    if len(mean) != preprocessing.channels:
+        mean, std = ((statistics.fmean(values),) * preprocessing.channels for values in found)
+    return replace(preprocessing, mean=mean, std=std)
+
+
+def channel_statistics(images: np.ndarray, *, chunk: int = 1 << 20) -> Statistics:
+    """Compute mean and standard deviation per channel of uint8 images (N, H, W, C), for pixels in [0, 1].
+
+    Over all pixels together, not the mean of each image's own deviation. They are exact: pixels are counted by value,
+    so the order cannot matter. A channel with one value gets a deviation of 1/255, so that it can be divided by.
+    `chunk` is the number of pixels counted at a time.
+
+    >>> channel_statistics(np.array([0, 255], dtype=np.uint8).reshape(2, 1, 1, 1))
+    ((0.5,), (0.5,))
+    """
+    pixels = images.reshape(-1, images.shape[-1])
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(pixels), chunk):
+            counts += np.bincount(pixels[start : start + chunk, channel], minlength=256)
+        # Python's integers from here on: they neither round nor overflow.
+        total = sum(value * count for value, count in enumerate(counts.tolist()))
+        squares = sum(value * value * count for value, count in enumerate(counts.tolist()))
+        variance = (len(pixels) * squares - total * total) / len(pixels) ** 2
+        means.append(total / len(pixels) / 255)
+        deviations.append(max(math.sqrt(variance), 1.0) / 255)
+    return tuple(means), tuple(deviations)
+
+
 @functools.lru_cache(maxsize=64)
 def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(1, C, 1, 1) on the device; kept, because a copy to a GPU for every batch would make the host wait."""
+    """Return (1, C, 1, 1) on the device; cached, because a copy to a GPU in every batch makes the CPU wait."""
     import torch
 
-    with torch.inference_mode(False):  # a constant first made while predicting must serve training as well
+    with torch.inference_mode(False):  # a constant first created in prediction is used in training, too
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
@@ -178,5 +270,5 @@ def _is_number(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A stranger's value, short and harmless enough for a sentence."""
+    """Return a value from outside, short and without control characters, for an error message."""
     return printable(repr(value)[:60])

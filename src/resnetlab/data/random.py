@@ -1,4 +1,4 @@
-"""Randomness without state: every draw is a pure function of (seed, purpose, epoch, sample)."""
+"""Random numbers without state: each is a pure function of (seed, purpose, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
-    """A 64-bit seed for one purpose in one epoch; unlike `seed + epoch`, no two of them run into each other.
+    """Derive a 64-bit seed for one purpose and epoch; unlike `seed + epoch`, seeds of different runs do not coincide.
 
     >>> derived_seed(0, "init") == derived_seed(0, "init"), derived_seed(0, "init") == derived_seed(0, "order")
     (True, False)
@@ -20,31 +20,37 @@ def derived_seed(seed: int, purpose: str, epoch: int = 0) -> int:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The random tables of one epoch: row i belongs to sample i, whoever asks, in whatever order.
+class RandomTables:
+    """The random numbers of one epoch as tables: row i belongs to sample i, in any batch and in any order.
 
-    A purpose is a word ("order", "crop", "flip"), so that adding an augmentation shifts nobody else's draws.
+    A purpose is a word ("order", "crop", "flip"), so adding an augmentation does not change the numbers of another.
+
+    >>> tables = RandomTables(seed=0, epoch=0, samples=8)
+    >>> tables.permutation().tolist()
+    [0, 7, 1, 3, 4, 2, 6, 5]
+    >>> tables.uniform("crop", 2).shape
+    torch.Size([8, 2])
     """
 
     seed: int
     epoch: int
     samples: int
 
-    def order(self) -> Tensor:
-        """A permutation of the samples, int64 (samples,)."""
-        return torch.from_numpy(self._generator("order").permutation(self.samples))
+    def permutation(self) -> Tensor:
+        """Return a random order of the samples, int64 (samples,)."""
+        return torch.from_numpy(self._generator("order", self.epoch).permutation(self.samples))
 
-    def alternating(self, purpose: str, columns: int) -> Tensor:
-        """Uniform numbers which in every second epoch are those of the epoch before, moved by a half."""
-        first = Draws(self.seed, self.epoch - self.epoch % 2, self.samples).uniform(purpose, columns)
-        return (first + self.epoch % 2 / 2) % 1
+    def uniform(self, purpose: str, columns: int, *, alternating: bool = False) -> Tensor:
+        """Return uniform numbers in [0, 1), float32 (samples, columns).
 
-    def uniform(self, purpose: str, columns: int) -> Tensor:
-        """Uniform numbers in [0, 1), float32 (samples, columns)."""
-        return torch.from_numpy(self._generator(purpose).random((self.samples, columns), dtype=np.float32))
+        If `alternating`, odd epochs get the numbers of the epoch before, shifted by a half (modulo 1).
+        """
+        epoch = self.epoch - self.epoch % 2 if alternating else self.epoch
+        table = torch.from_numpy(self._generator(purpose, epoch).random((self.samples, columns), dtype=np.float32))
+        return table if epoch == self.epoch else (table + 0.5) % 1
 
-    def _generator(self, purpose: str) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(_sequence(self.seed, purpose, self.epoch)))
+    def _generator(self, purpose: str, epoch: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(_sequence(self.seed, purpose, epoch)))
 
 
 def _sequence(seed: int, purpose: str, epoch: int) -> np.random.SeedSequence:

@@ -1,4 +1,4 @@
-"""Image files into memory: decoded in parallel into one array, with bad ones refused or counted."""
+"""Image files into memory: decoded in parallel into one array; bad images are refused or counted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput, printable
 
 MOST_SKIPPED = 0.05
-"""A set with a larger share of bad images is refused: something else is wrong with it."""
+"""A data set with a larger share of bad images is refused: something else is wrong with it."""
 
-_CHUNK = 64  # images per task: small enough to stop soon, large enough to cost nothing
+_CHUNK = 64  # images per task: few enough to stop soon, many enough to keep the overhead small
 
 
 class BadImages:
-    """What happens to images that cannot be read: an error at the first one, or a list of them, within bounds.
+    """The policy for images that cannot be read: refuse the data set at the first one, or skip a few and list them.
 
-    `policy` is "error" or "skip"; `total` the number of images in the whole set.
+    `policy` is "error" or "skip"; `total` is the number of images in the whole data set.
     """
 
     def __init__(self, policy: str, total: int) -> None:
@@ -36,9 +36,9 @@ class BadImages:
         self.skipped: list[tuple[str, str]] = []
 
     def report(self, name: str, reason: str) -> None:
-        """Take note of one, or raise BadInput."""
+        """Record one bad image, or raise BadInput."""
         if self.policy == "error":
-            raise BadInput(f"{reason}; mend or remove it, or skip bad images (--data.bad-images skip)")
+            raise BadInput(f"{reason}; repair or remove it, or skip bad images (--data.bad-images skip)")
         self.skipped.append((name, reason))
         if len(self.skipped) > MOST_SKIPPED * self.total:
             raise BadInput(
@@ -47,7 +47,7 @@ class BadImages:
             )
 
     def notes(self) -> tuple[str, ...]:
-        """What was skipped, one sentence for each, after one with their number."""
+        """Return how many images were skipped, and one sentence for each of them."""
         if not self.skipped:
             return ()
         share = len(self.skipped) / self.total
@@ -56,20 +56,20 @@ class BadImages:
 
 
 def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages) -> Split:
-    """The files in memory, uint8 (N, resize_to, resize_to, C), in their order, without those that `bad` skips."""
+    """Read files into memory, uint8 (N, resize_to, resize_to, C), in their order, without those that `bad` skips."""
     import torch
 
     size = preprocessing.resize_to
     store = np.empty((len(files), size, size, preprocessing.channels), dtype=np.uint8)
     kept = np.ones(len(files), dtype=bool)
-    base = str(root)  # joined as text: a Path for each image would cost a tenth of the whole
+    base = str(root)  # joined as text: creating a Path for each image takes a tenth of the time
 
     def read_chunk(start: int) -> list[tuple[int, str]]:
         failures = []
         for i in range(start, min(start + _CHUNK, len(files))):
             try:
                 image = read_image(f"{base}/{files.names[i]}", at_least=2 * size)
-                store[i] = preprocessing.pixels(image)
+                store[i] = preprocessing.resize(image)
             except BadInput as error:
                 failures.append((i, str(error)))
         return failures
@@ -83,7 +83,7 @@ def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadI
                 bad.report(files.names[i], reason)
     chosen = np.flatnonzero(kept)
     if len(chosen) < len(files):
-        for target, source in enumerate(chosen.tolist()):  # in place: the set may fill half of the memory
+        for target, source in enumerate(chosen.tolist()):  # in place: the images may fill half of the memory
             if target != source:
                 store[target] = store[source]
         files = files.subset(chosen)
@@ -91,14 +91,14 @@ def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadI
 
 
 def sample_headers(root: Path, files: Files, most: int | None = 500) -> list[tuple[tuple[int, int], str]]:
-    """Size and mode of at most `most` files, evenly spaced; what cannot be opened is left out."""
+    """Return size (width, height) and mode of at most `most` files, evenly spaced; skip what cannot be opened."""
     step = 1 if most is None else max(1, -(-len(files) // most))
     found = (read_header(root / name) for name in files.names[::step])
     return [header for header in found if header is not None]
 
 
 def _workers(root: Path, files: Files) -> int:
-    """One thread for small pictures, where Python does most of the work and threads only wait for each other."""
+    """Choose one thread for small images, where Python does most of the work and threads wait for each other."""
     sizes = [width * height for (width, height), _ in sample_headers(root, files, most=20)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return 1 if not sizes or np.median(sizes) < 96 * 96 else max(2, min(8, cores))
@@ -107,7 +107,7 @@ def _workers(root: Path, files: Files) -> int:
 def _in_order(
     work: Callable[[int], list[tuple[int, str]]], starts: Iterable[int], workers: int
 ) -> Generator[list[tuple[int, str]], None, None]:
-    """`work` for every start, side by side, the results in order; closing it drops what has not begun."""
+    """Run `work` for every start in threads and yield the results in order; closing cancels what has not started."""
     if workers == 1:
         yield from map(work, starts)
         return
@@ -116,3 +116,48 @@ def _in_order(
         yield from pool.map(work, starts)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def available_memory(system: Path = Path("/")) -> int | None:
+    """Return the bytes that can still be used, within the limit of a container; None if the system does not report it.
+
+    >>> (available_memory() or 1) > 0
+    True
+    """
+    found = [amount for amount in (_free(system), _control_group(system)) if amount is not None]
+    return min(found) if found else None
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise BadInput if `what` needs more bytes than are available, instead of being killed without a message."""
+    available = available_memory()
+    if available is not None and needed > available:
+        raise BadInput(
+            f"{what} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available; "
+            "choose a smaller image size, or use fewer images"
+        )
+
+
+def _free(system: Path) -> int | None:
+    try:
+        for line in (system / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    try:  # macOS reports the total, not what is free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _control_group(system: Path) -> int | None:
+    """Return the bytes left to a container (cgroup 2); its file cache can be reclaimed and counts as free."""
+    group = system / "sys/fs/cgroup"
+    try:
+        limit = int((group / "memory.max").read_text())  # the word "max" if there is none
+        used = int((group / "memory.current").read_text())
+        cache = [line.split()[1] for line in (group / "memory.stat").read_text().splitlines() if line[:5] == "file "]
+        return max(0, limit - used + sum(map(int, cache)))
+    except (OSError, ValueError):
+        return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnetlab.data import DATASETS
-from resnetlab.data.choose import for_folder
+from resnetlab.data.datasets import preprocessing_for
 from resnetlab.data.folder import scan
 from resnetlab.errors import BadInput, Stopped, printable
 from resnetlab.evaluation.comparison import Comparison
@@ -124,7 +124,7 @@ def image_size(data: DataConfig) -> int:
         return data.image_size or LEAST_SIZE  # all of them are smaller
     if not Path(data.name).is_dir():
         open_data(data)  # which says what is wrong
-    see, _ = for_folder(scan(data.name), data.image_size, data.fit)
+    see, _ = preprocessing_for(scan(data.name), data.image_size, data.fit)
     return see.image_size if data.image_size else max(LEAST_SIZE, see.image_size)
 
 

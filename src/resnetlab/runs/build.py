@@ -16,7 +16,7 @@ from resnetlab.data import DATASETS, augment
 from resnetlab.data.datasets import ImageData, open_dataset
 from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.random import Draws, derived_seed
+from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput
 from resnetlab.models.build import build_model
@@ -77,22 +77,22 @@ def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]
     )
     notes = load_pretrained(network, config.model.pretrained) if config.model.pretrained else []
     if network.architecture.stem == "whitened" and not config.model.pretrained:
-        sample = Draws(config.data.split_seed, 0, len(data.train)).order()[:SAMPLE].sort().values
+        sample = RandomTables(config.data.split_seed, 0, len(data.train)).permutation()[:SAMPLE].sort().values
         whiten(network.conv1, data.preprocessing.normalize(data.train.images[sample]))
     if config.model.freeze:
         network.freeze_backbone()
     return network, notes
 
 
-def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.Step]:
+def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.Augmentation]:
     """The augmentations that are on, in the order they are applied."""
     steps = {
-        "resized_crop": augment.Step(
+        "resized_crop": augment.Augmentation(
             "resized_crop", 4, partial(augment.resized_crop, size=image_size, min_area=config.resized_crop)
         ),
-        "crop": augment.Step("crop", 2, partial(augment.crop, padding=config.crop, mode=config.crop_padding)),
-        "flip": augment.Step("flip", 1, augment.flip, alternates=config.alternate),
-        "cutout": augment.Step("cutout", 2, partial(augment.cutout, size=config.cutout)),
+        "crop": augment.Augmentation("crop", 2, partial(augment.crop, padding=config.crop, mode=config.crop_padding)),
+        "flip": augment.Augmentation("flip", 1, augment.flip, alternates=config.alternate),
+        "cutout": augment.Augmentation("cutout", 2, partial(augment.cutout, size=config.cutout)),
     }
     if config.crop_padding == "reflect" and config.crop >= image_size:
         raise BadInput(
@@ -104,7 +104,7 @@ def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.S
 def make_batches(config: RunConfig, data: ImageData, runtime: Runtime) -> Batches:
     train, val = hold(data.train, runtime), hold(data.val, runtime)
     # As many training images as validation has, and always the same: the two curves then differ by what was learned.
-    order = Draws(config.data.split_seed, 0, len(train)).order()
+    order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values
     full = data.preprocessing.image_size
     steps = make_augmentations(config.augment, full)

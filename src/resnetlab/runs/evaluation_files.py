@@ -150,7 +150,7 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibr
     from resnetlab.plots.style import save
 
     labels, predicted, probability = evaluation.labels, evaluation.predicted, evaluation.probabilities.max(1)
-    images = np.asarray(evaluation.preprocessing.seen(evaluation.split.images).cpu())
+    images = np.asarray(evaluation.preprocessing.center_crop(evaluation.split.images).cpu())
     about: Any = {"classes": evaluation.classes, "title": evaluation.title}
     loss = losses(evaluation.probabilities, labels)
     save(confusion_matrix(matrix, **about), folder / "confusion_matrix.png")

@@ -85,7 +85,7 @@ class ReportSamples:
         normalized = evaluation.preprocessing.normalize(pixels)
         columns = torch.from_numpy(pairs).to(runtime.device).unbind(1)
         maps = [grad_cam(network, normalized, classes) for classes in columns]
-        images = evaluation.preprocessing.seen(evaluation.split.images[torch.from_numpy(kept)]).cpu().numpy()
+        images = evaluation.preprocessing.center_crop(evaluation.split.images[torch.from_numpy(kept)]).cpu().numpy()
         embedded = spread(len(labels), MOST)
         return cls(
             weights_digest=evaluation.facts["weights_digest"],
