@@ -98,10 +98,10 @@ def plain_epochs(epochs: int, lr: float) -> tuple[nn.Module, list[tuple[float, f
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SEE.mean, SEE.std))
     found = []
     for epoch in range(epochs):
-        draws = RandomTables(7, epoch, 26)
-        mirrored = draws.uniform("flip", 1)[:, 0] < 0.5
+        tables = RandomTables(7, epoch, 26)
+        mirrored = tables.uniform("flip", 1)[:, 0] < 0.5
         losses, correct = [], 0
-        for indices in draws.order()[:24].split(8):
+        for indices in tables.permutation()[:24].split(8):
             images = torch.stack([split.images[i].flip(1) if mirrored[i] else split.images[i] for i in indices])
             x = images.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
             y = split.labels[indices]
