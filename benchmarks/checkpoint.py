@@ -17,6 +17,7 @@ from torch import nn
 
 from benchmarks.options import Options
 from benchmarks.rounds import Outcome, group, seconds
+from resnetlab.cli.process import keep_freed_memory
 from resnetlab.data.loaders import Batch
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.inference.model_file import save_model
@@ -34,6 +35,7 @@ TITLE = "what is written after the best epoch, ResNet-18, {}"
 
 
 def measure(options: Options) -> dict[str, Any]:
+    keep_freed_memory()  # as `resnetlab train` does
     runtime = start()
     steps = options.steps or (2 if options.quick else 30)
     rounds = 3 * options.rounds  # a write takes a tenth of a second

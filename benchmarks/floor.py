@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks import floor_page
 from benchmarks.options import Options
 from benchmarks.rounds import ratio, seconds, spread
+from resnetlab.cli.process import keep_freed_memory
 from resnetlab.data.loaders import Batch, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -117,6 +118,7 @@ def trainer(setting: Setting) -> Callable[[], None]:
         ema=0.999,
         steps=10**6,
     )
+    keep_freed_memory()  # as `resnetlab train` does
     runtime = start()
     network = build_model(setting.name, 10, image_size=image_size)
     draw = torch.Generator().manual_seed(0)

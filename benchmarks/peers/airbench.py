@@ -33,10 +33,10 @@ import torch
 from torch import nn
 
 from benchmarks.peers.cuda_on_cpu import Clock, cpu_for_cuda, since
+from resnetlab.cli.process import keep_freed_memory
 from resnetlab.data.datasets import preprocessing_for
 from resnetlab.data.folder import scan
 from resnetlab.data.reading import BadImages, read_files
-from resnetlab.runtime import keep_freed_memory
 
 FILE = "airbench94_muon.py"
 LENGTH = re.compile(r"(?m)^(\s+total_train_steps\s*=\s*ceil\()\d+\b(.*)\)$")  # epochs, times the steps of one

@@ -9,12 +9,14 @@ BATCH = 256  # resnetlab's own
 
 
 def ours(job: Job, clock: Clock, precision: str = "auto") -> None:
+    from resnetlab.cli.process import keep_freed_memory
     from resnetlab.data.datasets import open_dataset
     from resnetlab.data.loaders import EvalBatches
     from resnetlab.evaluation.evaluate import evaluate
     from resnetlab.models import build_model
     from resnetlab.runtime import start
 
+    keep_freed_memory()  # as `resnetlab evaluate` does
     runtime = start(precision=precision)
     data = open_dataset(job.folder, image_size=32)
     count = min(job.images, len(data.train))

@@ -33,6 +33,7 @@ def made_images(images: int, side: int) -> Any:
 
 
 def training(job: Job, clock: Clock) -> None:
+    from resnetlab.cli.process import keep_freed_memory
     from resnetlab.models.summary import count_macs
     from resnetlab.runs import build
     from resnetlab.runs.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
@@ -47,6 +48,7 @@ def training(job: Job, clock: Clock) -> None:
         batch_size=job.batch,
         steps=steps,
     )
+    keep_freed_memory()  # as `resnetlab train` does
     runtime = start()
     data = made_images(steps * job.batch, job.image_size)
     network, _ = build.make_network(config, data)

@@ -1,14 +1,12 @@
-"""Where the code runs: device, precision, memory. Every hardware `if` of the project lives here."""
+"""Device, precision and memory format of a network; all decisions that depend on the hardware are here."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,21 +20,24 @@ from resnetlab.kernels.library import unavailable_reason
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Network = TypeVar("Network", bound=nn.Module)
 CPUINFO = Path("/proc/cpuinfo")
+CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CUBLAS_WORKSPACE = ":4096:8"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and what it computes in; `float32` switches autocast and the loss scaler off without a branch."""
+    """A device and its precision; with `float32` autocast and the loss scaler do nothing."""
 
     device: torch.device
     precision: torch.dtype = torch.float32
+    deterministic: bool = False
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def grad_scaler(self) -> torch.amp.GradScaler:
-        """Only fp16 needs its loss scaled; a disabled scaler passes everything through."""
+        """Return the loss scaler, which is enabled for fp16 only; a disabled one changes nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def place(self, model: Network, *, training: bool = False) -> Network:
@@ -47,14 +48,34 @@ class Runtime:
         model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return accelerate(model) if training and self.uses_kernels else model
 
+    @contextlib.contextmanager
+    def deterministic_algorithms(self) -> Iterator[None]:
+        """Let torch use only operations that give the same bits every time, if `deterministic` is set; restore after.
+
+        The setting belongs to the whole process, so it is changed only while a step or an evaluation is computed.
+        """
+        if not self.deterministic:
+            yield
+            return
+        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        variable = "CUBLAS_WORKSPACE_CONFIG"  # set as torch's documentation asks for
+        is_ours = self.device.type == "cuda" and os.environ.setdefault(variable, CUBLAS_WORKSPACE) is CUBLAS_WORKSPACE
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            if is_ours:
+                os.environ.pop(variable, None)
+
     def hold(self, images: Tensor) -> Tensor:
-        """Keep a whole data set on the device if it takes at most half of the free memory, else where it is."""
+        """Move a whole data set to the device if it takes at most half of the free memory; else keep it where it is."""
         if self.device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(self.device)[0] // 2:
             return images.pin_memory()
         return images.to(self.device)
 
     def synchronize(self) -> None:
-        """Wait for the device, so that a clock read afterwards tells the truth."""
+        """Wait until the device has finished, so that a clock can be read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -65,10 +86,12 @@ class Runtime:
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.precision)
 
     def describe(self) -> str:
-        """Device, threads and precision, for a person."""
+        """Return device, threads, precision and kernels in one line, e.g. "cpu (…), 4 threads, fp32"."""
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else processor()
+        quota = cpu_quota()
+        limit = f" (this container may use {quota:.3g} CPUs)" if quota and quota < (os.cpu_count() or 1) else ""
         kernels = f", norms {self.norms}" if self.norms else ""
-        return f"{self.device.type} ({name}), {torch.get_num_threads()} threads, {self.precision_name}{kernels}"
+        return f"{self.device.type} ({name}), {torch.get_num_threads()} threads{limit}, {self.precision_name}{kernels}"
 
     @property
     def uses_kernels(self) -> bool:
@@ -77,13 +100,13 @@ class Runtime:
 
     @property
     def norms(self) -> str:
-        """How norms are computed where there is a choice: in bf16 on the CPU."""
+        """The implementation of batch norm in bf16 on the CPU, where there are two; else an empty string."""
         if not self.uses_kernels:
             return ""
         return f"by torch ({unavailable_reason()})" if unavailable_reason() else "fused with what follows"
 
     def facts(self) -> dict[str, object]:
-        """What decides the bits of a result, besides the code: recorded with every run."""
+        """Return what the bits of a result depend on besides the code; it is recorded with every run."""
         return {
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else processor(),
@@ -100,15 +123,15 @@ class Runtime:
 def start(device: str = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:
     """Choose the device (CUDA, then MPS, then CPU) and the precision (by capability, never by a timing).
 
-    `deterministic` lets torch refuse operations that give other bits each time, for the whole process. Raises BadInput
-    for a device that is not there or a precision it cannot compute in.
+    With `deterministic`, training and its evaluation use only operations that give the same bits every time. Nothing of
+    the process is changed here. Raises BadInput for a device that is not available or a precision that it does not
+    support.
+
+    >>> start("cpu", "fp32").precision
+    torch.float32
     """
-    keep_freed_memory()
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's documentation asks for
-        torch.use_deterministic_algorithms(True)
     chosen = choose_device(device)
-    return Runtime(chosen, choose_precision(precision, chosen))
+    return Runtime(chosen, choose_precision(precision, chosen), deterministic)
 
 
 def choose_device(name: str) -> torch.device:
@@ -140,46 +163,47 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def native_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    """Return True if this CPU multiplies bfloat16 in hardware; emulated bfloat16 is slower than float32."""
     return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-@cache
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed blocks, and the kernel to back them with large pages.
+def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
+    """Return the number of CPUs that this process's container may use on average, or None if it is not limited.
 
-    A training step frees and takes the same gigabytes again and again. By default each large block goes back to the
-    kernel, which must clear its pages when it is taken again: a fifth of a ResNet-18 step on the CPU. Pages of 2 MiB
-    instead of 4 KiB save another 2 to 3 % in looking up addresses.
+    The smallest quota of the control groups around the process counts (cgroup v1 and v2). `root` is the folder where
+    they are mounted, `membership` the file that lists the groups of this process.
     """
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
-        return
-    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_threshold, 2**30)
-    libc.mallopt(m_trim_threshold, -1)
-    libc.mallopt(m_top_pad, 64 * 2**20)
-    use_large_pages(libc)
+    quotas = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            mounts = [root, root / "unified"] if not controllers else [root / controllers, root / "cpu"]
+            inside = Path(path.lstrip("/"))
+            groups = [inside, *inside.parents] if ".." not in inside.parts else [Path()]
+            quotas += [quota_of(mount / group) for mount in mounts for group in groups]
+    return min(filter(None, quotas), default=None)
 
 
-def use_large_pages(libc: ctypes.CDLL) -> None:
-    """Stretch the heap, by addresses and not by memory, and say that its pages may be large; else they stay small."""
-    block, large_page, madv_hugepage = 2**29, 2**21, 14  # bytes; bytes; linux/mman.h
-    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
-    libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    blocks = [libc.malloc(block) for _ in range(min(16, memory // 4 // block))]
-    for start in filter(None, blocks):
-        first = -(-start // large_page) * large_page
-        libc.madvise(first, start + block - first & -large_page, madv_hugepage)
-    for start in filter(None, blocks):
-        libc.free(start)
+def quota_of(group: Path) -> float | None:
+    """Return the quota of one control group in CPUs, or None if it has none.
+
+    Version 2 writes "quota period" (or "max period") into cpu.max, version 1 writes the two into a file each, and -1
+    where there is no quota.
+    """
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = " ".join((group / name).read_text().strip() for name in names).split()
+            if int(quota) > 0 and int(period) > 0:
+                return int(quota) / int(period)
+    return None
 
 
 def processor() -> str:
-    """The CPU by its marketing name, where the system tells it, and by its number where that name has none.
+    """Return the CPU's marketing name and number of cores; family and model too if the name contains no number.
 
-    Virtual machines often say no more than "AMD EPYC", whose generations differ by a factor of two.
+    Virtual machines often report just "AMD EPYC", whose generations differ by a factor of two in speed.
     """
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
     number = "" if any(map(str.isdigit, name)) else family_and_model(CPUINFO)
@@ -187,7 +211,7 @@ def processor() -> str:
 
 
 def family_and_model(cpuinfo: Path) -> str:
-    """The numbers of the x86 CPU that Linux describes in this file, ready to follow a name; "" where it has none."""
+    """Return " family F model M" of the x86 CPU described in `cpuinfo`, or "" if the file does not contain them."""
     with contextlib.suppress(OSError, ValueError):
         pairs = (line.partition(":")[::2] for line in cpuinfo.read_text().splitlines())
         found = {key.strip(): value.strip() for key, value in pairs}

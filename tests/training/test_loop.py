@@ -22,7 +22,7 @@ from resnetlab.errors import NonFinite
 from resnetlab.evaluation.metrics import Score
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
-from resnetlab.runtime import Runtime
+from resnetlab.runtime import Runtime, start
 from resnetlab.training.checkpoint import load_checkpoint, optimizer_tensors, save_checkpoint
 from resnetlab.training.loop import Batches, EpochReport, Plan, StepDone, TrainState, fit, train_step
 from resnetlab.training.optim import make_optimizer
@@ -124,6 +124,28 @@ def test_training_equals_a_plain_loop_bit_for_bit() -> None:
         assert torch.equal(value, state.model.state_dict()[name]), name
     assert [report.running_accuracy for report in told] == [accuracy for _, accuracy in expected]
     assert [report.running_loss for report in told] == pytest.approx([loss for loss, _ in expected], rel=1e-6)
+
+
+def test_deterministic_algorithms_are_on_while_it_computes_and_off_for_the_caller() -> None:
+    runtime = start("cpu", "fp32", deterministic=True)
+    seen = []
+
+    class Loss(nn.CrossEntropyLoss):
+        def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            return super().forward(logits, labels)
+
+    plan = dataclasses.replace(make_plan(3), loss_fn=Loss())
+    for _ in fit(make_state(), make_batches(runtime), plan, runtime):
+        assert not torch.are_deterministic_algorithms_enabled()
+    assert seen == [True] * 3
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with runtime.deterministic_algorithms():
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_scores_come_from_the_network_in_evaluation_mode() -> None:

@@ -27,11 +27,13 @@ def train(arguments: Sequence[str]) -> None:
     if given.print_config:
         print(config.model_dump_json(indent=2))
         return
+    from resnetlab.cli.process import tune
     from resnetlab.runs import experiment, resume
     from resnetlab.runs.build import resolved
 
     if given.resume and given.out is None:
         raise BadInput("--resume auto continues the run in --out; give --out FOLDER too")
+    tune()
     if given.seeds is not None:
         from resnetlab.cli import tables
         from resnetlab.runs import seeds
@@ -57,9 +59,11 @@ def find_lr(arguments: Sequence[str]) -> None:
     if given.out is not None and (given.out.suffix != ".png" or not given.out.parent.is_dir()):
         raise BadInput(f"--out is {printable(given.out)}, but must be a .png file in an existing folder")
     from resnetlab.cli import tables
+    from resnetlab.cli.process import tune
     from resnetlab.runs import find_lr
     from resnetlab.runs.console import Voice
 
+    tune()
     voice = Voice(quiet=given.json_)
     found = find_lr.find_lr(config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
     if given.json_:
@@ -74,9 +78,11 @@ def find_lr(arguments: Sequence[str]) -> None:
 def resume(arguments: Sequence[str]) -> None:
     given = parse(ResumeArguments, arguments, "resnetlab resume")
     from resnetlab.cli import tables
+    from resnetlab.cli.process import tune
     from resnetlab.runs import resume, seeds
     from resnetlab.runs.folder import RunFolder
 
+    tune()
     run = given.run
     had = seeds.Series.open(run).config if seeds.is_series(run) else RunFolder.open(run).config
     config = had.changed(given.changes)
@@ -96,8 +102,10 @@ def resume(arguments: Sequence[str]) -> None:
 def evaluate(arguments: Sequence[str]) -> None:
     given = parse(EvaluateArguments, arguments, "resnetlab evaluate")
     from resnetlab.cli import tables
+    from resnetlab.cli.process import tune
     from resnetlab.runs import score
 
+    tune()
     result = score.evaluate(
         given.source,
         given.data,
@@ -135,8 +143,11 @@ def compare(arguments: Sequence[str]) -> None:
 def baseline(arguments: Sequence[str]) -> None:
     given = parse(BaselineArguments, arguments, "resnetlab baseline")
     from resnetlab.cli import tables
+    from resnetlab.cli.process import tune
     from resnetlab.report.comparison import write_comparison
     from resnetlab.runs.baseline import baseline
+
+    tune()
 
     sections = {"data": given.data.model_dump(), "augment": given.augment.model_dump(), "model": {"name": given.model}}
     names = ("epochs", "steps", "batch_size", "seed", "device", "precision")

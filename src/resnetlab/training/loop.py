@@ -119,12 +119,15 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
         began = time.perf_counter() - state.seconds
         stop = min(len(batches.train), state.batch + plan.steps - state.step)
         for batch in batches.train.epoch(state.epoch, state.batch, stop):
-            train_step(state, batch, plan, runtime)
+            with runtime.deterministic_algorithms():
+                train_step(state, batch, plan, runtime)
             state.seconds = time.perf_counter() - began
             if state.step % LOOK_EVERY == 0:
                 require_finite(state, batches, plan)
             yield StepDone(state.epoch, state.batch, stop)
-        yield finish_epoch(state, batches, plan, runtime)
+        with runtime.deterministic_algorithms():
+            report = finish_epoch(state, batches, plan, runtime)
+        yield report
 
 
 def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) -> None:

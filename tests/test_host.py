@@ -1,0 +1,65 @@
+"""The library changes nothing of the process that uses it (promise 31)."""
+
+from __future__ import annotations
+
+import locale
+import logging
+import os
+import random
+import signal
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import resnetlab
+from resnetlab.runs import recipes
+
+
+def host() -> dict[str, Any]:
+    """All settings of the process that a library could be tempted to change."""
+    signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {
+        "signal handlers": signals,
+        "warnings filters": list(warnings.filters),
+        "showwarning": warnings.showwarning,
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), threading.active_count()),
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        "gradients": torch.is_grad_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "torch generator": torch.get_rng_state().tolist(),
+        "numpy generator": np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one must stay as it is
+        "python generator": random.getstate(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "root logger": (list(logging.root.handlers), logging.root.level),
+        "environment": dict(os.environ),
+        "working directory": Path.cwd(),
+        "locale": locale.setlocale(locale.LC_ALL),
+    }
+
+
+def use(folder: Path) -> None:
+    """Train, load, predict and evaluate."""
+    config = recipes.quickstart().changed(
+        {"model": {"name": "resnet20"}, "steps": 2, "batch_size": 64, "final_test": "never", "deterministic": True}
+    )
+    resnetlab.train(config, folder)
+    resnetlab.load(folder)(np.zeros((8, 8), np.uint8))
+    resnetlab.evaluate(folder)
+
+
+def test_training_predicting_and_evaluating_change_nothing_of_the_process(tmp_path: Path) -> None:
+    use(tmp_path / "first")  # what is imported now may register something of its own
+    before = host()
+    use(tmp_path / "second")
+    after = host()
+    for name, value in before.items():
+        assert after[name] == value, name
