@@ -47,9 +47,9 @@ def test_a_full_disk_is_an_oserror_with_our_sentence(tmp_path: Path) -> None:
     [
         ({"model": {"name": "resnet43"}, "epochs": 1}, "unknown model 'resnet43'; did you mean 'resnet44'?"),
         ({"model": {"nmae": "resnet34"}, "epochs": 1}, "unknown setting model.nmae; did you mean model.name?"),
-        ({"epochs": 1, "steps": 1}, "a run needs a length"),
+        ({"epochs": 1, "steps": 1}, "a run needs one length"),
         ({"epochs": 1, "batch_size": "many"}, "batch_size is 'many', but must be"),
-        ([], "config must be"),
+        ([], "config is [], but must be"),
     ],
 )
 def test_a_config_raises_one_of_our_errors_and_never_pydantics(values: object, sentence: str) -> None:
