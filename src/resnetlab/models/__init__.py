@@ -1,6 +1,7 @@
-"""What a ResNet is: blocks and stems, the network, the table of architectures, weights from elsewhere.
+"""The ResNet family as in the papers: units, stems, networks, the table of architectures, pretrained weights.
 
-Names are fetched when they are asked for, so that reading the table costs no import of torch.
+Names are imported when they are used, so that reading the table does not import torch. Every architecture is a function
+of `resnetlab.models.architectures`, and of `resnetlab` itself.
 """
 
 from __future__ import annotations
@@ -9,25 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnetlab.models.build import build_model, resnet18, resnet34, resnet50
+    from resnetlab.models.architectures import list_models
+    from resnetlab.models.build import build_model
     from resnetlab.models.pretrained import load_pretrained
     from resnetlab.models.resnet import ResNet
     from resnetlab.models.zoo import ARCHITECTURES, Architecture, resolve
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "ResNet",
-    "build_model",
-    "load_pretrained",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resolve",
-]
+__all__ = ["ARCHITECTURES", "Architecture", "ResNet", "build_model", "list_models", "load_pretrained", "resolve"]
 
 HOMES = {
-    "build": ("build_model", "resnet18", "resnet34", "resnet50"),
+    "architectures": ("list_models",),
+    "build": ("build_model",),
     "resnet": ("ResNet",),
     "pretrained": ("load_pretrained",),
     "zoo": ("ARCHITECTURES", "Architecture", "resolve"),

@@ -1,9 +1,8 @@
-"""From a name and a seed to a network whose every number is set: the same seed gives the same bits."""
+"""Build a network from a name and a seed: the same seed gives the same bits."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import nn
@@ -25,11 +24,11 @@ def build_model(
     zero_init: bool = False,
     seed: int = 0,
 ) -> ResNet:
-    """A network on the CPU, in fp32 and training mode; no global generator is used or touched.
+    """Build a network on the CPU, in fp32 and training mode; no global generator is used or changed.
 
     `architecture` is a name of the zoo, to which `stem`, `image_size` (pixels) and `shortcut` apply as in `resolve`,
-    or an `Architecture`, which is taken as it is. `zero_init` lets every residual branch start at zero (Goyal et al.
-    2017, 5.1). Raises `BadInput` for what cannot be built.
+    or an `Architecture`. `zero_init` starts every residual branch at zero (Goyal et al. 2017, 5.1). Raises `BadInput`
+    for what cannot be built.
 
     >>> model = build_model("resnet20", num_classes=10)
     >>> model.depth, sum(p.numel() for p in model.parameters())
@@ -56,9 +55,9 @@ def build_model(
 
 
 def take_memory(model: nn.Module) -> None:
-    """Put uninitialised tensors of this machine in the place of those that only have a shape.
+    """Replace the meta tensors of a model, which only have a shape, by uninitialised ones in memory.
 
-    As `model.to_empty(device="cpu")` does it, which imports a package for symbolic shapes: 0.3 s and 34 MB.
+    `model.to_empty(device="cpu")` does the same and imports a package for symbolic shapes: 0.3 s and 34 MB.
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -92,15 +91,10 @@ def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool 
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
     for unit in model.modules():
-        if isinstance(unit, PooledBlock):  # both convolutions begin by passing on what they are given (Jordan 2024)
+        if isinstance(unit, PooledBlock):  # both convolutions start as the identity (Jordan 2024)
             for kernel in (unit.conv1.weight, unit.conv2.weight):
                 nn.init.dirac_(kernel.data[: kernel.shape[1]])
     if zero_init:
         for unit in model.modules():
             if isinstance(unit, Unit) and unit.last is not None:
                 nn.init.zeros_(unit.get_submodule(unit.last).get_parameter("weight"))
-
-
-resnet18 = partial(build_model, "resnet18")
-resnet34 = partial(build_model, "resnet34")
-resnet50 = partial(build_model, "resnet50")
