@@ -1,4 +1,4 @@
-"""A comparison in words says what its numbers say, and nothing that it does not know."""
+"""A comparison in words equals its numbers; unknown values are dashes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from resnetlab.evaluation.comparison import ComparedRun, Comparison, compare_with_best, ranked
-from resnetlab.report.comparison import cost, heading, quality, sentences, write_up
+from resnetlab.report.comparison import build, cost, heading, quality, sentences
+from resnetlab.report.render import Picture
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def comparison() -> Comparison:
     return Comparison("test", "pets", "cd" * 32, 100, "none", 14, ordered, compare_with_best(ordered), ("look out",))
 
 
-def test_the_first_table_says_who_is_best_and_who_cannot_be_told_from_it(comparison: Comparison) -> None:
+def test_the_first_table_has_scores_and_verdicts(comparison: Comparison) -> None:
     rows = {row[0]: dict(zip(quality(comparison).columns, row, strict=True)) for row in quality(comparison).rows}
     assert list(rows) == ["good", "[red]unknown", "<b>bad"]
     assert rows["good"]["accuracy"] == "90.00%"
@@ -53,20 +54,20 @@ def test_the_first_table_says_who_is_best_and_who_cannot_be_told_from_it(compari
     assert rows["[red]unknown"]["macro-F1"] == rows["[red]unknown"]["95% interval"] == "–"
 
 
-def test_the_second_table_says_what_they_took(comparison: Comparison) -> None:
+def test_the_second_table_has_sizes_times_and_machines(comparison: Comparison) -> None:
     first, unknown, _ = cost(comparison).rows
     assert first == ["good", "resnet20", "0.27 M", "40.6 M", "3", "1.5", "1,234", "a machine, fp32"]
     assert unknown == ["[red]unknown", "resnet20", "–", "–", "0", "0.0", "–", "–"]
 
 
-def test_the_sentences_say_verdicts_test_set_use_and_notes(comparison: Comparison) -> None:
-    told = list(sentences(comparison))
-    assert told[0] == "the difference between good and [red]unknown is not significant on these images (p = 1)"
-    assert told[1].startswith("good is better than <b>bad on these images (p = ")
-    assert told[2] == (
+def test_sentences_have_verdicts_test_set_use_and_notes(comparison: Comparison) -> None:
+    found = list(sentences(comparison))
+    assert found[0] == "the difference between good and [red]unknown is not significant on these images (p = 1)"
+    assert found[1].startswith("good is better than <b>bad on these images (p = ")
+    assert found[2] == (
         "test set use: 14 runs were scored on this test set; good 2 times, [red]unknown 2 times, <b>bad 2 times"
     )
-    assert told[3] == "note: look out"
+    assert found[3] == "note: look out"
     assert not any("test set use" in line for line in sentences(replace(comparison, split="val")))
 
 
@@ -76,7 +77,7 @@ def test_test_time_augmentation_is_named(comparison: Comparison) -> None:
 
 
 def test_the_page_has_all_of_it_and_no_markup_of_others(comparison: Comparison) -> None:
-    html = write_up(comparison, b"a picture")
+    html = build(comparison, Picture("data:image/png;base64,", 8, 8, "curves"))
     assert "<b>bad" not in html
     assert "&lt;b&gt;bad" in html
     for row in (*quality(comparison).rows, *cost(comparison).rows):

@@ -1,6 +1,6 @@
-"""A report in headless Chromium: it complains of nothing, asks for nothing, and looks like something.
+"""Pages in headless Chromium: no errors, no requests, readable colours, and no overflow at any width.
 
-Chromium is talked to through its DevTools pipe, which needs no package. Slow, and skipped where there is none.
+Chromium is driven through its DevTools pipe, which needs no package. Slow, and skipped without Chromium.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetlab.report.comparison import write_comparison
 from resnetlab.report.write import write_report
+from resnetlab.runs.compare import compare
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -181,6 +183,15 @@ def report(tmp_path_factory: Any, make_run: Any) -> Path:
     return write_report(run.path)
 
 
+@pytest.fixture(scope="module")
+def comparison_page(tmp_path_factory: Any, make_run: Any) -> Path:
+    """The comparison of a run with a hostile name and a copy of it."""
+    root = tmp_path_factory.mktemp("compared")
+    run = make_run(root / "<b>one", splits=("test",))
+    shutil.copytree(run.path, root / ("two" * 20))
+    return write_comparison(root / "page", compare([run.path, root / ("two" * 20)]))
+
+
 @pytest.fixture
 def page(report: Path) -> Iterator[Page]:
     with browsing() as opened:
@@ -296,3 +307,16 @@ def test_it_prints_on_paper_with_everything_unfolded(page: Page) -> None:
     assert content.startswith(b"%PDF")
     assert 3 <= content.count(b"/Type /Page\n") + content.count(b"/Type /Page ") <= 25
     assert page.value("[...document.querySelectorAll('details')].every(d => d.open)")
+
+
+def test_the_comparison_page_opens_without_a_complaint_and_fits_a_phone(comparison_page: Path) -> None:
+    with browsing() as page:
+        page.look(width=360)
+        page.open(comparison_page)
+        assert page.value("document.documentElement.scrollWidth") <= 360
+        assert page.value("document.querySelectorAll('b').length") == 0
+        for dark in (False, True):
+            page.look(dark=dark)
+            assert [entry for entry in page.value(CONTRASTS) if entry["ratio"] < 4.5] == []
+        assert page.complaints() == []
+        assert {url for url in page.requests() if not url.startswith("data:")} == {comparison_page.resolve().as_uri()}

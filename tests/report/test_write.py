@@ -15,7 +15,7 @@ import pytest
 
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.evaluation.intervals import wilson
-from resnetlab.report.pieces import shown
+from resnetlab.report.render import Picture, rounded
 from resnetlab.report.write import write_report
 from resnetlab.runs.folder import RunFolder
 
@@ -37,7 +37,8 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in vars(figures).items():
         if getattr(value, "__module__", "").startswith("resnetlab.plots.") and name != "percent":
             monkeypatch.setattr(figures, name, lambda *_, **__: None)
-    monkeypatch.setattr(figures, "picture", lambda *_, **__: "")
+    nothing = Picture("data:image/png;base64,", 8, 8, "not drawn")
+    monkeypatch.setattr(figures, "picture", lambda *_, **__: nothing)
     monkeypatch.setattr(figures, "plane", lambda features: features[:, :2])
 
 
@@ -77,7 +78,7 @@ def test_every_number_is_the_one_in_the_files_to_the_last_digit(finished: RunFol
         for tag in tags:
             expected = stored(finished, source)
             assert tag.attributes["value"] == tag.attributes["title"] == json.dumps(expected), source
-            shapes = {shown(expected, style) for style in ("percent", "plain", "count", "short")}
+            shapes = {rounded(expected, style) for style in ("percent", "plain", "count", "short")}
             assert tag.text in shapes | {shape.removesuffix(" %") for shape in shapes}, source
     assert len(intervals) == 2 * 3, "only the interval of each class's recall is computed here"
 
@@ -126,7 +127,7 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, make_run: Any, read_page: 
 
 def test_a_finished_run_has_all_sections_and_nothing_is_missing(page: Any) -> None:
     sections = [tag.attributes["id"] for tag in page.all("section")]
-    assert sections == ["scores", "learning", "classes", "calibration", "images", "inside", "origin"]
+    assert sections == ["scores", "learning", "classes", "calibration", "images", "inside", "reproduce"]
     links = [tag.attributes["href"] for tag in page.all("nav")[0].all("a")]
     assert links == [f"#{anchor}" for anchor in sections]
     assert not page.all("aside")
@@ -153,7 +154,7 @@ def test_both_counts_of_the_access_log_are_shown(page: Any) -> None:
 
 def test_the_command_the_machine_the_config_and_the_digests_are_there(finished: RunFolder, page: Any) -> None:
     assert page.find("command").text == "resnetlab train quickstart --data /nowhere/pets --model resnet20 --epochs 3"
-    origin = page.find("origin")
+    origin = page.find("reproduce")
     assert "a <machine>" in origin.text
     assert "torch 2.10" in origin.text
     assert json.loads(origin.all("pre")[1].text) == finished.config.to_json()
@@ -258,7 +259,7 @@ def test_an_unfinished_run_says_what_is_missing(epochs: int, tmp_path: Path, mak
     page = read_page(write_report(run.path))
     assert f"resnetlab resume {run.path}" in told(page)
     sections = {tag.attributes["id"] for tag in page.all("section")}
-    assert sections == {"scores", "origin"} | ({"learning", "inside"} if epochs else set())
+    assert sections == {"scores", "reproduce"} | ({"learning", "inside"} if epochs else set())
     assert "No scores yet." in page.text
 
 
@@ -271,7 +272,7 @@ def test_an_unfinished_run_says_what_is_missing(epochs: int, tmp_path: Path, mak
         ("best.safetensors", "or it is damaged"),
         ("evaluation/test/metrics.json", "metrics.json is damaged"),
         ("evaluation/val/report_samples.safetensors", "or it is damaged"),
-        ("evaluation/test/predictions.csv", "The table of predictions of the test split is not here"),
+        ("evaluation/test/predictions.csv", "The table of predictions of the test split is missing or damaged"),
     ],
 )
 def test_a_damaged_file_is_named_and_the_rest_is_shown(
@@ -281,7 +282,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(
     (run.path / file).write_bytes(b'{"accuracy": [')
     page = read_page(write_report(run.path))
     assert sentence.lower() in told(page).lower()
-    assert page.find("origin")
+    assert page.find("reproduce")
 
 
 ODD = [None, 3, "x", [], {}, [1, 2], {"ece": "x", "bins": [{"low": "y"}], "after": 1}]
@@ -295,7 +296,7 @@ def test_a_metrics_file_that_is_not_ours_is_no_bug(tmp_path: Path, make_run: Any
     for name in NAMES:
         for value in ODD:
             run.write("evaluation/val/metrics.json", metrics | {name: value})
-            assert read_page(write_report(run.path)).find("origin"), (name, value)
+            assert read_page(write_report(run.path)).find("reproduce"), (name, value)
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -306,8 +307,8 @@ def test_tables_of_other_scores_are_not_used(tmp_path: Path, make_run: Any, read
     metrics["weights_digest"] = "0" * 64
     run.write("evaluation/val/metrics.json", metrics)
     page = read_page(write_report(run.path))
-    assert "The table of predictions of the validation split is not here." in told(page)
-    assert "Other weights than these scored the validation split." in told(page)
+    assert "The table of predictions of the validation split is missing or damaged." in told(page)
+    assert "Other weights than best.safetensors scored the validation split." in told(page)
     sections = {tag.attributes["id"] for tag in page.all("section")}
     assert "images" not in sections, "the kept images belong to other weights"
 

@@ -201,6 +201,7 @@ def overlaid_curves(runs: Sequence[tuple[str, Sequence[EpochRow]]], title: str) 
     for axes, panel in ((loss, "Loss"), (accuracy, "Accuracy, %"), (over_time, "Accuracy, %, over time")):
         dress(axes, panel, longest)
     over_time.set_xlabel("minutes of training")
+    over_time.xaxis.set_major_locator(MaxNLocator(nbins=5))
     over_time.autoscale(axis="x")
     over_time.margins(x=0.04)
     cut_outliers(loss, [only_loss(row) for _, rows in drawn for row in rows], np.nan)

@@ -1,17 +1,19 @@
-"""A comparison in words: two tables, a sentence for each pair, and the page that they stand on."""
+"""A comparison as tables, sentences and a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnetlab.evaluation.access_log import runs_were, times
 from resnetlab.evaluation.comparison import ComparedRun, Comparison, Pair
 from resnetlab.evaluation.intervals import RESAMPLES, Interval
 from resnetlab.files import write_json, write_text
-from resnetlab.report import html
 from resnetlab.runs.evaluation_files import make_folder
+
+if TYPE_CHECKING:
+    from resnetlab.report.render import Picture
 
 WORDS = ("run", "verdict", "network", "machine")  # columns that are not numbers
 UNKNOWN = "–"
@@ -25,7 +27,7 @@ class Cells(NamedTuple):
 
 
 def quality(comparison: Comparison) -> Cells:
-    """What each run scored, and how it differs from the best."""
+    """Scores of each run, and its difference from the best."""
     columns = ("run", "accuracy", "95% interval", "macro-F1", "points behind", "interval", "p", "verdict")
     rows = []
     for run in comparison.runs:
@@ -42,7 +44,7 @@ def against_best(pair: Pair | None) -> list[str]:
 
 
 def cost(comparison: Comparison) -> Cells:
-    """What each run took."""
+    """Size, training time and machine of each run."""
     columns = ("run", "network", "parameters", "MACs", "epochs", "minutes", "images/s", "machine")
     return Cells(columns, [cost_row(run) for run in comparison.runs])
 
@@ -69,7 +71,7 @@ def heading(comparison: Comparison) -> str:
 
 
 def sentences(comparison: Comparison) -> Iterator[str]:
-    """What follows from the numbers, and what to know about them."""
+    """Results of the tests, uses of the test set, and notes."""
     yield from (pair.sentence() for pair in comparison.pairs)
     if comparison.split == "test":
         uses = ", ".join(f"{run.name} {times(run.test_set_uses)}" for run in comparison.runs)
@@ -84,41 +86,46 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
     """
     from resnetlab.plots.curves import overlaid_curves  # matplotlib takes its time to import
     from resnetlab.plots.style import save
+    from resnetlab.report.render import picture
 
     make_folder(folder)
-    page, curves = folder / "comparison.html", folder / "curves.png"
-    runs = [(run.name, run.epoch_rows) for run in comparison.runs]
-    save(overlaid_curves(runs, comparison.data), curves)
+    page = folder / "comparison.html"
+    figure = overlaid_curves([(run.name, run.epoch_rows) for run in comparison.runs], comparison.data)
+    save(figure, folder / "curves.png")
     write_json(folder / "comparison.json", comparison.to_json())
-    write_text(page, write_up(comparison, curves.read_bytes()))
+    write_text(page, build(comparison, picture(figure, "Validation loss and accuracy of each run")))
     return page
 
 
-def write_up(comparison: Comparison, curves: bytes) -> str:
-    """The page, with the learning curves (a PNG) in it."""
-    pairs = Cells(
-        ("best", "other", "only the best is right", "only the other is right", "p, McNemar", "p, after Holm"),
-        [
-            [p.best, p.other, f"{p.only_best:,}", f"{p.only_other:,}", f"{p.p_value:.3g}", f"{p.adjusted_p_value:.3g}"]
-            for p in comparison.pairs
-        ],
-    )
-    return html.page(
-        f"Comparison of {heading(comparison)}",
-        html.items(sentences(comparison)),
-        html.section("Scores", html.table(*quality(comparison), words=WORDS)),
-        html.section("Pairs", html.table(*pairs, words=("best", "other")), html.paragraph(METHOD, muted=True)),
-        html.section("Cost", html.table(*cost(comparison), words=WORDS)),
-        html.section("Learning curves", html.picture(curves, "validation loss and accuracy of each run")),
-        footer=f"split digest {comparison.split_digest}",
+def build(comparison: Comparison, curves: Picture) -> str:
+    """The page as text."""
+    from resnetlab.report.render import render
+
+    pairs = [
+        [p.best, p.other, f"{p.only_best:,}", f"{p.only_other:,}", f"{p.p_value:.3g}", f"{p.adjusted_p_value:.3g}"]
+        for p in comparison.pairs
+    ]
+    return render(
+        "comparison.html.j2",
+        title=f"Comparison of {len(comparison.runs)} runs on {comparison.data}",
+        kicker="resnetlab comparison",
+        about=f"{heading(comparison)}.",
+        sections={"scores": "Scores", "pairs": "Pairs", "curves": "Learning curves", "cost": "Cost"},
+        sentences=list(sentences(comparison)),
+        quality=quality(comparison),
+        pairs=Cells(("best", "other", "best only", "other only", "p, McNemar", "p, after Holm"), pairs),
+        cost=cost(comparison),
+        curves=curves,
+        words=WORDS,
+        method=METHOD,
+        split_digest=comparison.split_digest,
     )
 
 
 METHOD = (
-    f"Intervals are 95 % percentile bootstraps over the images ({RESAMPLES:,} resamples); the difference is resampled "
-    "on the images that both were scored on. McNemar's test is exact, and Holm's correction is taken over all pairs of "
-    "runs. Two runs are called distinguishable below 0.05. What is compared is these trained models: whether one "
-    "recipe is better than another takes several seeds of each."
+    f"Intervals are 95 % percentile bootstraps over the images ({RESAMPLES:,} resamples). McNemar's test is exact, and "
+    "Holm's correction is over all pairs of runs. A difference is significant if the corrected p is below 0.05. The "
+    "test is about these trained models. To compare two recipes, train several seeds of each."
 )
 
 

@@ -1,7 +1,8 @@
-"""The pictures of a report, section by section. Importing this imports matplotlib."""
+"""Figures of a report, section by section. Importing this module imports matplotlib."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,172 +15,174 @@ from resnetlab.plots.confusion import confusion_matrix
 from resnetlab.plots.curves import curves
 from resnetlab.plots.network import embedding_map, filters, grad_cams
 from resnetlab.plots.style import percent
-from resnetlab.report.html import Html, text
-from resnetlab.report.numbers import class_table, epoch_table
-from resnetlab.report.page import section
-from resnetlab.report.pieces import element, join, more, picture, stored, thumbnail
-from resnetlab.report.reading import Facts, Scored
-from resnetlab.runs.report_samples import ReportSamples, Sample
+from resnetlab.report.collect import Facts, Scored
+from resnetlab.report.render import Picture, picture, png_picture
+from resnetlab.runs.report_samples import ReportSamples
 
 MANY = 40  # classes; from here a matrix is wider than the page, and is scrolled
 
 
-def learning(facts: Facts) -> Html | None:
-    """How it learned."""
+@dataclass(frozen=True)
+class Figures:
+    """The figures of each section of a report; a section without any is empty or None."""
+
+    learning: Picture | None
+    classes: list[Picture]
+    calibration: list[Picture]
+    samples: ReportSamples | None  # single images, shown one by one
+    stored: list[Picture]  # figures of single images from the run folder, where there are no samples
+    grad_cam: list[Picture]
+    inside: list[Picture]
+
+
+def draw(facts: Facts) -> Figures:
+    """Draw all figures that the run has data for."""
+    samples = samples_of(facts)
+    return Figures(
+        learning=learning(facts),
+        classes=classes(facts),
+        calibration=calibration(facts.main) if facts.main else [],
+        samples=samples,
+        stored=[] if samples else stored(facts, "val", mistakes="Worst mistakes", samples="Sample predictions"),
+        grad_cam=grad_cam(facts.scored["val"], samples) if samples else [],
+        inside=inside(facts, samples),
+    )
+
+
+def samples_of(facts: Facts) -> ReportSamples | None:
+    """The report samples of the run, if they belong to its validation scores."""
+    samples, scored = facts.samples, facts.scored.get("val")
+    if samples is None or scored is None:
+        return None
+    digests = (scored.metrics["weights_digest"], scored.metrics["split_digest"])
+    last_class = max((max(one.true, one.predicted) for one in samples.shown), default=0)
+    is_same = (samples.weights_digest, samples.split_digest) == digests and last_class < len(scored.classes)
+    return samples if is_same else None
+
+
+def learning(facts: Facts) -> Picture | None:
     if not facts.rows:
         return None
     test, best = facts.scored.get("test"), facts.best_epoch
     row = next(row for row in facts.rows if row["epoch"] == best)
-    told = f"Loss, accuracy and learning rate over {len(facts.rows)} epochs. Best epoch {best}, validation accuracy "
     figure = curves(facts.rows, test.metrics if test else None, facts.title, best_epoch=best)
-    note = (
-        f"The best epoch is the one with the best validation {facts.config.best_by.replace('_', '-')}. The shaded gap "
-        "between the fixed training images and validation is what does not carry over to new images."
-    )
-    return section(
-        "learning", "Learning", picture(figure, told + percent(row["val_accuracy"], 2), note=note), epoch_table(facts)
+    return picture(
+        figure,
+        f"Loss, accuracy and learning rate over {len(facts.rows)} epochs. Best epoch {best}, validation accuracy "
+        f"{percent(row['val_accuracy'], 2)}",
+        note=f"The best epoch has the best validation {facts.config.best_by.replace('_', '-')}. The shaded gap between "
+        "the fixed training images and validation is the part that does not generalise to new images.",
     )
 
 
-def classes(facts: Facts) -> Html | None:
-    """How well each class is told from the others."""
+def classes(facts: Facts) -> list[Picture]:
+    """Recall and precision of each class, the confusion matrix, and the pairs that are confused most often."""
     scored = facts.main
     if scored is None:
-        return None
-    parts = [class_table(scored)]
-    if scored.matrix is not None:
-        matrix, names, title = scored.matrix, scored.classes, scored.title
-        kind = "large" if len(names) > MANY else None
-        bars = class_bars(matrix, names, title)
-        pairs = confused_pairs(matrix, names, title)
-        shares = confusion_matrix(matrix, names, title, show="shares")
-        counts = confusion_matrix(matrix, names, title, show="counts")
-        alike = f"Confusion matrix of {len(names)} classes, true by predicted, "
-        parts += [
-            picture(bars, f"Recall and precision of {len(names)} classes with intervals", note=BARS),
-            picture(shares, alike + "in per cent of the true class", note=MATRIX, kind=kind),
-            more("The same in images", picture(counts, alike + "in images", kind=kind)),
-            picture(pairs, "The pairs of classes most often taken for each other"),
-        ]
-    else:
-        parts.append(stored(facts.run.evaluation(scored.key) / "confusion_matrix.png", "Confusion matrix"))
-    return section("classes", "Classes", *parts)
+        return []
+    if scored.matrix is None:
+        return stored(facts, scored.key, confusion_matrix="Confusion matrix")
+    matrix, names, title = scored.matrix, scored.classes, scored.title
+    description = f"Confusion matrix of {len(names)} classes, true by predicted, "
+    wide: dict[str, Any] = {"is_wide": len(names) > MANY}
+    return [
+        picture(
+            class_bars(matrix, names, title),
+            f"Recall and precision of {len(names)} classes with intervals",
+            note="Recall: the share of the images of a class that were predicted as it. Precision: the share of the "
+            "images predicted as a class that belong to it.",
+        ),
+        picture(
+            confusion_matrix(matrix, names, title, show="shares"),
+            f"{description}in per cent of the true class",
+            note="Rows are true classes, columns predicted ones. Mistakes are off the diagonal.",
+            **wide,
+        ),
+        picture(
+            confusion_matrix(matrix, names, title, show="counts"),
+            f"{description}in images",
+            folded="The same in images",
+            **wide,
+        ),
+        picture(confused_pairs(matrix, names, title), "The pairs of classes that are confused most often"),
+    ]
 
 
-BARS = "Recall: of the images of a class, how many were found. Precision: of those called so, how many are."
-MATRIX = "Rows are true classes, columns predictions; what is off the diagonal is a mistake."
-
-
-def calibration(facts: Facts) -> Html | None:
-    """Whether its probabilities can be taken at their word."""
-    scored = facts.main
-    panels = reliability_panels(scored) if scored else {}
-    parts = []
-    if scored and panels:
-        note = (
-            "Images are sorted into bins by how sure the network is; on the diagonal, 80 % sure is right 80 times in "
-            "100. The temperature is one number, fitted on validation, that all logits are divided by; it changes no "
-            "prediction."
-        )
+def calibration(scored: Scored) -> list[Picture]:
+    """Reliability diagrams before and after temperature scaling, and histograms of the confidence."""
+    found = []
+    if panels := reliability_panels(scored):
         figure = reliability_diagram(panels, scored.title)
-        parts.append(picture(figure, f"Reliability diagram: {'; '.join(panels)}", note=note))
-    if scored and scored.predictions is not None:
-        figure = confidence_histogram(scored.predictions.probability, scored.predictions.correct, scored.title)
-        parts.append(picture(figure, "Histograms of the confidence of right and of wrong predictions"))
-    return section("calibration", "Calibration", *parts) if parts else None
+        note = (
+            "Images are grouped by confidence, the probability of the predicted class. On the diagonal, accuracy and "
+            "confidence are equal: of 100 images with a confidence of 80 %, 80 are correct. The temperature is one "
+            "number, fitted on validation, by which all logits are divided; it changes no prediction."
+        )
+        found.append(picture(figure, f"Reliability diagram: {'; '.join(panels)}", note=note))
+    if predictions := scored.predictions:
+        figure = confidence_histogram(predictions.probability, predictions.correct, scored.title)
+        found.append(picture(figure, "Histograms of the confidence of correct and of wrong predictions"))
+    return found
 
 
 def reliability_panels(scored: Scored) -> dict[str, list[dict[str, Any]]]:
-    """The bins as they are, and after the temperature, by what stands above them."""
+    """Bins of confidence before and after temperature scaling, by the title of their panel."""
     panels: dict[str, list[dict[str, Any]]] = {}
     if bins := scored.bins("calibration", "bins"):
-        panels[f"as it is: ECE {percent(expected_calibration_error(bins), 2)}"] = bins
+        panels[f"uncalibrated: ECE {percent(expected_calibration_error(bins), 2)}"] = bins
     if bins := scored.bins("calibration", "after", "bins"):
         at = f"at temperature {scored.at('calibration', 'temperature', 'value'):.3g}"
         panels[f"{at}: ECE {percent(expected_calibration_error(bins), 2)}"] = bins
     return panels
 
 
-def images(facts: Facts) -> Html | None:
-    """Single images: what went wrong, what is usual, and where the network looked."""
-    looks, scored = facts.samples, facts.scored.get("val")
-    if scored is None:
-        return None
-    if looks is None or not of_same(looks, scored):
-        kept = [stored(facts.run.evaluation("val") / f"{n}.png", f"Validation: {n}") for n in ("mistakes", "samples")]
-        return section("images", "Images", *kept) if any(kept) else None
-    names = scored.classes
-    wrong = [looks.shown[place] for place in looks.mistakes]
-    parts = [
-        element("p", text(WHY_VALIDATION), class_="muted"),
-        element("h3", text("Worst mistakes, highest loss first" if wrong else "✓ No mistakes on validation")),
-        gallery(looks, looks.mistakes, names),
-        element("h3", text("Samples, evenly spread over the split")),
-        gallery(looks, looks.samples, names),
-    ]
-    if len(looks.mapped):
-        figure = grad_cams(
-            looks.images[list(looks.mapped)],
-            looks.maps / 255,
-            np.array([looks.shown[place].true for place in looks.mapped]),
-            looks.classes,
-            looks.probabilities,
-            classes=names,
-            title=scored.title,
+def grad_cam(scored: Scored, samples: ReportSamples) -> list[Picture]:
+    """Heat maps of some mistakes and some correct predictions."""
+    if not len(samples.mapped):
+        return []
+    figure = grad_cams(
+        samples.images[list(samples.mapped)],
+        samples.maps / 255,
+        np.array([samples.shown[place].true for place in samples.mapped]),
+        samples.classes,
+        samples.probabilities,
+        classes=scored.classes,
+        title=scored.title,
+    )
+    note = (
+        "Grad-CAM (Selvaraju et al. 2017) on the last stage: the brighter a place, the more it contributes to the "
+        "score of the class. The map is as coarse as the grid of the last stage. It shows which places the network "
+        "used, not which it should have used."
+    )
+    return [picture(figure, "Images and Grad-CAM heat maps for two of the classes", note=note)]
+
+
+def inside(facts: Facts, samples: ReportSamples | None) -> list[Picture]:
+    """The map of the features, and the filters of the first convolution."""
+    found = []
+    if samples is not None:
+        names, title = facts.scored["val"].classes, facts.scored["val"].title
+        points = plane(samples.features.astype(np.float64))
+        figure = embedding_map(points, samples.true, samples.predicted, classes=names, title=title)
+        note = (
+            "Neighbouring points have similar features. Directions, and distances between groups that are far apart, "
+            "have no meaning. A cross inside another group is an image whose features resemble that class."
         )
-        parts.append(picture(figure, "Images and heat maps of what speaks for two of the classes", note=CAM))
-    return section("images", "Images", *parts)
-
-
-WHY_VALIDATION = (
-    "These are validation images: whoever looks at mistakes in order to mend them has used up the images, and the test "
-    "set is for the last word."
-)
-CAM = (
-    "Grad-CAM (Selvaraju et al. 2017) on the last stage: the brighter, the more that place speaks for the class. It is "
-    "as coarse as the last stage's grid, and shows what the network used, not what it should have used."
-)
-
-
-def gallery(looks: ReportSamples, places: tuple[int, ...], names: list[str]) -> Html:
-    """Images with captions, in real text."""
-    items = [entry(looks.shown[place], looks.images[place], names) for place in places]
-    return join(element("ul", *items, class_="gallery"), "\n") if items else Html("")
-
-
-def entry(seen: Sample, pixels: Any, names: list[str]) -> Html:
-    """One image of a gallery."""
-    right = seen.true == seen.predicted
-    said = f"{'✓' if right else '✗'} {names[seen.predicted]}"
-    told = [element("strong", text(said)), text(f" {percent(seen.probability)}"), Html("<br>")]
-    if not right:
-        told += [text(f"true: {names[seen.true]}, loss {seen.loss:.2f}")]
-    told.append(element("span", text(seen.name), class_="file", title=seen.name))
-    alt = f"{names[seen.true]}, predicted {names[seen.predicted]}"
-    return join(element("li", thumbnail(pixels, alt), *told, class_=None if right else "wrong"), "\n")
-
-
-def inside(facts: Facts) -> Html | None:
-    """What the network has learned to see."""
-    looks, scored, parts = facts.samples, facts.scored.get("val"), []
-    if looks is not None and scored is not None and of_same(looks, scored):
-        points = plane(looks.features.astype(np.float64))
-        figure = embedding_map(points, looks.true, looks.predicted, classes=scored.classes, title=scored.title)
-        parts.append(picture(figure, f"{len(points)} images in the plane, near where their features are", note=MAP))
+        found.append(picture(figure, f"{len(points)} images as points, arranged by their features", note=note))
     if facts.model is not None:
         weights = facts.model.network.get_parameter("conv1.weight").detach().numpy()
-        parts.append(picture(filters(weights, facts.config.model.name), f"{len(weights)} small filters"))
-    return section("inside", "Inside the network", *parts) if parts else None
+        figure = filters(weights, facts.config.model.name)
+        found.append(picture(figure, f"{len(weights)} filters of the first convolution"))
+    return found
 
 
-MAP = (
-    "Neighbours have similar features; distances between far groups, and the directions, mean nothing. Crosses inside "
-    "another group are images that look to the network like that class."
-)
-
-
-def of_same(looks: ReportSamples, scored: Scored) -> bool:
-    """Whether the kept images belong to these scores."""
-    classes = max((max(seen.true, seen.predicted) for seen in looks.shown), default=0)
-    digests = (scored.at("weights_digest"), scored.at("split_digest"))
-    return (looks.weights_digest, looks.split_digest) == digests and classes < len(scored.classes)
+def stored(facts: Facts, key: str, **names: str) -> list[Picture]:
+    """Figures that scoring wrote into the run folder, as far as they exist, with their descriptions."""
+    found = []
+    for name, description in names.items():
+        try:
+            content = (facts.run.evaluation(key) / f"{name}.png").read_bytes()
+            found.append(png_picture(content, f"{description}, {facts.scored[key].title}"))
+        except (OSError, SyntaxError, ValueError, KeyError):  # no file, or not an image
+            continue
+    return found

@@ -1,24 +1,74 @@
-"""From a run folder to its page."""
+"""The report of a run: one page, written from the files of the run alone."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from resnetlab import __version__
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.files import write_text
-from resnetlab.report.html import Html, text
-from resnetlab.report.numbers import headline
-from resnetlab.report.origin import origin
-from resnetlab.report.page import document, section
-from resnetlab.report.pieces import element, marked
-from resnetlab.report.reading import Facts, read_facts
+from resnetlab.report.collect import Facts, read_facts
+from resnetlab.report.command import commands
+from resnetlab.report.render import is_number, render
+
+
+class Row(NamedTuple):
+    """A score of metrics.json: its name, its path, the style of its number, and the path of its interval."""
+
+    name: str
+    path: tuple[str, ...]
+    style: str = "percent"
+    interval: tuple[str, ...] | None = None
+
+
+ACCURACY = Row("Accuracy", ("accuracy",), interval=("intervals", "accuracy"))
+MACRO_F1 = Row("Macro-F1", ("macro", "f1"), interval=("intervals", "macro_f1"))
+LOSS = Row("Log-loss", ("loss",), "plain")
+ECE = Row("Calibration error (ECE)", ("calibration", "ece"))
+TILES = (ACCURACY, MACRO_F1, LOSS, ECE)
+SCORES = (
+    Row("Images", ("images",), "count"),
+    ACCURACY,
+    *(Row(f"Top-{k} accuracy", ("top_k_accuracy", str(k))) for k in (2, 3)),
+    Row("Top-5 accuracy", ("top5_accuracy",)),
+    Row("Balanced accuracy", ("balanced_accuracy",)),
+    Row("Macro precision", ("macro", "precision")),
+    Row("Macro recall", ("macro", "recall")),
+    MACRO_F1,
+    Row("Weighted precision", ("weighted", "precision")),
+    Row("Weighted recall", ("weighted", "recall")),
+    Row("Weighted F1", ("weighted", "f1")),
+    Row("Macro ROC AUC, one against the rest", ("macro", "roc_auc"), "plain"),
+    Row("Matthews' correlation", ("mcc",), "plain"),
+    Row("Cohen's kappa", ("cohen_kappa",), "plain"),
+    LOSS,
+    Row("Brier score", ("brier",), "plain"),
+    ECE,
+    Row("Temperature, fitted on validation", ("calibration", "temperature", "value"), "plain"),
+    Row("Log-loss at that temperature", ("calibration", "after", "loss"), "plain"),
+    Row("Brier score at that temperature", ("calibration", "after", "brier"), "plain"),
+    Row("Calibration error at that temperature", ("calibration", "after", "ece")),
+)
+NEWER = ("calibration", "top_k_accuracy", "brier")  # not written by the first versions
+MACHINE = {
+    "device": "Device",
+    "device_name": "Processor",
+    "precision": "Precision",
+    "threads": "Threads",
+    "cpu_capability": "CPU capability",
+    "platform": "Platform",
+    "python": "Python",
+    "started": "Started",
+}
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
-    """Write the page of a run, to report.html in its folder unless `out` says otherwise, and return its path.
+    """Write the report of a run to `out` (default: report.html in its folder), and return its path.
 
-    The run's files are all that is read: no data set is opened, least of all a test split. Raises BadInput where there
-    is no run, DiskTrouble where the page cannot be written.
+    Only the run's own files are read; no data set is opened. Raises BadInput if there is no run, DiskTrouble if the
+    page cannot be written.
     """
     facts = read_facts(Path(run))
     path = Path(out) if out is not None else facts.run.path / "report.html"
@@ -28,38 +78,71 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
 
 def build(facts: Facts) -> str:
     """The page as text."""
+    from resnetlab.plots.style import percent  # matplotlib takes its time to import
+    from resnetlab.report.figures import draw
+
+    drawn = draw(facts)
+    present = {
+        "scores": ("Scores", True),
+        "learning": ("Learning", drawn.learning),
+        "classes": ("Classes", facts.main),
+        "calibration": ("Calibration", drawn.calibration),
+        "images": ("Images", drawn.samples or drawn.stored),
+        "inside": ("Inside", drawn.inside),
+        "reproduce": ("Reproduce", True),
+    }
+    typed, model = facts.environment.get("command"), facts.model
+    return render(
+        "report.html.j2",
+        title=facts.title,
+        kicker=f"resnetlab report · {facts.run.path.resolve().name}",
+        about=about(facts),
+        sections={anchor: name for anchor, (name, content) in present.items() if content},
+        facts=facts,
+        main=facts.main,
+        drawn=drawn,
+        tiles=TILES,
+        scores=[row for row in SCORES if is_known(row, facts)],
+        recall_interval=recall_interval,
+        percent=percent,
+        commands="\n".join(commands(facts.config)),
+        typed=" ".join(map(str, typed)) if isinstance(typed, list) else typed,
+        machine=list(machine(facts.environment)),
+        parameters=sum(p.numel() for p in model.network.parameters()) if model else 0,
+        folder=facts.run.path.resolve().name,
+        config=json.dumps(facts.config.to_json(), indent=2, ensure_ascii=False),
+    )
+
+
+def about(facts: Facts) -> str:
+    """Recipe, length, seed, training time and state of a run in a sentence or two."""
     from resnetlab.plots.style import counted
-    from resnetlab.report import figures  # matplotlib takes its time to import
 
     config = facts.config
     length = counted(config.epochs, "epoch") if config.epochs else counted(config.steps or 0, "step")
     minutes = sum(row.get("train_seconds") or 0 for row in facts.rows) / 60
     machine = f" on {facts.environment['device_name']}" if "device_name" in facts.environment else ""
     took = f" {minutes:,.1f} minutes of training{machine}." if minutes else ""
-    about = f"Recipe {config.recipe}, {length}, seed {config.seed}.{took} The run is {facts.state}."
-    sections = {
-        "scores": ("Scores", section("scores", "Scores", *(headline(facts) or [element("p", text("No scores yet."))]))),
-        "learning": ("Learning", figures.learning(facts)),
-        "classes": ("Classes", figures.classes(facts)),
-        "calibration": ("Calibration", figures.calibration(facts)),
-        "images": ("Images", figures.images(facts)),
-        "inside": ("Inside", figures.inside(facts)),
-        "origin": ("Origin", origin(facts)),
-    }
-    there = {anchor: (name, content) for anchor, (name, content) in sections.items() if content is not None}
-    return document(
-        facts.title,
-        [content for _, content in there.values()],
-        kicker=f"resnetlab report · {facts.run.path.resolve().name}",
-        summary=Html(element("p", text(about)) + missing(facts.missing)),
-        links=[(anchor, name) for anchor, (name, _) in there.items()],
-        footer=text(f"Written by resnetlab {__version__} from the files of the run; it loads nothing from elsewhere."),
-    )
+    return f"Recipe {config.recipe}, {length}, seed {config.seed}.{took} The run is {facts.state}."
 
 
-def missing(sentences: list[str]) -> Html:
-    """What is not there, or nothing."""
-    if not sentences:
-        return Html("")
-    items = [element("li", marked(sentence)) for sentence in sentences]
-    return element("aside", element("strong", text("What is missing")), element("ul", *items), class_="notes")
+def is_known(row: Row, facts: Facts) -> bool:
+    """False for a score that only newer versions write and none of the splits has."""
+    return row.path[0] not in NEWER or any(scored.at(*row.path) is not None for scored in facts.scored.values())
+
+
+def recall_interval(row: Mapping[str, Any]) -> list[float] | None:
+    """95 % interval (Wilson) of the recall of a class; None if it is undefined."""
+    recall, support = row.get("recall"), row["support"]
+    if not is_number(recall) or not support:
+        return None
+    low, high = wilson(round(recall * support), support)
+    return [float(low), float(high)]
+
+
+def machine(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of the hardware and software that the run was trained with."""
+    yield from ((name, environment[key]) for key, name in MACHINE.items() if key in environment)
+    packages = environment.get("packages")
+    if isinstance(packages, Mapping):
+        yield "Packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)

@@ -1,9 +1,8 @@
-"""What a run has left on disk, as far as it is there and whole; what is missing is said, not guessed."""
+"""Facts of a run, collected from the files of its folder; what is missing or damaged is listed."""
 
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +16,9 @@ from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.access_log import AccessCount
 from resnetlab.evaluation.metrics import Score, confusion_of
 from resnetlab.inference.model_file import Model, read_model
+from resnetlab.report.render import is_number
 from resnetlab.runs.config import RunConfig
+from resnetlab.runs.csv_files import read_csv
 from resnetlab.runs.evaluation_files import Metrics, Predictions, read_metrics, read_predictions
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.report_samples import ReportSamples
@@ -25,7 +26,7 @@ from resnetlab.training.selection import best_epoch
 
 Value = TypeVar("Value")
 SPLITS = {"test": "test", "val": "validation"}
-"""Splits and what they are called, the most telling one first."""
+"""Splits and their names on a page, in the order of preference for the headline."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Scored:
     def key(self) -> str:
         """The name of its folder below evaluation/."""
         return self.split if self.tta == "none" else f"{self.split}-{self.tta}"
+
+    def source(self, *path: str | int) -> str:
+        """The place of a value in the run's files, such as "test/macro/f1"."""
+        return "/".join(map(str, (self.key, *path)))
+
+    @property
+    def short_title(self) -> str:
+        return self.title.removesuffix(" split")
 
     @property
     def title(self) -> str:
@@ -68,7 +77,7 @@ class Scored:
         return value
 
     def bins(self, *path: str) -> list[dict[str, Any]] | None:
-        """The bins of confidence at a path in metrics.json, None unless they are some."""
+        """The bins of confidence at a path in metrics.json; None if there are none."""
         found, keys = self.at(*path), ("low", "high", "images", "confidence", "accuracy")
         if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
             return None
@@ -78,7 +87,7 @@ class Scored:
 
 @dataclass
 class Facts:
-    """A run as its report sees it. `missing` says in sentences what is not there."""
+    """All that a report shows of a run; `missing` lists in sentences what could not be read or does not exist."""
 
     run: RunFolder
     config: RunConfig
@@ -92,7 +101,7 @@ class Facts:
 
     @property
     def main(self) -> Scored | None:
-        """The scores that the page is about: the test split's, or else validation's."""
+        """The scores of the headline: the test split's, or else validation's."""
         return next((self.scored[split] for split in SPLITS if split in self.scored), None)
 
     @property
@@ -103,7 +112,7 @@ class Facts:
 
     @property
     def state(self) -> str:
-        """How far the run is."""
+        """State of the run in words."""
         if not self.rows:
             return "not one epoch finished"
         last = "test" if self.config.final_test == "once" else "val"
@@ -115,7 +124,7 @@ class Facts:
 
 
 def read_facts(path: Path) -> Facts:
-    """What is known of the run in a folder. Raises BadInput where there is none, or its config cannot be read."""
+    """Collect the facts of the run in a folder. Raises BadInput if there is no run or its config cannot be read."""
     run = RunFolder.open(path)
     config, missing = run.config, []
 
@@ -150,28 +159,31 @@ def read_facts(path: Path) -> Facts:
 
 
 def gaps(facts: Facts) -> Iterator[str]:
-    """What a whole run has and this one has not, in sentences."""
+    """Sentences about what a complete run has and this one lacks."""
     path, scored = printable(facts.run.path), facts.scored
     if not facts.rows:
-        yield f"No epoch has been finished yet; `resnetlab resume {path}` goes on with it."
+        yield f"No epoch has been finished yet; `resnetlab resume {path}` continues the run."
         return
     if "val" not in scored:
-        yield f"The run has not been scored yet; `resnetlab resume {path}` goes on with it."
+        yield f"The run has not been scored yet; `resnetlab resume {path}` continues it."
     if "test" not in scored and scored:
         never = " (final_test is never)" if facts.config.final_test == "never" else ""
-        yield f"The test split has not been scored{never}. All scores are of validation, which chose the best epoch."
+        yield f"The test split has not been scored{never}. All scores are of validation, which selected the best epoch."
+    without_table = [one for one in scored.values() if one.predictions is None]
+    without_intervals = [one for one in scored.values() if not one.at("calibration")]
+    of_others = [one for one in scored.values() if of_other_weights(one, facts.model)]
     for lacking, sentence in (
-        ([one for one in scored.values() if one.predictions is None], "The table of predictions of {} is not here."),
-        ([one for one in scored.values() if not one.at("calibration")], "No intervals: an older version scored {}."),
-        ([one for one in scored.values() if of_other_weights(one, facts.model)], "Other weights than these scored {}."),
+        (without_table, "The table of predictions of {} is missing or damaged."),
+        (without_intervals, "There are no intervals: an older version scored {}."),
+        (of_others, "Other weights than best.safetensors scored {}."),
     ):
         if lacking:
             yield sentence.format(" and ".join(f"the {one.title}" for one in lacking))
     if facts.model is None:
-        yield "The best weights (best.safetensors) are not here, so the first filters are not drawn."
+        yield "The best weights (best.safetensors) are missing, so the first filters are not drawn."
     if "val" in scored and facts.samples is None:
-        evaluate = f"; `resnetlab evaluate {path}` keeps some" if facts.model is not None else ""
-        yield f"No validation images were kept to show, for Grad-CAM and for the map of the features{evaluate}."
+        evaluate = f"; `resnetlab evaluate {path}` writes them" if facts.model is not None else ""
+        yield f"There are no report samples: single images, Grad-CAM and the map of the features{evaluate}."
 
 
 def of_other_weights(scored: Scored, model: Model | None) -> bool:
@@ -193,11 +205,11 @@ def checked_rows(run: RunFolder) -> list[dict[str, Any]]:
     table = run.path / "metrics.csv"
     try:
         if not rows and table.exists():
-            with table.open(newline="", encoding="utf-8") as lines:
-                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+            header, *lines = read_csv(table)
+            rows = [dict(zip(header, map(float, line), strict=True)) for line in lines]
         return [{**row, "epoch": int(row["epoch"]), **{name: float(row[name]) for name in NUMBERS}} for row in rows]
     except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"the record of the epochs of {printable(run.path)} is not whole ({printable(error)})") from error
+        raise Damaged(f"the record of the epochs of {printable(run.path)} is damaged ({printable(error)})") from error
 
 
 def read_scored(run: RunFolder, split: str, tta: str) -> Scored | None:
@@ -212,13 +224,9 @@ def read_scored(run: RunFolder, split: str, tta: str) -> Scored | None:
         return Scored(split, tta, metrics, None)
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def count(run: RunFolder, test: Scored | None) -> AccessCount | None:
-    """How often the test set was looked at, where that is on record."""
-    if test is None or not isinstance(test.metrics.get("split_digest"), str):
+    """Uses of the test set in the access log; None if there are none."""
+    if test is None:
         return None
     found = run.ledger.count(test.metrics["weights_digest"], test.metrics["split_digest"])
     return found if found.accesses else None
