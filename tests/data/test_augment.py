@@ -26,11 +26,11 @@ def noise(count: int, height: int, width: int, channels: int, seed: int = 0) -> 
 
 
 def uniform(count: int, columns: int, seed: int = 1) -> Tensor:
-    """Draws, with the extremes of the interval among them."""
-    draws = torch.rand(count, columns, generator=torch.Generator().manual_seed(seed))
-    draws[0] = 0.0
-    draws[-1] = JUST_BELOW_1
-    return draws
+    """Return random numbers that include the extremes of the interval."""
+    numbers = torch.rand(count, columns, generator=torch.Generator().manual_seed(seed))
+    numbers[0] = 0.0
+    numbers[-1] = JUST_BELOW_1
+    return numbers
 
 
 AUGMENTATIONS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
@@ -53,16 +53,16 @@ AUGMENTATIONS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     ],
 )
 def test_crop_equals_padding_and_slicing_each_image(shape: tuple[int, int, int], padding: int, mode: str) -> None:
-    images, draws = noise(12, *shape), uniform(12, 2)
-    cut = crop(images, draws, padding, mode)
+    images, numbers = noise(12, *shape), uniform(12, 2)
+    cut = crop(images, numbers, padding, mode)
     assert cut.dtype == torch.uint8
-    for image, draw, ours in zip(images.numpy(), draws.tolist(), cut.numpy(), strict=True):
+    for image, number, ours in zip(images.numpy(), numbers.tolist(), cut.numpy(), strict=True):
         padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode=mode)  # type: ignore[call-overload]
-        top, left = (math.floor(u * (2 * padding + 1)) for u in draw)
+        top, left = (math.floor(u * (2 * padding + 1)) for u in number)
         assert np.array_equal(ours, padded[top : top + shape[0], left : left + shape[1]])
 
 
-def test_every_offset_of_a_crop_is_reached_and_none_beyond() -> None:
+def test_a_crop_reaches_every_offset_and_none_beyond() -> None:
     image = noise(1, 4, 4, 1)
     offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5)) / 5 + 0.1  # the middle of each fifth
     cut = crop(image.expand(25, 4, 4, 1), offsets, padding=2)
@@ -71,23 +71,23 @@ def test_every_offset_of_a_crop_is_reached_and_none_beyond() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_flip_mirrors_exactly_the_images_whose_draw_is_below_a_half(shape: tuple[int, int, int]) -> None:
-    images, draws = noise(16, *shape), uniform(16, 1)
-    draws[1:3, 0] = torch.tensor([0.5, float(np.nextafter(np.float32(0.5), np.float32(0)))])
-    flipped = flip(images, draws)
+def test_flip_mirrors_exactly_the_images_whose_number_is_below_a_half(shape: tuple[int, int, int]) -> None:
+    images, numbers = noise(16, *shape), uniform(16, 1)
+    numbers[1:3, 0] = torch.tensor([0.5, float(np.nextafter(np.float32(0.5), np.float32(0)))])
+    flipped = flip(images, numbers)
     assert flipped.dtype == torch.uint8
-    for image, draw, ours in zip(images, draws[:, 0].tolist(), flipped, strict=True):
-        assert torch.equal(ours, torch.flip(image, [1]) if draw < 0.5 else image)
+    for image, number, ours in zip(images, numbers[:, 0].tolist(), flipped, strict=True):
+        assert torch.equal(ours, torch.flip(image, [1]) if number < 0.5 else image)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 100])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cutout_blackens_exactly_a_square_cut_off_at_the_border(shape: tuple[int, int, int], size: int) -> None:
     height, width, _ = shape
-    images, draws = noise(12, *shape).clamp(min=1), uniform(12, 2)  # no pixel is black already
-    cut = cutout(images, draws, size)
+    images, numbers = noise(12, *shape).clamp(min=1), uniform(12, 2)  # no pixel is black already
+    cut = cutout(images, numbers, size)
     assert cut.dtype == torch.uint8
-    for image, (v, u), ours in zip(images.numpy(), draws.tolist(), cut.numpy(), strict=True):
+    for image, (v, u), ours in zip(images.numpy(), numbers.tolist(), cut.numpy(), strict=True):
         top, left = math.floor(v * height) - size // 2, math.floor(u * width) - size // 2
         expected = image.copy()
         expected[max(0, top) : max(0, top + size), max(0, left) : max(0, left + size)] = 0
@@ -95,15 +95,15 @@ def test_cutout_blackens_exactly_a_square_cut_off_at_the_border(shape: tuple[int
         assert 1 <= (ours == 0).all(2).sum() <= size * size
 
 
-def test_cutout_leaves_its_input_as_it_was() -> None:
+def test_cutout_does_not_change_its_input() -> None:
     images = noise(4, 8, 8, 3)
     before = images.clone()
     cutout(images, uniform(4, 2), 5)
     assert torch.equal(images, before)
 
 
-def square_draws(side: int, top: int, left: int, min_area: float) -> Tensor:
-    """The draws for which `resized_crop` cuts this very square out of 16×16 pixels."""
+def numbers_for_square(side: int, top: int, left: int, min_area: float) -> Tensor:
+    """Return the numbers for which `resized_crop` crops this square from 16×16 pixels."""
     area = (side * side / 256 - min_area) / (1 - min_area)
     return torch.tensor([[area, 0.5, left / (16 - side), top / (16 - side)]])
 
@@ -115,10 +115,10 @@ def square_draws(side: int, top: int, left: int, min_area: float) -> Tensor:
 def test_resized_crop_equals_torchvision_inside_the_crop(
     side: int, top: int, left: int, size: int, channels: int
 ) -> None:
-    """At its border torchvision repeats the last row; here the picture goes on, so the rim is left out."""
+    """At its border torchvision repeats the last row; here the image continues, so the rim is left out."""
     functional = pytest.importorskip("torchvision.transforms.v2.functional")
     image = noise(1, 16, 16, channels)
-    ours = resized_crop(image, square_draws(side, top, left, 0.1), size, 0.1)
+    ours = resized_crop(image, numbers_for_square(side, top, left, 0.1), size, 0.1)
     theirs = functional.resized_crop(
         image.permute(0, 3, 1, 2).contiguous(), top, left, side, side, [size, size], antialias=False
     ).permute(0, 2, 3, 1)
@@ -141,15 +141,15 @@ def test_resized_crop_of_the_whole_image_equals_torchvision_to_the_border(size: 
     assert (ours.int() - theirs.int()).abs().max() <= 2
 
 
-def test_resized_crop_of_a_ramp_lies_where_area_and_aspect_say() -> None:
+def test_resized_crop_of_a_ramp_has_the_area_and_aspect_ratio_drawn() -> None:
     """On a ramp, bilinear sampling returns the coordinate itself; the crop can be read off the pixels."""
     height, width, size = 120, 200, 100
     x = torch.arange(width, dtype=torch.uint8).expand(height, width)
     y = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
     ramp = torch.stack([x, y, torch.zeros_like(x)], dim=2)
-    draws = uniform(64, 4)[1:-1]
-    cut = resized_crop(ramp.expand(62, -1, -1, -1), draws, size, min_area=0.2).double()
-    for (area, aspect, across, down), ours in zip(draws.double().tolist(), cut, strict=True):
+    numbers = uniform(64, 4)[1:-1]
+    cut = resized_crop(ramp.expand(62, -1, -1, -1), numbers, size, min_area=0.2).double()
+    for (area, aspect, across, down), ours in zip(numbers.double().tolist(), cut, strict=True):
         pixels = (0.2 + 0.8 * area) * height * width
         ratio = (3 / 4) ** (1 - 2 * aspect)
         crop_width, crop_height = min(width, math.sqrt(pixels * ratio)), min(height, math.sqrt(pixels / ratio))
@@ -163,16 +163,16 @@ def test_resized_crop_of_a_ramp_lies_where_area_and_aspect_say() -> None:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_an_image_does_not_depend_on_the_rest_of_its_batch(name: str) -> None:
     columns, apply = AUGMENTATIONS[name]
-    images, draws = noise(11, 8, 8, 3), uniform(11, columns)
-    together = apply(images, draws)
+    images, numbers = noise(11, 8, 8, 3), uniform(11, columns)
+    together = apply(images, numbers)
     for i in range(11):
-        assert torch.equal(apply(images[i : i + 1], draws[i : i + 1])[0], together[i])
+        assert torch.equal(apply(images[i : i + 1], numbers[i : i + 1])[0], together[i])
     shuffled = torch.randperm(11, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(apply(images[shuffled], draws[shuffled]), together[shuffled])
+    assert torch.equal(apply(images[shuffled], numbers[shuffled]), together[shuffled])
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_each_image_has_its_own_draws(name: str) -> None:
+def test_each_image_has_its_own_random_numbers(name: str) -> None:
     columns, apply = AUGMENTATIONS[name]
     same = noise(1, 8, 8, 1).expand(32, 8, 8, 1)
     results = {image.numpy().tobytes() for image in apply(same, uniform(32, columns))}
@@ -181,7 +181,7 @@ def test_each_image_has_its_own_draws(name: str) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_bytes_go_in_and_bytes_of_the_same_shape_come_out(name: str, channels: int) -> None:
+def test_an_augmentation_keeps_type_and_shape(name: str, channels: int) -> None:
     columns, apply = AUGMENTATIONS[name]
     images = noise(3, 8, 8, channels)
     result = apply(images, uniform(3, columns))
@@ -191,18 +191,18 @@ def test_bytes_go_in_and_bytes_of_the_same_shape_come_out(name: str, channels: i
 
 @settings(deadline=None)
 @given(st.floats(0, 1, exclude_max=True, width=32), st.integers(1, 2**24))
-def test_whole_never_reaches_the_number_of_choices(draw: float, choices: int) -> None:
-    number = int(to_integers(torch.tensor([draw, JUST_BELOW_1, 0.0]), choices)[0])
+def test_to_integers_stays_below_the_number_of_choices(number: float, choices: int) -> None:
+    number = int(to_integers(torch.tensor([number, JUST_BELOW_1, 0.0]), choices)[0])
     assert 0 <= number < choices
     assert int(to_integers(torch.tensor([JUST_BELOW_1]), choices)) < choices
 
 
-def test_whole_is_uniform() -> None:
+def test_to_integers_is_uniform() -> None:
     counts = torch.bincount(to_integers(torch.arange(0, 1, 1 / 9000), 9), minlength=9)
     assert counts.tolist() == pytest.approx([1000] * 9, abs=1)
 
 
-def test_shrunk_images_keep_their_mean_and_full_size_ones_their_bits() -> None:
+def test_resizing_keeps_the_mean_and_at_full_size_the_bits() -> None:
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert resize(images, 32) is images
     small = resize(images, 24)
@@ -213,7 +213,7 @@ def test_shrunk_images_keep_their_mean_and_full_size_ones_their_bits() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [1, 17, 24, 31])
-def test_shrunk_images_are_those_of_torchs_interpolation(channels: int, size: int) -> None:
+def test_resizing_equals_the_interpolation_of_torch(channels: int, size: int) -> None:
     images = torch.randn(4, channels, 32, 32, generator=torch.Generator().manual_seed(0))
     theirs = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
     torch.testing.assert_close(resize(images, size), theirs)

@@ -20,7 +20,7 @@ from resnetlab.errors import BadInput
 CIFAR = os.environ.get("RESNETLAB_CIFAR10_JPEG")
 
 
-def picture(seed: int, size: tuple[int, int] = (20, 20), mode: str = "RGB") -> Image.Image:
+def noise_image(seed: int, size: tuple[int, int] = (20, 20), mode: str = "RGB") -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels).convert(mode)
 
@@ -29,11 +29,11 @@ def fill(root: Path, count: int, *, classes: str = "ab", size: tuple[int, int] =
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            picture(1000 * label + i, size, mode).save(root / name / f"{i:03d}.png")
+            noise_image(1000 * label + i, size, mode).save(root / name / f"{i:03d}.png")
     return root
 
 
-def test_a_folder_of_classes(tmp_path):
+def test_a_folder_of_classes_is_split_and_read(tmp_path):
     opened = open_dataset(fill(tmp_path / "pets", 20))
     assert opened.name == "pets"
     assert opened.classes == ("a", "b")
@@ -57,7 +57,7 @@ def test_splits_depend_on_names_labels_and_split_seed_only(tmp_path):
     assert open_dataset(tmp_path / "one", split_seed=1).test.digest != first.test.digest
 
 
-def test_drawn_splits_do_not_move_when_an_image_is_bad(tmp_path):
+def test_a_bad_image_does_not_change_the_splits_of_the_others(tmp_path):
     fill(tmp_path, 30)
     before = open_dataset(tmp_path)
     bad = before.train.names[7]
@@ -70,7 +70,7 @@ def test_drawn_splits_do_not_move_when_an_image_is_bad(tmp_path):
     assert any(note.startswith("skipped: ") and bad in note for note in after.notes)
 
 
-def test_bad_images_are_an_error_unless_said_otherwise(tmp_path):
+def test_bad_images_are_an_error_by_default(tmp_path):
     fill(tmp_path, 20)
     (tmp_path / "b/007.png").write_text("broken")
     (tmp_path / "b/011.png").write_text("broken")
@@ -85,7 +85,7 @@ def test_bad_images_are_an_error_unless_said_otherwise(tmp_path):
         open_dataset(tmp_path, bad_images="ignore")
 
 
-def test_a_split_or_class_that_is_skipped_away_is_explained(tmp_path):
+def test_skipping_a_whole_split_or_class_is_refused(tmp_path):
     fill(tmp_path / "train", 30)
     fill(tmp_path / "test", 1)
     for name in ("a", "b"):
@@ -100,7 +100,7 @@ def test_a_split_or_class_that_is_skipped_away_is_explained(tmp_path):
         open_dataset(tmp_path, bad_images="skip")
 
 
-def test_splits_in_folders_are_kept_and_missing_ones_drawn(tmp_path):
+def test_split_folders_are_kept_and_missing_splits_drawn(tmp_path):
     fill(tmp_path / "train", 20)
     fill(tmp_path / "test", 5)
     opened = open_dataset(tmp_path)
@@ -139,21 +139,21 @@ def test_three_images_for_each_class_are_enough(tmp_path):
         ([], 224),
     ],
 )
-def test_the_size_follows_the_data(sizes, side):
+def test_the_image_size_is_chosen_from_the_data(sizes, side):
     assert choose_image_size(sizes)[0] == side
 
 
-def test_larger_pictures_are_stored_with_a_margin():
+def test_larger_images_are_stored_with_a_margin():
     assert [for_size(side, 3, "crop").resize_to for side in (32, 64, 128, 224, 4000)] == [32, 64, 146, 256, 4096]
 
 
-def test_grey_only_if_all_are_grey(tmp_path):
+def test_images_are_grey_only_if_all_are_grey(tmp_path):
     fill(tmp_path, 10, mode="L")
     opened = open_dataset(tmp_path)
     assert opened.preprocessing.channels == 1
     assert len(opened.preprocessing.mean) == 1
     assert open_dataset(tmp_path, normalize="imagenet").preprocessing.mean == pytest.approx((0.449,))
-    picture(0).save(tmp_path / "a/003.png")
+    noise_image(0).save(tmp_path / "a/003.png")
     assert open_dataset(tmp_path).preprocessing.channels == 3
 
 
@@ -166,19 +166,19 @@ def test_mean_and_std_are_of_the_training_split(tmp_path):
     assert (imagenet.mean, imagenet.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def test_statistics_do_not_depend_on_the_chunks():
+def test_statistics_do_not_depend_on_the_chunk_size():
     images = np.random.default_rng(0).integers(0, 256, (50, 7, 5, 3), dtype=np.uint8)
     assert channel_statistics(images) == channel_statistics(images, chunk=11)
     assert channel_statistics(np.zeros((2, 2, 2, 1), np.uint8)) == ((0.0,), (1 / 255,))
 
 
-def test_a_models_preprocessing_rules(tmp_path):
-    see = Preprocessing(12, 14, 1, (0.1,), (0.2,), "pad")
-    opened = open_dataset(fill(tmp_path, 5), preprocessing=see)
-    assert opened.preprocessing == see
+def test_the_preprocessing_of_a_model_is_used_unchanged(tmp_path):
+    preprocessing = Preprocessing(12, 14, 1, (0.1,), (0.2,), "pad")
+    opened = open_dataset(fill(tmp_path, 5), preprocessing=preprocessing)
+    assert opened.preprocessing == preprocessing
     assert opened.train.images.shape[1:] == (14, 14, 1)
-    digits = open_dataset("digits", preprocessing=see)
-    assert digits.preprocessing == see
+    digits = open_dataset("digits", preprocessing=preprocessing)
+    assert digits.preprocessing == preprocessing
     assert digits.test.images.shape == (359, 14, 14, 1)
 
 
@@ -187,7 +187,7 @@ def test_what_training_stores_is_what_prediction_reads(tmp_path):
     for label in "ab":
         (tmp_path / label).mkdir()
         for i in range(3):
-            picture(i, (70, 50)).resize((1400, 1000)).save(tmp_path / label / f"{i}.jpg")
+            noise_image(i, (70, 50)).resize((1400, 1000)).save(tmp_path / label / f"{i}.jpg")
     opened = open_dataset(tmp_path, image_size=96)
     for pixels, name in zip(opened.train.images, opened.train.names, strict=True):
         assert np.array_equal(opened.preprocessing.read(tmp_path / name), pixels.numpy())
@@ -205,14 +205,14 @@ def test_threads_do_not_change_the_pixels(tmp_path, monkeypatch):
         open_dataset(tmp_path)
 
 
-def test_a_set_larger_than_the_memory_is_refused_before_reading(tmp_path, monkeypatch):
+def test_a_data_set_larger_than_the_memory_is_refused_before_reading(tmp_path, monkeypatch):
     fill(tmp_path, 5)
     monkeypatch.setattr(reading, "available_memory", lambda: 10_000_000)
     with pytest.raises(BadInput, match=r"10 images at 1170×1170 pixels needs 0\.0 GB|smaller image size"):
         open_dataset(tmp_path, image_size=1024)
 
 
-def test_memory_respects_the_limit_of_a_container(tmp_path):
+def test_available_memory_respects_the_limit_of_a_container(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8000 kB\n")
     assert available_memory(tmp_path) == 8_192_000
@@ -226,7 +226,7 @@ def test_memory_respects_the_limit_of_a_container(tmp_path):
     assert available_memory(tmp_path) == 8_192_000
 
 
-def test_names_and_paths_that_are_neither(tmp_path):
+def test_unknown_names_missing_folders_and_wrong_options_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"unknown data set 'cifar11'; did you mean 'cifar10'.* give the path of"):
         open_dataset("cifar11")
     with pytest.raises(BadInput, match=r"folder not found: .*nowhere"):
@@ -244,7 +244,7 @@ def test_names_and_paths_that_are_neither(tmp_path):
         open_dataset("digits", fit="stretch")
 
 
-def test_the_package_is_lazy():
+def test_importing_the_package_imports_no_torch():
     assert data.DATASETS == ("digits", "cifar10", "cifar100")
     for name in data.__all__:
         assert getattr(data, name) is not None
@@ -261,8 +261,8 @@ def test_the_package_is_lazy():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR, reason="RESNETLAB_CIFAR10_JPEG does not name a folder of CIFAR-10 as JPEG files")
-def test_cifar10_statistics_recomputed_from_the_pictures():
-    """All 50,000 training pictures (train and val); within 0.003, for JPEG smooths a little."""
+def test_the_statistics_of_cifar10_equal_those_of_its_images():
+    """All 50,000 training images (train and val); within 0.003, because JPEG smooths a little."""
     opened = open_dataset(CIFAR)
     assert [len(part) for part in (opened.train, opened.val, opened.test)] == [45_000, 5_000, 5_000]
     mean, std = channel_statistics(torch.cat([opened.train.images, opened.val.images]).numpy())

@@ -277,8 +277,8 @@ def test_arrays_are_converted_or_refused():
 
 def test_a_draft_keeps_enough_pixels_and_the_same_image():
     noise = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((1000, 600), Image.Resampling.BICUBIC)
-    file = saved(picture, "JPEG", quality=95)
+    image = Image.fromarray(noise).resize((1000, 600), Image.Resampling.BICUBIC)
+    file = saved(image, "JPEG", quality=95)
     small = read_image(file, at_least=128)
     assert small.size == (250, 150)
     file.seek(0)

@@ -1,4 +1,4 @@
-"""A folder's layout is understood, or the sentence says what is wrong with it."""
+"""A folder's layout is recognised, or the error says what is wrong with it."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def test_just_classes(tmp_path):
+def test_a_folder_of_class_folders_is_listed(tmp_path):
     listing = scan(touch(tmp_path, "dog/b.JPG", "dog/a.png", "cat/x/y/deep.webp", "cat/z.tif"))
     assert listing.layout == "classes"
     assert listing.classes == ("cat", "dog")
@@ -32,7 +32,7 @@ def test_just_classes(tmp_path):
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "dev", "Val", None])
 @pytest.mark.parametrize("test", ["test", "TEST", None])
-def test_splits_in_folders(tmp_path, val, test):
+def test_split_folders_are_recognised(tmp_path, val, test):
     parts = ["train", *(part for part in (val, test) if part)]
     listing = scan(touch(tmp_path, *(f"{part}/{c}/{part}.png" for part in parts for c in ("b", "a"))))
     if len(parts) > 1:
@@ -49,14 +49,14 @@ def test_a_class_may_be_called_train(tmp_path):
     assert scan(touch(tmp_path, "test/a.png")).classes == ("bus", "car", "test", "train")
 
 
-def test_hidden_and_foreign_files_are_passed_over_and_counted(tmp_path):
+def test_hidden_and_other_files_are_ignored_and_counted(tmp_path):
     touch(tmp_path, "a/1.png", "b/1.png", "a/._1.png", "a/Thumbs.db", "b/notes.txt", "README", ".git/x/y.png")
     listing = scan(touch(tmp_path, "__MACOSX/a/1.png", "a/.cache/2.png"))
     assert listing.train.names == ("a/1.png", "b/1.png")
     assert listing.ignored == 4
 
 
-def test_folders_beside_the_splits_are_named(tmp_path):
+def test_folders_beside_the_splits_are_reported(tmp_path):
     listing = scan(touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "extra/c/1.png"))
     assert listing.notes == ("ignored beside train: extra",)
 
@@ -80,20 +80,20 @@ def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
     assert scan(tmp_path).train.names == first.train.names
 
 
-def test_links_are_followed_but_never_in_circles(tmp_path):
+def test_links_are_followed_without_endless_loops(tmp_path):
     touch(tmp_path, "data/a/1.png", "data/b/1.png", "elsewhere/2.png")
     try:
         (tmp_path / "data/a/up").symlink_to(tmp_path / "data", target_is_directory=True)
         (tmp_path / "data/a/self").symlink_to(tmp_path / "data/a", target_is_directory=True)
         (tmp_path / "data/c").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     except OSError:
-        pytest.skip("this system makes no links")
+        pytest.skip("this system has no links")
     listing = scan(tmp_path / "data")
     assert listing.classes == ("a", "b", "c")
     assert listing.train.names == ("a/1.png", "b/1.png", "c/2.png")
 
 
-SENTENCES = {
+ERRORS = {
     "not there": ((), "nowhere", "folder not found: .*nowhere"),
     "a file": (("file.zip",), "file.zip", "file.zip is a file; a folder is needed: put the images of each class"),
     "empty": ((".hidden",), "", "has no classes; put the images of each class into a sub-folder"),
@@ -118,16 +118,16 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("case", SENTENCES)
-def test_sentences(case, tmp_path):
-    files, below, sentence = SENTENCES[case]
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_folder_that_cannot_be_trained_on_is_refused(case, tmp_path):
+    files, below, sentence = ERRORS[case]
     touch(tmp_path, *files)
     with pytest.raises(BadInput) as caught:
         scan(tmp_path / below)
     assert re.search(sentence, str(caught.value))
 
 
-def test_names_cannot_steer_the_terminal(tmp_path):
+def test_names_are_printed_without_control_characters(tmp_path):
     touch(tmp_path, "a\x1b[2J/x.txt", "b/1.png")
     with pytest.raises(BadInput) as caught:
         scan(tmp_path)

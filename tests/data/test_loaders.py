@@ -1,4 +1,4 @@
-"""Batches can be taken up anywhere, cover what they should, and say which samples they hold."""
+"""Batches can start anywhere in an epoch, contain each image once, and name their samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from resnetlab.data.splits import Split
 from resnetlab.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
-SEE = Preprocessing(image_size=6, resize_to=6, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-STEPS = (Augmentation("crop", 2, partial(crop, padding=2)), Augmentation("flip", 1, flip))
+PREPROCESSING = Preprocessing(image_size=6, resize_to=6, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+AUGMENTATIONS = (Augmentation("crop", 2, partial(crop, padding=2)), Augmentation("flip", 1, flip))
 
 
 def random_split(count: int) -> Split:
@@ -26,8 +26,10 @@ def random_split(count: int) -> Split:
     return Split(images, torch.arange(count) % 3, tuple(f"{i}.png" for i in range(count)))
 
 
-def training(count: int, batch_size: int, steps: Sequence[Augmentation] = STEPS, seed: int = 0) -> TrainBatches:
-    return TrainBatches(random_split(count), SEE, steps, batch_size, seed, CPU)
+def training(
+    count: int, batch_size: int, augmentations: Sequence[Augmentation] = AUGMENTATIONS, seed: int = 0
+) -> TrainBatches:
+    return TrainBatches(random_split(count), PREPROCESSING, augmentations, batch_size, seed, CPU)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -35,7 +37,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 @pytest.mark.parametrize("start", range(6))
-def test_the_rest_of_an_epoch_equals_the_tail_of_the_whole_one(start: int) -> None:
+def test_an_epoch_can_start_at_any_batch(start: int) -> None:
     batches = training(23, 4)
     whole = list(batches.epoch(3))
     rest = list(batches.epoch(3, start))
@@ -57,7 +59,7 @@ def test_training_drops_the_ragged_tail_and_not_always_the_same_images() -> None
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
-def test_a_set_smaller_than_a_batch_is_one_batch(count: int) -> None:
+def test_a_split_smaller_than_a_batch_is_one_batch(count: int) -> None:
     batches = training(count, 8)
     (batch,) = batches.epoch(0)
     assert len(batches) == 1
@@ -71,44 +73,44 @@ def test_epochs_differ_in_order_and_in_augmentation() -> None:
 
 
 def test_an_image_is_augmented_alike_whatever_the_batch_size() -> None:
-    """Draws belong to samples, not to places in a batch."""
+    """Random numbers belong to samples, not to positions in a batch."""
     large, small = (torch.cat([batch.images for batch in training(12, size).epoch(5)]) for size in (12, 3))
     assert torch.equal(large, small)
 
 
-def test_another_augmentation_shifts_nobody_elses_draws() -> None:
-    with_both, with_one = (next(training(9, 9, steps).epoch(2)) for steps in (STEPS, STEPS[:1]))
+def test_adding_an_augmentation_does_not_change_the_numbers_of_another() -> None:
+    with_both, with_one = (next(training(9, 9, chosen).epoch(2)) for chosen in (AUGMENTATIONS, AUGMENTATIONS[:1]))
     assert torch.equal(with_both.indices, with_one.indices)
-    cut, both = SEE.denormalize(with_one.images), SEE.denormalize(with_both.images)
+    cut, both = PREPROCESSING.denormalize(with_one.images), PREPROCESSING.denormalize(with_both.images)
     for before, after in zip(cut, both, strict=True):
         assert torch.equal(after, before) or torch.equal(after, before.flip(1))
 
 
 @pytest.mark.parametrize("size", range(1, 18))
-def test_evaluation_sees_each_image_once_and_in_order(size: int) -> None:
-    batches = EvalBatches(random_split(17), SEE, size, CPU)
+def test_evaluation_yields_each_image_once_and_in_order(size: int) -> None:
+    batches = EvalBatches(random_split(17), PREPROCESSING, size, CPU)
     parts = list(batches)
     assert len(parts) == len(batches)
     assert all(len(part.images) == size for part in parts[:-1])
     assert torch.cat([part.indices for part in parts]).tolist() == list(range(17))
-    assert torch.equal(torch.cat([part.images for part in parts]), SEE.normalize(batches.split.images))
+    assert torch.equal(torch.cat([part.images for part in parts]), PREPROCESSING.normalize(batches.split.images))
     assert torch.equal(torch.cat([part.labels for part in parts]), batches.split.labels)
     assert all(map(same, batches, parts))  # and again the second time
 
 
-def test_indices_name_the_samples() -> None:
+def test_indices_are_those_of_the_images_in_a_batch() -> None:
     split = random_split(23)
-    evaluation = EvalBatches(split, SEE, 5, CPU)
+    evaluation = EvalBatches(split, PREPROCESSING, 5, CPU)
     for images, labels, indices in [*training(23, 5, ()).epoch(1), *evaluation]:
-        assert torch.equal(images, SEE.normalize(split.images[indices]))
+        assert torch.equal(images, PREPROCESSING.normalize(split.images[indices]))
         assert torch.equal(labels, split.labels[indices])
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert images.dtype == torch.float32
 
 
-def test_images_grow_over_the_parts_of_a_run() -> None:
+def test_the_image_size_grows_with_the_phases_of_a_run() -> None:
     batches = dataclasses.replace(training(40, 10, []), sizes=(4, 6, 8), steps=12)
     sizes = [batch.images.shape[-1] for epoch in range(3) for batch in batches.epoch(epoch)]
     assert sizes == [4] * 4 + [6] * 4 + [8] * 4
-    assert [batch.images.shape[-1] for batch in batches.epoch(1, 2)] == [6, 6]  # from the middle of an epoch, too
+    assert [batch.images.shape[-1] for batch in batches.epoch(1, 2)] == [6, 6]  # also from the middle of an epoch
     assert batches.size_at(99) == 8  # an extended run stays at the last size

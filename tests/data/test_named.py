@@ -1,16 +1,22 @@
-"""The named data sets: digits against scikit-learn's facts, CIFAR through torchvision against a small fake archive."""
+"""The named data sets: digits against scikit-learn, CIFAR through torchvision against a small archive made here."""
 
 import functools
 import hashlib
 import http.server
 import io
+import os
 import pickle
+import shutil
+import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from resnetlab.data import named, open_dataset
@@ -18,12 +24,12 @@ from resnetlab.data.preprocess import STATISTICS, channel_statistics
 from resnetlab.errors import BadInput
 
 
-def test_digits_facts():
+def test_digits_are_those_of_scikit_learn():
     opened = open_dataset("digits")
     assert opened.classes == tuple("0123456789")
     assert [len(part) for part in (opened.train, opened.val, opened.test)] == [1294, 144, 359]
-    see = opened.preprocessing
-    assert (see.image_size, see.resize_to, see.channels) == (8, 8, 1)
+    preprocessing = opened.preprocessing
+    assert (preprocessing.image_size, preprocessing.resize_to, preprocessing.channels) == (8, 8, 1)
     published = load_digits()
     seen = set()
     for part in (opened.train, opened.val, opened.test):
@@ -38,13 +44,13 @@ def test_digits_facts():
     assert opened.test.digest[:16] == "3fa6c3a952860c92"
 
 
-def test_digits_statistics_recomputed():
+def test_the_statistics_of_digits_equal_those_of_its_images():
     mean, std = channel_statistics(named.open_named("digits").train.images)
     assert mean == pytest.approx(STATISTICS["digits"][0], abs=5e-5)
     assert std == pytest.approx(STATISTICS["digits"][1], abs=5e-5)
 
 
-def test_digits_at_another_size():
+def test_digits_can_be_resized():
     opened = open_dataset("digits", image_size=32, normalize="imagenet")
     assert opened.test.images.shape == (359, 32, 32, 1)
     assert opened.preprocessing.mean == pytest.approx((0.449,))
@@ -52,7 +58,7 @@ def test_digits_at_another_size():
 
 
 def batch(count: int, seed: int, classes: int, key: str) -> bytes:
-    """A CIFAR batch as the archives have it: rows of 3,072 bytes, channel by channel."""
+    """A CIFAR batch as in the archives: rows of 3,072 bytes, channel by channel."""
     draw = np.random.default_rng(seed)
     rows = draw.integers(0, 256, (count, 3072), dtype=np.uint8)
     return pickle.dumps({"data": rows, key: (np.arange(count) % classes).tolist()}, protocol=2)
@@ -124,13 +130,13 @@ def test_cifar_is_downloaded_checked_and_split(archive, tmp_path, request):
     assert again.val.digest == opened.val.digest
 
 
-def test_an_archive_put_there_by_hand_is_enough(archive, tmp_path):
+def test_an_archive_downloaded_by_hand_is_used(archive, tmp_path):
     kind, _, served = archive
     (tmp_path / kind.filename).write_bytes(served.read_bytes())
     assert len(open_dataset("cifar10", root=tmp_path, download=False).test) == 20
 
 
-def test_a_batch_that_was_changed_is_never_unpickled(archive, tmp_path, monkeypatch):
+def test_a_changed_batch_is_never_unpickled(archive, tmp_path, monkeypatch):
     kind, _, _ = archive
     open_dataset("cifar10", root=tmp_path)
 
@@ -142,10 +148,10 @@ def test_a_batch_that_was_changed_is_never_unpickled(archive, tmp_path, monkeypa
     (tmp_path / kind.filename).unlink()
     with pytest.raises(BadInput, match="downloading is off"):
         open_dataset("cifar10", root=tmp_path, download=False)
-    assert len(open_dataset("cifar10", root=tmp_path).test) == 20  # fetched and unpacked again
+    assert len(open_dataset("cifar10", root=tmp_path).test) == 20  # downloaded and unpacked again
 
 
-def test_a_wrong_download_leaves_nothing(archive, tmp_path):
+def test_a_download_with_another_digest_leaves_no_file(archive, tmp_path):
     _, _, served = archive
     served.write_bytes(served.read_bytes()[:-100])
     with pytest.raises(BadInput, match=r"sent a file with MD5 .* By hand: download http"):
@@ -154,9 +160,9 @@ def test_a_wrong_download_leaves_nothing(archive, tmp_path):
 
 
 @pytest.mark.parametrize("download", [True, False])
-def test_offline_says_what_to_do_by_hand(archive, tmp_path, download, monkeypatch):
+def test_without_a_network_the_error_gives_the_manual_steps(archive, tmp_path, download, monkeypatch):
     kind, _, _ = archive
-    monkeypatch.setattr(kind, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody listens there
+    monkeypatch.setattr(kind, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # connections are refused there
     with pytest.raises(BadInput) as caught:
         open_dataset("cifar10", root=tmp_path / "root", download=download)
     sentence = str(caught.value)
@@ -165,7 +171,7 @@ def test_offline_says_what_to_do_by_hand(archive, tmp_path, download, monkeypatc
         assert part in sentence
 
 
-def test_a_broken_torchvision_says_how_to_repair_it(monkeypatch, tmp_path):
+def test_the_error_for_a_broken_torchvision_has_the_repair_command(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(BadInput, match=r"cannot be imported .* pip install .*--index-url"):
         open_dataset("cifar10", root=tmp_path)
@@ -178,3 +184,37 @@ def test_a_root_below_a_home_that_does_not_exist_is_refused(monkeypatch):
     monkeypatch.setattr(named.Path, "expanduser", no_home)
     with pytest.raises(BadInput, match="~/data begins with ~, and this user has no home folder; give a full path"):
         open_dataset("cifar10", root="~/data", download=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can be another user"
+)
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train --data cifar10 --data.no-download", "cifar10 is not in {tmp}/resnetlab-54321, and downloading is off"),
+        ("train --data cifar10 --data.root {tmp}/D --data.no-download", "cifar10 is not in {tmp}/D, and downloading"),
+        (
+            "train finetune --data {tmp}/images --model.pretrained http://127.0.0.1:9/a-0123abcd.pth",
+            "cannot reach http",
+        ),
+    ],
+)
+def test_a_user_without_name_and_home_gets_the_same_errors(words, sentence):
+    """And no folder called ~ is created, where torch would put its weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a", "b"):
+            (Path(folder) / "images" / name).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (32, 32), (i, 0, 0)).save(f"{folder}/images/{name}/{i}.png")
+        subprocess.run(["chmod", "-R", "a+rwX", folder], check=True)
+        environment = {"PATH": os.environ["PATH"], "TMPDIR": folder, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        user = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+        command = [*user, sys.executable, "-m", "resnetlab", *words.format(tmp=folder).split()]
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+        if "Permission denied" in done.stderr or "No module named" in done.stderr:
+            pytest.skip("the installation cannot be read by other users")
+        assert sentence.format(tmp=folder) in done.stderr
+        assert done.returncode == 2
+        assert not (Path(folder) / "~").exists()

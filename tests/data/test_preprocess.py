@@ -33,11 +33,11 @@ def test_any_size_becomes_the_stored_size(fit, size, kind):
 
 @pytest.mark.parametrize("size", [(300, 256), (256, 301), (512, 512)])
 def test_crop_equals_torchvision(size):
-    """Resize, centre crop, to tensor, normalise. Both cut the same square; beyond its border only they look."""
+    """Both crop the same square; only torchvision's filter reaches beyond its border."""
     transforms = pytest.importorskip("torchvision.transforms")
-    picture = noise(*size)
+    image = noise(*size)
     preprocessing = Preprocessing(image_size=224, resize_to=256, **RGB)
-    ours = preprocessing.normalize(torch.from_numpy(preprocessing.resize(picture))[None])[0]
+    ours = preprocessing.normalize(torch.from_numpy(preprocessing.resize(image))[None])[0]
     oracle = transforms.Compose(
         [
             transforms.Resize(256),
@@ -45,11 +45,11 @@ def test_crop_equals_torchvision(size):
             transforms.ToTensor(),
             transforms.Normalize(RGB["mean"], RGB["std"]),
         ]
-    )(picture)
+    )(image)
     assert torch.equal(ours, oracle)
 
 
-def test_what_fits_is_not_resampled():
+def test_an_image_that_fits_is_not_resampled():
     for fit in ("crop", "squash", "pad"):
         preprocessing = Preprocessing(image_size=32, resize_to=32, fit=fit, **RGB)
         assert np.array_equal(preprocessing.resize(noise(32, 32)), np.asarray(noise(32, 32)))
@@ -57,7 +57,7 @@ def test_what_fits_is_not_resampled():
     assert np.array_equal(preprocessing.resize(noise(41, 32)), np.asarray(noise(41, 32))[:, 4:36])
 
 
-def test_pad_keeps_the_whole_picture_on_black():
+def test_pad_keeps_the_whole_image_on_black():
     preprocessing = Preprocessing(image_size=32, resize_to=32, fit="pad", **RGB)
     pixels = preprocessing.resize(Image.new("RGB", (64, 32), "white"))
     assert (pixels[8:24] == 255).all()
@@ -84,7 +84,7 @@ def test_every_pixel_value_survives_the_round_trip():
     assert preprocessing.denormalize(torch.full((1, 1, 2, 2), 99.0)).unique().tolist() == [255]
 
 
-def test_normalize_refuses_what_does_not_belong():
+def test_normalize_refuses_other_types_and_shapes():
     preprocessing = Preprocessing(image_size=16, resize_to=16, **GREY)
     for wrong in (
         torch.zeros(1, 16, 16, 3, dtype=torch.uint8),
@@ -95,7 +95,7 @@ def test_normalize_refuses_what_does_not_belong():
             preprocessing.normalize(wrong)
 
 
-def test_constants_made_while_predicting_serve_training():
+def test_constants_created_in_inference_mode_work_in_training():
     preprocessing = Preprocessing(image_size=2, resize_to=2, channels=1, mean=(0.123,), std=(0.456,))
     with torch.inference_mode():
         preprocessing.normalize(torch.zeros(1, 2, 2, 1, dtype=torch.uint8))
@@ -104,7 +104,7 @@ def test_constants_made_while_predicting_serve_training():
     assert weight.grad is not None
 
 
-def test_read_takes_paths_pictures_and_arrays_alike(tmp_path):
+def test_read_accepts_paths_images_and_arrays(tmp_path):
     path = tmp_path / "a.png"
     noise(50, 40).save(path)
     preprocessing = Preprocessing(image_size=32, resize_to=32, **RGB)
@@ -112,7 +112,7 @@ def test_read_takes_paths_pictures_and_arrays_alike(tmp_path):
         assert np.array_equal(preprocessing.read(source), preprocessing.resize(noise(50, 40)))
 
 
-def test_json_round_trip():
+def test_preprocessing_is_the_same_after_a_round_trip_through_json():
     preprocessing = Preprocessing(image_size=224, resize_to=256, fit="pad", **RGB)
     assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
 
@@ -138,13 +138,13 @@ def test_json_round_trip():
         ({"colour": 1, "a\x1b": 2}, r"unknown a\\x1b, colour"),
     ],
 )
-def test_a_strangers_json_is_refused(change, sentence):
+def test_json_with_invalid_values_is_refused(change, sentence):
     good = Preprocessing(image_size=32, resize_to=32, **RGB).to_json()
     with pytest.raises(BadInput, match=sentence):
         Preprocessing.from_json(good | change)
 
 
-def test_json_of_another_shape_is_refused():
+def test_json_of_another_type_is_refused():
     for wrong in (None, [], "x", 3):
         with pytest.raises(BadInput, match="an object with named values"):
             Preprocessing.from_json(wrong)

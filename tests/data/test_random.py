@@ -1,4 +1,4 @@
-"""Every draw is a pure function of (seed, purpose, epoch, sample)."""
+"""Every random number is a pure function of (seed, purpose, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @settings(deadline=None)
 @given(seed=SEEDS, epoch=st.integers(0, 10_000), samples=st.integers(1, 50))
-def test_draws_are_a_pure_function_of_seed_purpose_and_epoch(seed: int, epoch: int, samples: int) -> None:
+def test_random_tables_are_a_pure_function_of_seed_purpose_and_epoch(seed: int, epoch: int, samples: int) -> None:
     one, other = RandomTables(seed, epoch, samples), RandomTables(seed, epoch, samples)
     before = one.uniform("crop", 2)
     other.uniform("flip", 1)  # asking for something else in between changes nothing
@@ -27,7 +27,7 @@ def test_draws_are_a_pure_function_of_seed_purpose_and_epoch(seed: int, epoch: i
     assert torch.equal(one.permutation(), other.permutation())
 
 
-def test_these_are_the_draws_on_every_machine() -> None:
+def test_random_tables_are_the_same_on_every_machine() -> None:
     assert derived_seed(0, "init") == 14580079308038947828
     assert RandomTables(0, 0, 8).permutation().tolist() == [0, 7, 1, 3, 4, 2, 6, 5]
     assert (RandomTables(1, 2, 2).uniform("crop", 2) * 2**24).tolist() == [
@@ -36,7 +36,7 @@ def test_these_are_the_draws_on_every_machine() -> None:
     ]  # 24 bits each
 
 
-def test_another_seed_purpose_or_epoch_gives_other_draws() -> None:
+def test_another_seed_purpose_or_epoch_gives_other_numbers() -> None:
     tables = [
         RandomTables(seed, epoch, 20).uniform(purpose, 1).numpy().tobytes()
         for seed, epoch, purpose in itertools.product(range(4), range(4), ("order", "crop", "flip", "mix"))
@@ -46,7 +46,7 @@ def test_another_seed_purpose_or_epoch_gives_other_draws() -> None:
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 2), epoch=st.integers(0, 1000))
-def test_the_next_seed_is_not_the_next_epoch(seed: int, epoch: int) -> None:
+def test_the_next_seed_differs_from_the_next_epoch(seed: int, epoch: int) -> None:
     one, other = RandomTables(seed + 1, epoch, 30), RandomTables(seed, epoch + 1, 30)
     assert not torch.equal(one.permutation(), other.permutation())
     assert not torch.equal(one.uniform("crop", 1), other.uniform("crop", 1))
@@ -55,7 +55,7 @@ def test_the_next_seed_is_not_the_next_epoch(seed: int, epoch: int) -> None:
 
 @settings(deadline=None)
 @given(seed=SEEDS, samples=st.integers(1, 300))
-def test_an_order_is_a_permutation(seed: int, samples: int) -> None:
+def test_a_permutation_contains_each_sample_once(seed: int, samples: int) -> None:
     order = RandomTables(seed, 0, samples).permutation()
     assert order.dtype == torch.int64
     assert order.sort().values.tolist() == list(range(samples))
@@ -72,8 +72,8 @@ def test_uniform_numbers_lie_in_the_half_open_unit_interval_and_are_uniform() ->
 
 def test_no_global_generator_is_used_or_touched() -> None:
     def everything() -> list[object]:
-        draws = RandomTables(5, 6, 7)
-        return [derived_seed(5, "init"), draws.permutation().tolist(), draws.uniform("crop", 2).tolist()]
+        tables = RandomTables(5, 6, 7)
+        return [derived_seed(5, "init"), tables.permutation().tolist(), tables.uniform("crop", 2).tolist()]
 
     expected = everything()
     np.random.seed(1)  # noqa: NPY002 - the global generator must neither matter nor be touched
@@ -84,8 +84,8 @@ def test_no_global_generator_is_used_or_touched() -> None:
     assert torch.equal(torch_before, torch.get_rng_state())
 
 
-def test_alternating_draws_move_by_a_half_in_every_second_epoch() -> None:
+def test_alternating_numbers_are_shifted_by_a_half_in_every_second_epoch() -> None:
     even, odd, next_even = (RandomTables(3, epoch, 1000).uniform("flip", 1, alternating=True) for epoch in (4, 5, 6))
     assert torch.equal(even, RandomTables(3, 4, 1000).uniform("flip", 1))
-    assert torch.equal(even < 0.5, odd >= 0.5)  # who was mirrored is not, and the other way round
+    assert torch.equal(even < 0.5, odd >= 0.5)  # an image that was flipped is not, and the other way round
     assert not torch.equal(even, next_even)

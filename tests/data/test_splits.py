@@ -81,7 +81,7 @@ def test_digest_is_of_names_and_labels_in_any_order():
     assert whole.subset(np.random.default_rng(0).permutation(11)).digest == whole.digest
     assert whole.subset(range(10)).digest != whole.digest
     assert names_digest(["a"], [0]) != names_digest(["a"], [1])
-    names_digest(["not \udcff UTF-8"], [0])  # what Python makes of such a file name
+    names_digest(["not \udcff UTF-8"], [0])  # Python's form of such a file name
 
 
 def test_subset_keeps_images_labels_and_names_together():
@@ -106,7 +106,7 @@ class Labelled:
         return Labelled(self.labels[indices])
 
 
-def test_missing_splits_are_drawn_test_first():
+def test_missing_splits_are_drawn_with_test_first():
     whole = Labelled(np.repeat(np.arange(4), 100))
     (train, val, test), notes = HoldOut(0.1, 0.2, 0).draw("abcd", whole, None, None)
     assert [len(part.labels) for part in (train, val, test)] == [288, 32, 80]
