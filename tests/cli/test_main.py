@@ -1,10 +1,11 @@
-"""The command line: what it accepts, how it refuses, and what it leaves behind when it does."""
+"""The command line: its commands, its error messages and exit codes, and its output."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(
+def test_bad_input_gives_one_sentence_and_no_files(
     command: Any, tmp_path: Path, words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "cuda" in words:
@@ -122,7 +123,7 @@ def test_a_run_its_table_and_its_scores(command: Any, tmp_path: Path) -> None:
     assert code == 0
     assert "epoch 1/1" in out
     assert "the run is in runs/quickstart-001" in out
-    assert command("train", *TINY, "--final-test", "never")[0] == 0
+    shutil.copytree("runs/quickstart-001", "runs/quickstart-002")
     code, out, _ = command("runs")
     assert code == 0
     assert "quickstart-001" in out
@@ -131,7 +132,7 @@ def test_a_run_its_table_and_its_scores(command: Any, tmp_path: Path) -> None:
     assert "359 images of digits: 1 run was scored on it, 1 time in all" in out
 
 
-def test_runs_are_listed_best_first_and_what_cannot_be_read_below(command: Any, run: RunFolder, tmp_path: Path) -> None:
+def test_runs_are_listed_best_first_and_unreadable_ones_below(command: Any, run: RunFolder, tmp_path: Path) -> None:
     """By validation accuracy, among equals by its loss; a run that has no epoch yet comes last."""
     scores = {"low": (0.3, 1.0), "best": (0.9, 0.5), "equal": (0.9, 0.7), "none": None}
     for name, score in scores.items():
@@ -150,7 +151,9 @@ def test_runs_are_listed_best_first_and_what_cannot_be_read_below(command: Any, 
     assert "broken/config.json" in out.splitlines()[-1]
 
 
-def test_evaluate_says_accuracy_with_its_interval_and_how_often_it_was_looked(command: Any, run: RunFolder) -> None:
+def test_evaluate_prints_accuracy_with_its_interval_and_the_number_of_test_set_uses(
+    command: Any, run: RunFolder
+) -> None:
     final = run.final_metrics("test")
     assert final is not None
     low, high = final["intervals"]["accuracy"]
@@ -164,7 +167,7 @@ def test_evaluate_says_accuracy_with_its_interval_and_how_often_it_was_looked(co
     assert "test set used" not in command("evaluate", run.path)[1]
 
 
-def test_test_time_augmentation_is_named_in_what_is_printed(command: Any, run: RunFolder) -> None:
+def test_test_time_augmentation_is_named_in_the_output(command: Any, run: RunFolder) -> None:
     code, out, _ = command("evaluate", run.path, "--tta", "flip", "--out", "scores")
     assert code == 0
     assert out.count("test-time augmentation: flip") == 1
@@ -172,7 +175,7 @@ def test_test_time_augmentation_is_named_in_what_is_printed(command: Any, run: R
     assert json.loads(out)["tta"] == "flip"
 
 
-def test_evaluate_prints_what_metrics_json_says(command: Any, run: RunFolder) -> None:
+def test_evaluate_prints_the_numbers_of_metrics_json(command: Any, run: RunFolder) -> None:
     code, out, _ = command("evaluate", run.path, "--split", "test", "--json")
     assert code == 0
     assert json.loads(out) == run.final_metrics("test")
@@ -188,7 +191,7 @@ def test_a_model_file_is_evaluated_on_named_data(command: Any, run: RunFolder, t
     assert code == 0
     ours, theirs = json.loads(out), run.final_metrics("test")
     assert ours == theirs
-    assert (tmp_path / "scores" / "confusion_matrix.png").exists()
+    assert (tmp_path / "scores" / "confusion_matrix.csv").exists()
 
 
 def test_data_with_other_classes_is_refused_with_the_difference(command: Any, run: RunFolder, tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: 
     assert RunFolder.open(tmp_path / "run").config.optim.lr == 0.01
 
 
-def test_what_makes_a_resume_inexact_is_said_or_refused(
+def test_a_resume_that_is_not_exact_is_announced_or_refused(
     command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
@@ -264,7 +267,7 @@ def print_config(command: Any, *words: object) -> dict[str, Any]:
     return dict(json.loads(out))
 
 
-def test_flags_come_before_the_config_file_and_that_before_the_recipe(command: Any, tmp_path: Path) -> None:
+def test_options_override_the_config_file_which_overrides_the_recipe(command: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("seed = 3\nbatch_size = 32\n[optim]\nlr = 1e-3\n")
     config = print_config(command, "cifar10-resnet18", "--config", "mine.toml", "--batch-size", 16)
     assert (config["seed"], config["batch_size"], config["optim"]["lr"]) == (3, 16, 1e-3)
@@ -288,7 +291,7 @@ def test_flags_come_before_the_config_file_and_that_before_the_recipe(command: A
         (["finetune", "--data", "pictures"], "finetune"),
     ],
 )
-def test_without_a_recipe_the_data_decides(command: Any, words: list[str], recipe: str) -> None:
+def test_without_a_recipe_the_data_determine_it(command: Any, words: list[str], recipe: str) -> None:
     assert print_config(command, *words)["recipe"] == recipe
 
 
@@ -321,7 +324,7 @@ def test_models_prints_the_zoo_and_one_network_stage_by_stage(command: Any) -> N
     assert "note:" not in out
 
 
-def test_usage_names_every_command_and_no_other() -> None:
+def test_the_overview_lists_every_command() -> None:
     listed = [line.split()[0] for line in USAGE.splitlines() if line.startswith("  ") and line[2].isalpha()]
     assert listed[: len(COMMANDS)] == list(COMMANDS)
 
@@ -357,7 +360,58 @@ def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
     assert done.stderr == "resnetlab: optim.lr is 0, but must be greater than 0\n"
 
 
-def test_a_signal_after_the_last_word_changes_nothing() -> None:
+@pytest.mark.parametrize(
+    ("words", "redirection", "code", "error"),
+    [
+        ("--version", ">&-", 0, ""),
+        ("train --help", "<&- >&-", 0, ""),
+        ("train --print-config", ">/dev/full", 4, "resnetlab: No space left on device\n"),
+        ("train --lr 0", ">&-", 2, "resnetlab: optim.lr is 0, but must be greater than 0\n"),
+        ("train --lr 0", "2>&-", 2, ""),
+    ],
+)
+def test_closed_or_full_streams(words: str, redirection: str, code: int, error: str, tmp_path: Path) -> None:
+    """In any case as a user without a name and home, with a locale and a terminal of the simplest kind."""
+    anyone = "setpriv --reuid 12345 --clear-groups" if os.getuid() == 0 and shutil.which("setpriv") else ""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {anyone} {sys.executable} -m resnetlab {words} {redirection}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "LC_ALL": "C",
+            "TERM": "dumb",
+            "COLUMNS": "1",
+        },
+    )
+    assert (done.returncode, done.stderr) == (code, error)
+
+
+def test_standard_streams_that_are_closed_are_replaced(tmp_path: Path) -> None:
+    """A file that is opened later does not become the stdout of a library below."""
+    code = (
+        "import os, sys; from resnetlab.cli.main import replace_closed_streams; replace_closed_streams()\n"
+        "print('nowhere'); file = open('file', 'w'); os.write(1, b'nowhere'); sys.exit(file.fileno() < 3)"
+    )
+    done = subprocess.run(["sh", "-c", f'{sys.executable} -c "$0" <&- >&- 2>&-', code], check=False, cwd=tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("width", [1, 30, 500])
+def test_tables_are_never_cut_whatever_the_terminal(command: Any, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, _ = command("models", "resnet20")
+    assert code == 0
+    assert "…" not in out
+    assert "203,520" in out
+
+
+def test_a_signal_after_the_end_of_the_command_is_ignored() -> None:
     code = (
         "import signal, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
         "try: cli.entry_point()\n"
@@ -368,7 +422,7 @@ def test_a_signal_after_the_last_word_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("done", "code"), [(True, 0), (False, 6)])
-def test_a_signal_in_the_instant_in_which_the_command_ends(
+def test_a_signal_at_the_end_of_the_command(
     done: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After `main` has returned all is done and told; before that, it is an interruption with a sentence."""
