@@ -92,7 +92,7 @@ def measure(name: str, options: Options, *, dry: bool) -> int:
 
 def machine() -> dict[str, Any]:
     """Machine and versions of a measurement, and its command without the folders of this machine."""
-    from resnetlab.runs.facts import environment
+    from resnetlab.runs.provenance import environment
     from resnetlab.runtime import start
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]

@@ -1,11 +1,18 @@
 """Build, understand, train, judge and use residual networks.
 
-The names below are fetched when they are asked for: `import resnetlab` imports no torch.
+>>> import resnetlab
+>>> model = resnetlab.resnet18(num_classes=10)
+>>> config = resnetlab.recipes.quickstart()
+>>> data = resnetlab.open_dataset("digits")
+
+`train`, `resume` and `fit` log what they do under the name "resnetlab" and print nothing; to see it:
+`logging.basicConfig(level=logging.INFO)`. Names are imported when they are first used: `import resnetlab` is instant.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,20 +51,32 @@ if TYPE_CHECKING:
     )
     from resnetlab.models.build import build_model
     from resnetlab.models.pretrained import load_pretrained
+    from resnetlab.report.write import write_report as report
     from resnetlab.runs import recipes
+    from resnetlab.runs.compare import compare
     from resnetlab.runs.config import RunConfig
     from resnetlab.runs.experiment import train
+    from resnetlab.runs.find_lr import find_lr
+    from resnetlab.runs.fit import fit
+    from resnetlab.runs.resume import resume
     from resnetlab.runs.score import evaluate
+    from resnetlab.runs.stop import StopRequest
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 __all__ = [
     "RunConfig",
+    "StopRequest",
     "accelerate",
     "build_model",
+    "compare",
     "count_accelerated",
     "evaluate",
     "fast_resnet8",
+    "find_lr",
+    "fit",
     "list_models",
     "load",
     "load_pretrained",
@@ -75,6 +94,7 @@ __all__ = [
     "preact_resnet56",
     "preact_resnet110",
     "recipes",
+    "report",
     "resnet18",
     "resnet20",
     "resnet32",
@@ -88,16 +108,15 @@ __all__ = [
     "resnext50_32x4d",
     "resnext101_32x8d",
     "restore",
+    "resume",
     "train",
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
 
 HOMES = {
-    "kernels.accelerate": ("accelerate", "count_accelerated", "restore"),
-    "runs.config": ("RunConfig",),
     "data.datasets": ("open_dataset",),
-    "runs.experiment": ("train",),
+    "kernels.accelerate": ("accelerate", "count_accelerated", "restore"),
     "inference.predict": ("load",),
     "models.architectures": (
         *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -110,13 +129,20 @@ HOMES = {
     ),
     "models.build": ("build_model",),
     "models.pretrained": ("load_pretrained",),
+    "runs.compare": ("compare",),
+    "runs.config": ("RunConfig",),
+    "runs.experiment": ("train",),
+    "runs.find_lr": ("find_lr",),
+    "runs.fit": ("fit",),
+    "runs.resume": ("resume",),
     "runs.score": ("evaluate",),
+    "runs.stop": ("StopRequest",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "recipes":
-        return importlib.import_module("resnetlab.runs.recipes")
+    if name in ("data", "recipes", "report"):
+        return importlib.import_module(f"resnetlab.{'runs.recipes' if name == 'recipes' else name}")
     for home, names in HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"resnetlab.{home}"), name)

@@ -20,7 +20,6 @@ from resnetlab.cli.main import COMMANDS, USAGE
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference.model_file import read_model
 from resnetlab.runs import experiment, recipes
-from resnetlab.runs.console import Voice
 from resnetlab.runs.folder import RunFolder
 
 TINY = ("--model", "resnet20", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
@@ -30,7 +29,7 @@ TINY = ("--model", "resnet20", "--batch-size", "256", "--precision", "fp32", "--
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run on digits."""
     config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "epochs": 1, "batch_size": 256})
-    return experiment.train(config, tmp_path_factory.mktemp("runs") / "digits", voice=Voice(quiet=True))
+    return experiment.train(config, tmp_path_factory.mktemp("runs") / "digits")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_evaluate_prints_the_numbers_of_metrics_json(command: Any, run: RunFolde
 
 
 def test_a_model_file_is_evaluated_on_named_data(command: Any, run: RunFolder, tmp_path: Path) -> None:
-    assert "say what to score it on with --data" in command.refuse("evaluate", run.best)
+    assert "has no data to be scored on; add --data" in command.refuse("evaluate", run.best)
     code, out, _ = command("evaluate", run.best, "--data", "digits", "--split", "test", "--json", "--out", "scores")
     assert code == 0
     ours, theirs = json.loads(out), run.final_metrics("test")
@@ -222,10 +221,10 @@ def test_a_damaged_or_foreign_model_file_is_refused(command: Any, run: RunFolder
 def test_the_time_limit_stops_with_code_6_and_the_named_command_goes_on(command: Any, tmp_path: Path) -> None:
     code, _, err = command("train", *TINY, "--out", "run", "--max-minutes", "0")
     assert code == 6
-    assert "go on with: resnetlab resume run" in err
+    assert "resume with: resnetlab resume run" in err
     assert command("train", *TINY, "--out", "run", "--resume", "auto")[0] == 0
     assert RunFolder.open(tmp_path / "run").is_scored
-    assert "seed was 0, now 1; leave that as it was" in command.refuse(
+    assert "seed was 0, now 1; undo the change" in command.refuse(
         "train", *TINY, "--out", "run", "--resume", "auto", "--seed", 1
     )
     assert command("resume", "run", "--epochs", 2)[0] == 0
@@ -236,7 +235,7 @@ def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: 
     assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
     refused = command.refuse("resume", "run", "--lr", 0.01, "--seed", 3)
     assert "optim.lr was 0.03, now 0.01; seed was 0, now 3" in refused
-    assert refused.endswith("resume with --allow-change optim.lr seed")
+    assert refused.endswith("add --allow-change optim.lr seed")
     code, out, err = command(
         "resume", "run", "--lr", 0.01, "--checkpoint.keep", 1, "--allow-change", "optim.lr", "--max-minutes", 0
     )
@@ -256,7 +255,7 @@ def test_a_resume_that_is_not_exact_is_announced_or_refused(
     assert "would no longer be exact: threads was 1, now 7" in refused
     code, out, _ = command("resume", "run", "--max-minutes", 0)
     assert code == 6
-    assert "threads was 1, now 7: not exact to the bit from here on" in out
+    assert "threads was 1, now 7: from here on not exact to the bit" in out
 
 
 def print_config(command: Any, *words: object) -> dict[str, Any]:
@@ -438,7 +437,7 @@ def test_a_signal_at_the_end_of_the_command(
 
     monkeypatch.setattr(cli, "main", (lambda _: 0) if done else interrupted_main)
     monkeypatch.setattr(cli, "ignore_signals", interrupt_once if done else lambda: None)
-    monkeypatch.setattr(cli, "leave_on_sigterm", lambda: None)
+    monkeypatch.setattr(cli, "leave_on_signals", lambda: None)
     with pytest.raises(SystemExit) as leaving:
         cli.entry_point()
     assert leaving.value.code == code

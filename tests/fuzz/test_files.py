@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from resnetlab.errors import BadInput, NonFinite
 from resnetlab.files import UNSEALED, read_sealed, write_sealed
 from resnetlab.inference.model_file import weights_digest
 from resnetlab.runs import experiment, recipes, resume
-from resnetlab.runs.console import Voice
 from resnetlab.runs.folder import RunFolder
 from resnetlab.training.loop import fit
 
@@ -42,7 +41,7 @@ def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             "checkpoint": {"every_steps": 1, "keep": 3},
         }
     )
-    run = experiment.train(config, tmp_path_factory.mktemp("runs") / "run", voice=Voice(quiet=True))
+    run = experiment.train(config, tmp_path_factory.mktemp("runs") / "run")
     last, *rest = run.all_checkpoints()
     last.unlink()
     assert [path.stem for path in rest] == ["step-00000011", "step-00000010"]
@@ -137,12 +136,13 @@ def to_the_end(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Resuming trains to the end, but does not score and draw; the steps from which it went on."""
     steps: list[int] = []
 
-    def carry_out(experiment: Any, *_: Any) -> None:
-        steps.append(experiment.state.step)
-        for _event in fit(experiment.state, experiment.batches, experiment.plan, experiment.runtime):
-            pass
+    def fit_unrecorded(state: Any, batches: Any, plan: Any, runtime: Any) -> Iterator[Any]:
+        steps.append(state.step)
+        for _event in fit(state, batches, plan, runtime):
+            yield from ()
 
-    monkeypatch.setattr(resume, "carry_out", carry_out)
+    monkeypatch.setattr(resume, "fit", fit_unrecorded)
+    monkeypatch.setattr(resume, "finish", lambda *_: None)
     return steps
 
 

@@ -24,6 +24,7 @@ from resnetlab.runs import recipes
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
 from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import History
 from resnetlab.runs.report_samples import ReportSamples
 from resnetlab.runtime import Runtime
 
@@ -96,7 +97,7 @@ def make_run() -> Callable[..., RunFolder]:
         if epochs:
             machine = {"device": "cpu", "device_name": "a <machine>", "packages": {"torch": "2.10"}, "command": ["x"]}
             run.write("environment.json", machine)
-            run.write_rows([epoch_row(epoch) for epoch in range(1, epochs + 1)])
+            History(run.path, [epoch_row(epoch) for epoch in range(1, epochs + 1)]).write()
             network = build_model("resnet20", len(classes), image_size=SIDE)
             save_model(run.best, network, list(classes), SEE, {"epoch": epochs})
         with pytest.MonkeyPatch.context() as patch:

@@ -58,8 +58,8 @@ def test_a_config_of_no_recipe_begins_at_one() -> None:
 
 
 def test_a_run_that_was_extended_takes_a_command_for_each_length() -> None:
-    config = recipes.quickstart().changed({"epochs": 9, "extended_at": [100, 200]})
-    first, *rest = commands(config)
+    config = recipes.quickstart().changed({"epochs": 9})
+    first, *rest = commands(config, [100, 200])
     assert typed(first.removesuffix(" --out RUN")).steps == 100
     assert rest == ["resnetlab resume RUN --steps 200", "resnetlab resume RUN --epochs 9"]
 

@@ -279,7 +279,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(
     file: str, sentence: str, tmp_path: Path, make_run: Any, read_page: Any
 ) -> None:
     run = make_run(tmp_path / "run")
-    (run.path / file).write_bytes(b'{"accuracy": [')
+    (run.path / file).write_bytes(b'{"accuracy": [\n')
     page = read_page(write_report(run.path))
     assert sentence.lower() in told(page).lower()
     assert page.find("reproduce")

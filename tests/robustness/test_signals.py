@@ -44,7 +44,7 @@ def test_a_signal_stops_a_run_that_then_goes_on_as_if_nothing_had_been(
     assert program.wait() == 6, program.output
     assert program.sentence.startswith(f"stopped by {number.name} ")
     assert told in program.sentence
-    assert program.sentence.endswith(f"; go on with: resnetlab resume {run.path}")
+    assert program.sentence.endswith(f"; resume with: resnetlab resume {run.path}")
     ask.sound(run)
     ask.clean(run)
     assert run.final_metrics("test") is None
@@ -97,7 +97,7 @@ def test_a_signal_that_arrives_twice_is_one_request(
     time.sleep(0.02)
     program.send(number)
     assert program.wait() == 6, program.output
-    assert f"stopped by {number.name} at step 7 of 15; go on with" in program.sentence
+    assert f"stopped by {number.name} at step 7 of 15; resume with" in program.sentence
     ask.same(machine.resume(run.path), undisturbed)
 
 
@@ -121,7 +121,7 @@ def test_a_signal_at_any_instant_is_an_exit_code_and_a_sentence(
             assert program.sentence
             if not run.path.exists():
                 continue
-            assert "go on with: resnetlab resume" in program.sentence
+            assert "resume with: resnetlab resume" in program.sentence
         ask.sound(run)
         program = machine.run("resume", run.path)
         assert program.code == 0, program.output
@@ -137,7 +137,7 @@ def test_a_time_limit_stops_like_a_signal_and_every_start_gets_further(
         program = machine.run(*command)
         assert program.code == 6, program.output
         assert program.sentence == (
-            f"stopped by the time limit at step {step} of 15; go on with: resnetlab resume {run.path}"
+            f"stopped by the time limit at step {step} of 15; resume with: resnetlab resume {run.path}"
         )
     ask.same(machine.resume(run.path), undisturbed)
 
@@ -160,5 +160,5 @@ def test_a_signal_to_the_real_program_from_its_first_second_on(
         assert program.returncode == 6, (tenth, program.returncode, said)
         assert said.count("\n") == 1, said
         if out.exists():
-            assert said.endswith(f"go on with: resnetlab resume {out}\n")
+            assert said.endswith(f"resume with: resnetlab resume {out}\n")
             ask.sound(RunFolder(out))

@@ -169,19 +169,19 @@ def test_a_stopped_baseline_goes_on_where_it_was(
     assert whole[0] == 0, whole[2]
     trained.clear()
 
-    begin = experiment.carry_out
+    begin = experiment.begin
 
-    def stop_frozen(made: Any, run: RunFolder, voice: Any, stop: Any) -> None:
+    def stop_frozen(made: Any, run: RunFolder, stop: Any, on_event: Any) -> Any:
         if run.path.name == "frozen":
-            stop.signal = "SIGTERM"
-        begin(made, run, voice, stop)
+            stop.request("SIGTERM")
+        return begin(made, run, stop, on_event)
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "carry_out", stop_frozen)
+        patched.setattr(experiment, "begin", stop_frozen)
         code, _, err = command(*words)
     assert code == 6
     assert "stopped by SIGTERM at step 1 of 4" in err
-    assert err.endswith("or, with all that is left, by the same command again\n")
+    assert err.endswith("or repeat the command, which also trains the remaining parts\n")
     assert trained == ["train scratch", "train frozen"]
 
     killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], check=False, capture_output=True)
@@ -190,8 +190,8 @@ def test_a_stopped_baseline_goes_on_where_it_was(
 
     code, out, err = command(*words)
     assert code == 0, err
-    assert "it was finished before: out/scratch" in out
-    assert "it was finished before: out/frozen" in out
+    assert "already finished: out/scratch" in out
+    assert "already finished: out/frozen" in out
     assert trained[2:] == ["resume finetuned"]
     for name in PARTS:
         digests = [RunFolder(tmp_path / at / name).final_metrics("test")["weights_digest"] for at in ("out", "whole")]  # type: ignore[index]
@@ -247,7 +247,7 @@ def test_what_will_not_do_is_refused_before_anything_is_written(
     assert "unknown model 'resnet43'" in refused(*given, "--model", "resnet43")
     assert "do not fit this model" in refused(*given, "--model", "resnet32")
     assert "file not found: nowhere.pth" in refused(*given[:2], "--weights", "nowhere.pth", "--model", "resnet20")
-    assert "give --epochs or --steps, and not both" in refused(*given, "--epochs", "1", "--steps", "1")
+    assert "give --epochs or --steps, not both" in refused(*given, "--epochs", "1", "--steps", "1")
     assert "epochs is 0" in refused(*given, "--epochs", "0")
     assert "must not be negative" in refused(*given, "--max-minutes", "-1")
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,6 @@ import pytest
 from resnetlab.errors import BadInput, Damaged
 from resnetlab.runs import experiment, recipes
 from resnetlab.runs.compare import compare, distinct_names
-from resnetlab.runs.console import Voice
 from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
 
 PARAMETERS, MACS = 269_434, 2_516_608  # of ResNet-20 for one channel, 8x8 px and ten classes
@@ -24,7 +23,7 @@ def train(folder: Path, **changes: Any) -> RunFolder:
     with pytest.MonkeyPatch.context() as patched:  # drawing takes longer than these runs
         patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patched.setattr(experiment, "draw_curves", lambda *_: None)
-        return experiment.train(recipes.quickstart().changed(base | changes), folder, voice=Voice(quiet=True))
+        return experiment.train(recipes.quickstart().changed(base | changes), folder)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,9 @@ from resnetlab.files import read_sealed
 from resnetlab.runs import experiment, recipes, resume
 from resnetlab.runs.build import Experiment
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.console import Voice
-from resnetlab.runs.folder import COLUMNS, RunFolder
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import COLUMNS
+from resnetlab.runs.stop import StopRequest
 from resnetlab.training.selection import best_epoch
 
 
@@ -34,7 +33,7 @@ def tiny(**changes: Any) -> RunConfig:
 
 
 def train(config: RunConfig, folder: Path) -> RunFolder:
-    return experiment.train(config, folder, voice=Voice(quiet=True))
+    return experiment.train(config, folder)
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -72,7 +71,7 @@ class StopAfter:
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def arrange(events: int) -> None:
         stop = StopAfter(events)
-        monkeypatch.setattr(experiment.StopRequest, "reason", property(lambda _self: stop.reason))
+        monkeypatch.setattr(StopRequest, "reason", property(lambda _self: stop.reason))
 
     yield arrange
     monkeypatch.undo()
@@ -108,48 +107,42 @@ def test_stop_and_resume_equals_straight_through(
     config = tiny(**changes)  # 5 steps and a report an epoch
     straight = train(config, tmp_path / "straight")
     stop_after(events)
-    with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; go on with: resnetlab resume"):
+    with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; resume with: resnetlab resume"):
         train(config, tmp_path / "stopped")
     stop_after(1000)
-    resumed = resume.resume(tmp_path / "stopped", voice=Voice(quiet=True))
+    resumed = resume.resume(tmp_path / "stopped")
     assert_same_bits(straight, resumed)
     for key in ("epoch", "step", "val_loss", "running_loss", "train_accuracy"):
         assert [row[key] for row in resumed.rows] == [row[key] for row in straight.rows]
     assert straight.final_metrics("test") == resumed.final_metrics("test")
 
 
-def test_a_signal_stops_with_a_checkpoint_however_often_it_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real_step, steps = experiment.fit, []
+def test_a_stop_request_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    stop, events = StopRequest(), []
 
-    def fit_with_signal(*arguments: Any) -> Iterator[Any]:
-        for event in real_step(*arguments):
-            steps.append(event)
-            if len(steps) == 3:
-                for _ in range(3):
-                    os.kill(os.getpid(), signal.SIGTERM)
-            yield event
+    def request(event: Any) -> None:
+        events.append(event)
+        if len(events) == 3:
+            stop.request("the test")
+            stop.request("another reason")
 
-    monkeypatch.setattr(experiment, "fit", fit_with_signal)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped, match="stopped by SIGTERM at step 3"):
-        train(tiny(), tmp_path / "run")
-    assert signal.getsignal(signal.SIGINT) == before
+    with pytest.raises(Stopped, match="stopped by the test at step 3"):
+        experiment.train(tiny(), tmp_path / "run", stop=stop, on_event=request)
     assert RunFolder(tmp_path / "run").all_checkpoints()[0].name == "step-00000003.ckpt"
+    assert not stop.is_watched
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = train(tiny(), tmp_path / "straight")
 
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("resnetlab.runs.writer.CheckpointWriter.keep_epoch", die)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(), tmp_path / "killed")
-    assert_same_bits(straight, resume.resume(tmp_path / "killed", voice=Voice(quiet=True)))
+    assert_same_bits(straight, resume.resume(tmp_path / "killed"))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, stop_after: Any) -> None:
@@ -161,7 +154,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
     run = RunFolder(tmp_path / "run")
     newest, _ = run.all_checkpoints()
     damage(newest)
-    resumed = resume.resume(run.path, voice=Voice(quiet=True))
+    resumed = resume.resume(run.path)
     assert f"{newest.name} is damaged" in (run.path / "log.txt").read_text()
     assert_same_bits(straight, resumed)
 
@@ -171,8 +164,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(tmp_path: Path) -
     for path in run.all_checkpoints():
         damage(path)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log}
-    with pytest.raises(NoSoundCheckpoint, match=r"none of the checkpoints .* is whole"):
-        resume.resume(run.path, voice=Voice(quiet=True))
+    with pytest.raises(NoSoundCheckpoint, match=r"none of the checkpoints .* is sound"):
+        resume.resume(run.path)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path != run.log} == before
 
 
@@ -250,7 +243,7 @@ def test_resuming_a_finished_run_completes_its_evaluation_and_trains_no_further(
     run = train(tiny(), tmp_path / "run")
     before, scores = weights(run), run.final_metrics("test")
     (run.evaluation("test") / "metrics.json").unlink()
-    again = resume.resume(run.path, voice=Voice(quiet=True))
+    again = resume.resume(run.path)
     assert again.final_metrics("test") == scores
     assert all(torch.equal(value, weights(again)[name]) for name, value in before.items())
 
@@ -258,16 +251,18 @@ def test_resuming_a_finished_run_completes_its_evaluation_and_trains_no_further(
 def test_a_finished_run_is_extended_and_its_past_stays_what_it_was(tmp_path: Path) -> None:
     run = train(tiny(), tmp_path / "run")
     past = run.rows
-    longer = resume.resume(run.path, changes={"epochs": 4}, voice=Voice(quiet=True))
+    longer = resume.resume(run.path, changes={"epochs": 4})
     assert longer.rows[:2] == past
     assert [row["epoch"] for row in longer.rows] == [1, 2, 3, 4]
     assert longer.rows[2]["lr"] < 0.005  # a cosine from a tenth of the peak
-    assert RunConfig.model_validate(longer.read_json("config.json")).extended_at == (10,)
+    assert longer.extended_at == (10,)
+    assert "extended_at" not in longer.read_json("config.json")
+    assert read_sealed(longer.all_checkpoints()[0])[1]["extended_at"] == [10]
     final = longer.final_metrics("test")
     assert final is not None
     assert final["weights_digest"] == load(longer.path).model.weights_digest
-    with pytest.raises(BadInput, match="has done 20 steps already"):
-        resume.resume(run.path, changes={"epochs": 3}, voice=Voice(quiet=True))
+    with pytest.raises(BadInput, match="already trained 20 steps"):
+        resume.resume(run.path, changes={"epochs": 3})
 
 
 def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, stop_after: Any) -> None:
@@ -276,8 +271,8 @@ def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, sto
         train(tiny(), tmp_path / "run")
     stop_after(1000)
     with pytest.raises(BadInput, match="add --allow-change epochs"):
-        resume.resume(tmp_path / "run", changes={"epochs": 3}, voice=Voice(quiet=True))
-    run = resume.resume(tmp_path / "run", changes={"epochs": 3}, allowed=["epochs"], voice=Voice(quiet=True))
+        resume.resume(tmp_path / "run", changes={"epochs": 3})
+    run = resume.resume(tmp_path / "run", changes={"epochs": 3}, allowed=["epochs"])
     assert len(run.rows) == 3
 
 
@@ -285,7 +280,7 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
     run = train(tiny(epochs=20, patience=1, optim={"lr": 1e-9}, schedule={"name": "constant"}), tmp_path / "run")
     assert 2 <= len(run.rows) < 20
     with pytest.raises(BadInput, match="stopped early"):
-        resume.resume(run.path, changes={"epochs": 30}, voice=Voice(quiet=True))
+        resume.resume(run.path, changes={"epochs": 30})
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint_holds_it(tmp_path: Path) -> None:
@@ -336,7 +331,7 @@ def test_a_run_notices_that_its_images_have_changed(shapes: Path, tmp_path: Path
     (shapes / "bars" / "0.png").rename(extra)
     try:
         with pytest.raises(BadInput, match="split has changed since this run began"):
-            resume.resume(tmp_path / "run", voice=Voice(quiet=True))
+            resume.resume(tmp_path / "run")
     finally:
         extra.rename(shapes / "bars" / "0.png")
 

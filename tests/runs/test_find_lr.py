@@ -15,8 +15,7 @@ from PIL import Image
 from resnetlab.errors import BadInput, NonFinite
 from resnetlab.runs import recipes
 from resnetlab.runs.build import Experiment
-from resnetlab.runs.console import Voice
-from resnetlab.runs.find_lr import Found, Rising, ended, find_lr, smoothed
+from resnetlab.runs.find_lr import RangeTest, Rising, ended, find_lr, smoothed
 
 FAST = ("--model", "resnet20", "--batch-size", "64", "--precision", "fp32", "--tries", "60")
 
@@ -51,50 +50,50 @@ def curve(steepest: float) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-3, 0.03])
 def test_the_steepest_descent_is_found_where_it_is(rate: float) -> None:
-    found = Found.of(*curve(rate), None)
+    found = RangeTest.of(*curve(rate), None)
     assert found.steepest == pytest.approx(rate, rel=0.2)
     assert found.suggestion == found.steepest
 
 
 def test_a_tenth_of_where_it_diverged_is_suggested_if_that_is_less() -> None:
     rates, losses = curve(0.01)
-    assert Found.of(rates, losses, 0.05).suggestion == 0.005
-    assert Found.of(rates, losses, 5.0).suggestion == pytest.approx(0.01, rel=0.2)
+    assert RangeTest.of(rates, losses, 0.05).suggestion == 0.005
+    assert RangeTest.of(rates, losses, 5.0).suggestion == pytest.approx(0.01, rel=0.2)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_noise_of_small_batches_is_not_taken_for_a_descent(seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, 0.1, 100)
     rates, losses = curve(0.01)
-    found = Found.of(rates, (losses + noise).tolist(), None)
+    found = RangeTest.of(rates, (losses + noise).tolist(), None)
     assert found.steepest == pytest.approx(0.01, rel=1)
     assert found.steepest > 1e-3
-    assert Found.of(rates, (2.3 + noise).tolist(), None).suggestion is None
+    assert RangeTest.of(rates, (2.3 + noise).tolist(), None).suggestion is None
 
 
 def test_a_second_fall_after_the_network_was_blown_up_is_not_the_one() -> None:
     rates, losses = curve(0.001)
     again = [*losses[:70], *[4.0] * 15, *np.geomspace(4.0, 0.1, 15).tolist()]
-    assert Found.of(rates, again, None).steepest == pytest.approx(0.001, rel=0.2)
+    assert RangeTest.of(rates, again, None).steepest == pytest.approx(0.001, rel=0.2)
 
 
 def test_a_loss_that_never_falls_suggests_nothing() -> None:
     rates = np.geomspace(1e-6, 10, 100).tolist()
     for losses in ([2.3] * 100, np.linspace(2, 3, 100).tolist()):
-        found = Found.of(rates, losses, 1.0)
+        found = RangeTest.of(rates, losses, 1.0)
         assert (found.steepest, found.suggestion) == (None, None)
         assert "no fall of the loss" in found.lines()[0]
         assert "nothing" in found.lines()[1]
 
 
 def test_no_loss_to_begin_with_is_an_error() -> None:
-    with pytest.raises(NonFinite, match="at the first learning rate already, 1e-06"):
+    with pytest.raises(NonFinite, match="is not finite at the first learning rate, 1e-06"):
         ended([], [], 1e-6)
 
 
 def test_the_first_loss_is_that_of_the_network_a_run_begins_with() -> None:
     config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "precision": "fp32", "seed": 3})
-    found = find_lr(config, tries=10, highest=1e-5, voice=Voice(quiet=True))
+    found = find_lr(config, tries=10, highest=1e-5)
     experiment = Experiment.of(config)
     batch = next(experiment.batches.train.epoch(0))
     with torch.no_grad():

@@ -19,7 +19,6 @@ from resnetlab.evaluation.calibration import tempered
 from resnetlab.evaluation.metrics import losses
 from resnetlab.runs import build, experiment, recipes, resume, score
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.console import Voice
 from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
 from resnetlab.runs.score import evaluate
 
@@ -37,7 +36,7 @@ def tiny(**changes: Any) -> RunConfig:
 
 
 def train(folder: Path, **changes: Any) -> RunFolder:
-    return experiment.train(tiny(**changes), folder, voice=Voice(quiet=True))
+    return experiment.train(tiny(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def test_a_model_file_without_a_run_has_its_ledger_beside_it(run: RunFolder, tmp
 def test_final_test_never_keeps_a_run_away_from_the_test_split(tmp_path: Path) -> None:
     run = train(tmp_path / "sweep" / "run", final_test="never")
     assert run.is_scored
-    resume.resume(run.path, voice=Voice(quiet=True))
+    resume.resume(run.path)
     assert not any(file.exists() for file in run.ledger.files)
     assert not run.evaluation("test").exists()
     assert not list((tmp_path / "sweep").glob("*.jsonl"))
@@ -147,7 +146,7 @@ def test_training_selecting_and_validating_touch_no_test_image(tmp_path: Path, m
 
 
 def test_a_finished_run_that_is_resumed_looks_no_second_time(run: RunFolder) -> None:
-    resume.resume(run.path, voice=Voice(quiet=True))
+    resume.resume(run.path)
     assert len(looks(run.ledger.files[0])) == 1
 
 
@@ -157,7 +156,7 @@ def test_a_run_stopped_while_scoring_has_not_looked_yet(tmp_path: Path, monkeypa
     def stop_at_test(model: Any, batches: Any, *rest: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
-            batches.stop.signal = "SIGTERM"
+            batches.stop.request("SIGTERM")
         return real(model, batches, *rest)
 
     monkeypatch.setattr(score, "probabilities", stop_at_test)
@@ -165,7 +164,7 @@ def test_a_run_stopped_while_scoring_has_not_looked_yet(tmp_path: Path, monkeypa
         train(tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
     assert not run.ledger.files[0].exists()
-    resume.resume(run.path, voice=Voice(quiet=True))
+    resume.resume(run.path)
     assert len(looks(run.ledger.files[0])) == 1
 
 

@@ -18,11 +18,10 @@ from scipy import stats
 from resnetlab.errors import Stopped
 from resnetlab.files import read_sealed
 from resnetlab.runs import experiment, recipes, seeds
-from resnetlab.runs.console import Voice
 from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.stop import StopRequest
 
 TINY = ("train", "--model", "resnet20", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
-QUIET = Voice(quiet=True)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +62,7 @@ def test_a_series_that_was_stopped_equals_one_that_was_not(command: Any, tmp_pat
         stop_in_run(2, events, patched)
         code, _, err = command(*TINY, "--seeds", 3, "--seed", 4, "--out", "stopped")
     assert code == 6
-    assert f"seed 5: stopped by SIGTERM at step {min(events, 5)} of 5; go on with: resnetlab resume stopped" in err
+    assert f"seed 5: stopped by SIGTERM at step {min(events, 5)} of 5; resume with: resnetlab resume stopped" in err
     stopped = tmp_path / "stopped"
     assert [run["seed"] for run in read(stopped)["runs"]] == [4]
     done = {path: path.stat().st_mtime_ns for path in (stopped / "seed-4").rglob("*")}
@@ -139,7 +138,7 @@ def test_a_series_goes_on_by_the_same_command_and_may_get_more_seeds(command: An
     assert command(*words, "--seeds", 3)[0] == 0
     three = read(tmp_path / "out")
     assert (three["seeds"], three["runs"][:2]) == ([0, 1, 2], two["runs"])
-    assert "has 3 seeds; it cannot go on with fewer" in command.refuse(*words, "--seeds", 2)
+    assert "has 3 seeds; it cannot be resumed with fewer" in command.refuse(*words, "--seeds", 2)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("seed-*/**/*")}
     code, out, _ = command("resume", "out")
     assert code == 0
@@ -199,16 +198,14 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 def test_the_time_limit_is_that_of_all_runs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
-    def pretend(_series: Any, seed: int, _voice: Voice, minutes: float, *, strict: bool) -> None:
-        given.append((seed, minutes))
+    def pretend(_series: Any, seed: int, stop: StopRequest, _on_event: object, *, strict: bool) -> None:
+        given.append((seed, stop.reason))
         time.sleep(0.3)
 
-    monkeypatch.setattr(seeds, "train_one", pretend)
-    with pytest.raises(Stopped, match="stopped by the time limit before seed 2; go on with: resnetlab resume"):
-        seeds.train(recipes.quickstart(), 9, tmp_path / "out", voice=QUIET, max_minutes=0.5 / 60)
-    (first, whole), (second, rest) = given
-    assert (first, second) == (0, 1)
-    assert 60 * rest <= 60 * whole - 0.3 <= 0.2
+    monkeypatch.setattr(seeds, "train_seed", pretend)
+    with pytest.raises(Stopped, match="stopped by the time limit before seed 2; resume with: resnetlab resume"):
+        seeds.train_series(recipes.quickstart(), 9, tmp_path / "out", max_minutes=0.5 / 60)
+    assert given == [(0, None), (1, None)]
 
 
 def test_a_run_that_was_deleted_is_trained_anew(command: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from resnetlab.data.splits import Split
 from resnetlab.errors import NonFinite
 from resnetlab.models import build_model
 from resnetlab.models.zoo import Architecture
-from resnetlab.runs.facts import epoch_line
+from resnetlab.runs.messages import epoch_line
 from resnetlab.runtime import Runtime
 from resnetlab.training.checkpoint import optimizer_tensors
 from resnetlab.training.loop import Batches, EpochReport, Plan, TrainState, fit, train_step
@@ -97,7 +97,7 @@ def test_as_many_as_are_allowed_are_left_out_and_one_more_is_an_error() -> None:
     reports = [e for e in fit(ours, batches((0, 1), (2, 0)), PLAN, RUNTIME) if isinstance(e, EpochReport)]
     assert len(reports) == 3
     assert [report.left_out for report in reports] == [1, 1, 2]
-    assert "2 steps left out so far" in epoch_line(reports[-1], 3, is_best=False)
+    assert "2 steps skipped so far" in epoch_line(reports[-1], 3, is_best=False)
     assert all(0 < report.running_loss < 10 for report in reports)
     with pytest.raises(NonFinite, match=r"in epoch 3 \(step 9"):
         list(fit(state("sgd", skips=1), batches((0, 1), (2, 0)), PLAN, RUNTIME))

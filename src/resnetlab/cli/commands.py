@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from resnetlab.cli.arguments import (
     BaselineArguments,
@@ -27,23 +28,28 @@ def train(arguments: Sequence[str]) -> None:
     if given.print_config:
         print(config.model_dump_json(indent=2))
         return
-    from resnetlab.cli.process import tune
-    from resnetlab.runs import experiment, resume
-    from resnetlab.runs.build import resolved
-
     if given.resume and given.out is None:
         raise BadInput("--resume auto continues the run in --out; give --out FOLDER too")
-    tune()
-    if given.seeds is not None:
-        from resnetlab.cli import tables
-        from resnetlab.runs import seeds
+    from resnetlab.cli.console import Console
+    from resnetlab.cli.process import tune
+    from resnetlab.cli.signals import stop_on_signals
+    from resnetlab.runs.build import resolved
+    from resnetlab.runs.experiment import train
+    from resnetlab.runs.resume import resume
 
-        go_on = given.resume is not None
-        tables.show_series(seeds.train(config, given.seeds, given.out, go_on=go_on, max_minutes=given.max_minutes))
-    elif given.resume and given.out and (given.out / "config.json").exists():
-        resume.resume(given.out, changes=resolved(config).to_json(), max_minutes=given.max_minutes)
-    else:
-        experiment.train(config, given.out, max_minutes=given.max_minutes)
+    tune()
+    with Console() as console, stop_on_signals() as stop:
+        watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
+        if given.seeds is not None:
+            from resnetlab.cli import tables
+            from resnetlab.runs.seeds import train_series
+
+            is_resumed = given.resume is not None
+            tables.show_series(train_series(config, given.seeds, given.out, resume=is_resumed, **watched))
+        elif given.resume and given.out and (given.out / "config.json").exists():
+            resume(given.out, changes=resolved(config).to_json(), **watched)
+        else:
+            train(config, given.out, **watched)
 
 
 UNUSED_BY_FIND_LR = ("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite")
@@ -59,44 +65,48 @@ def find_lr(arguments: Sequence[str]) -> None:
     if given.out is not None and (given.out.suffix != ".png" or not given.out.parent.is_dir()):
         raise BadInput(f"--out is {printable(given.out)}, but must be a .png file in an existing folder")
     from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
-    from resnetlab.runs import find_lr
-    from resnetlab.runs.console import Voice
+    from resnetlab.runs.find_lr import draw, find_lr
 
     tune()
-    voice = Voice(quiet=given.json_)
-    found = find_lr.find_lr(config, lowest=given.lowest, highest=given.highest, tries=given.tries, voice=voice)
-    if given.json_:
-        tables.show_json(found.to_json())
-    for line in found.lines():
-        voice.say(line)
-    if given.out is not None:
-        find_lr.draw(config, found, given.out)
-        voice.say(f"the picture is {given.out}")
+    with Console(quiet=given.json_) as console:
+        limits = {"lowest": given.lowest, "highest": given.highest}
+        found = find_lr(config, **limits, tries=given.tries, on_event=console.on_event)
+        console.hide_bar()
+        if given.json_:
+            tables.show_json(found.to_json())
+        for line in found.lines():
+            console.print(line)
+        if given.out is not None:
+            draw(config, found, given.out)
+            console.print(f"the picture is {given.out}")
 
 
 def resume(arguments: Sequence[str]) -> None:
     given = parse(ResumeArguments, arguments, "resnetlab resume")
-    from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
-    from resnetlab.runs import resume, seeds
+    from resnetlab.cli.signals import stop_on_signals
     from resnetlab.runs.folder import RunFolder
+    from resnetlab.runs.series import Series, is_series
 
     tune()
     run = given.run
-    had = seeds.Series.open(run).config if seeds.is_series(run) else RunFolder.open(run).config
+    had = Series.open(run).config if is_series(run) else RunFolder.open(run).config
     config = had.changed(given.changes)
-    if seeds.is_series(run):
-        strict, minutes = given.strict_resume, given.max_minutes
-        tables.show_series(seeds.resume_series(run, config, strict=strict, max_minutes=minutes))
-        return
-    resume.resume(
-        run,
-        changes=config.to_json(),
-        allowed=given.allow_change,
-        strict=given.strict_resume,
-        max_minutes=given.max_minutes,
-    )
+    with Console() as console, stop_on_signals() as stop:
+        watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
+        if is_series(run):
+            from resnetlab.cli import tables
+            from resnetlab.runs.seeds import resume_series
+
+            tables.show_series(resume_series(run, config, strict=given.strict_resume, **watched))
+        else:
+            from resnetlab.runs.resume import resume
+
+            strict, allowed = given.strict_resume, given.allow_change
+            resume(run, changes=config.to_json(), allowed=allowed, strict=strict, **watched)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -120,7 +130,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         return
     tables.show_scores(result)
     if given.split == "test":
-        tables.say(score.looks_line(score.ledger_of(given.source), result))
+        tables.say(score.test_set_line(score.ledger_of(given.source), result))
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -143,7 +153,9 @@ def compare(arguments: Sequence[str]) -> None:
 def baseline(arguments: Sequence[str]) -> None:
     given = parse(BaselineArguments, arguments, "resnetlab baseline")
     from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
+    from resnetlab.cli.signals import stop_on_signals
     from resnetlab.report.comparison import write_comparison
     from resnetlab.runs.baseline import baseline
 
@@ -152,7 +164,9 @@ def baseline(arguments: Sequence[str]) -> None:
     sections = {"data": given.data.model_dump(), "augment": given.augment.model_dump(), "model": {"name": given.model}}
     names = ("epochs", "steps", "batch_size", "seed", "device", "precision")
     settings = {name: getattr(given, name) for name in names if getattr(given, name) is not None} | sections
-    comparison, folder = baseline(settings, given.weights, given.out, max_minutes=given.max_minutes)
+    with Console() as console, stop_on_signals() as stop:
+        watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
+        comparison, folder = baseline(settings, given.weights, given.out, **watched)
     tables.show_comparison(comparison)
     tables.say(f"the page is {write_comparison(folder, comparison)}")
 

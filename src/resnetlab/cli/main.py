@@ -13,8 +13,9 @@ from pathlib import Path
 
 from resnetlab import __version__
 from resnetlab.cli.commands import COMMANDS
+from resnetlab.cli.signals import ignore_signals, leave_on_signals
 from resnetlab.errors import BadInput, DiskTrouble, LabError, Stopped, printable, unknown
-from resnetlab.runs.stopping import ignore_signals, leave_on_sigterm
+from resnetlab.runs.log import Lines
 
 USAGE = """\
 usage: resnetlab COMMAND [OPTION ...]
@@ -126,9 +127,11 @@ def entry_point() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
-    leave_on_sigterm()
+    leave_on_signals()
     log = logging.getLogger("resnetlab")  # downloads are announced there
-    log.addHandler(logging.StreamHandler())
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     code: int | None = None
     try:

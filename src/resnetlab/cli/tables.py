@@ -16,9 +16,9 @@ from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
 from resnetlab.evaluation.comparison import Comparison
 from resnetlab.report.comparison import WORDS, cost, heading, quality, sentences
-from resnetlab.runs.facts import score_line
 from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
-from resnetlab.runs.seeds import SUMMARY, Series
+from resnetlab.runs.messages import score_line
+from resnetlab.runs.series import SUMMARY, Series
 
 if TYPE_CHECKING:
     from resnetlab.cli.inspection import ImageActivations, InspectedModel

@@ -1,1 +1,20 @@
-"""A run as one page: what it scored, how it learned, what it looks at, and how to get it again."""
+"""Pages: a run as one HTML file, and several compared. The package itself is callable: `resnetlab.report(run)`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+
+class CallablePackage(ModuleType):
+    """This package, which shares its name with the public function."""
+
+    def __call__(self, run: Path | str, out: Path | str | None = None) -> Path:
+        """Write the page of a run and return its path; see `resnetlab.report.write.write_report`."""
+        from resnetlab.report.write import write_report
+
+        return write_report(run, out)
+
+
+sys.modules[__name__].__class__ = CallablePackage

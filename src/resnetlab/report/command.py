@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resnetlab.errors import printable
 from resnetlab.runs import recipes
 from resnetlab.runs.config import SHORT_FLAGS, RunConfig, differences
 
-HIDDEN = ("recipe", "extended_at", "epochs", "steps")
+HIDDEN = ("recipe", "epochs", "steps")
 
 
-def commands(config: RunConfig) -> list[str]:
+def commands(config: RunConfig, extended_at: Sequence[int] = ()) -> list[str]:
     """What to type: the recipe and every setting that differs from it; a run that was extended takes several.
 
     >>> commands(recipes.get("quickstart").changed({"epochs": 5, "seed": 3, "augment": {"flip": True}}))
@@ -24,10 +24,10 @@ def commands(config: RunConfig) -> list[str]:
     changed = [difference for difference in differences(base, config) if difference.path not in HIDDEN]
     flags = [word for difference in changed for word in flag(difference.path, difference.after)]
     whole = ["--steps", str(config.steps)] if config.steps is not None else ["--epochs", str(config.epochs)]
-    if not config.extended_at:
+    if not extended_at:
         length = [] if (config.epochs, config.steps) == (base.epochs, base.steps) else whole
         return [typed("resnetlab", "train", recipe, *flags, *length)]
-    lengths = [["--steps", str(steps)] for steps in config.extended_at] + [whole]
+    lengths = [["--steps", str(steps)] for steps in extended_at] + [whole]
     first = typed("resnetlab", "train", recipe, *flags, *lengths[0], "--out", "RUN")
     return [first, *(typed("resnetlab", "resume", "RUN", *length) for length in lengths[1:])]
 

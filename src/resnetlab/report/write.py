@@ -105,7 +105,7 @@ def build(facts: Facts) -> str:
         scores=[row for row in SCORES if is_known(row, facts)],
         recall_interval=recall_interval,
         percent=percent,
-        commands="\n".join(commands(facts.config)),
+        commands="\n".join(commands(facts.config, facts.run.extended_at)),
         typed=" ".join(map(str, typed)) if isinstance(typed, list) else typed,
         machine=list(machine(facts.environment)),
         parameters=sum(p.numel() for p in model.network.parameters()) if model else 0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +18,12 @@ from resnetlab.runs import recipes
 from resnetlab.runs.build import open_data, resolved
 from resnetlab.runs.compare import compare
 from resnetlab.runs.config import DataConfig, RunConfig, differences
-from resnetlab.runs.console import Voice
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.log import RunLog
 from resnetlab.runs.resume import HARMLESS, resume
-from resnetlab.runs.stopping import StopRequest
+from resnetlab.runs.session import OnEvent
+from resnetlab.runs.stop import StopRequest
 
 EPOCHS = 10  # unless a length is given
 LEAST_SIZE = 64
@@ -31,17 +31,17 @@ CHECKPOINT_MINUTES = 5.0  # on a CPU an epoch may take an hour, which a power cu
 
 
 class Part(NamedTuple):
-    """One of the three ways: the recipe it begins as, and what of it is changed."""
+    """One of the three runs: the recipe it begins as, and the settings that differ from it."""
 
-    told: str
+    description: str
     recipe: str
     own: dict[str, Any]
 
 
 PARTS = {
     "scratch": Part("new weights, every layer trained", "folder", {}),
-    # A head that learns alone cannot spoil what is below it: ten times the fine-tuning rate, and nothing to pull back.
-    "frozen": Part("given weights, the head alone trained", "finetune", {"optim": {"lr": 3e-3, "weight_decay": 0.0}}),
+    # Training the head alone cannot harm the layers below it: ten times the fine-tuning rate, and no weight decay.
+    "frozen": Part("given weights, only the head trained", "finetune", {"optim": {"lr": 3e-3, "weight_decay": 0.0}}),
     "finetuned": Part("given weights, every layer trained", "finetune", {}),
 }
 
@@ -52,47 +52,47 @@ def baseline(
     out: Path | str | None = None,
     *,
     max_minutes: float | None = None,
-    quiet: bool = False,
+    stop: StopRequest | None = None,
+    on_event: OnEvent | None = None,
 ) -> tuple[Comparison, Path]:
-    """Train and score the three parts, each a run in a folder of `out` named after it, and compare them on the test
-    split; the comparison, and the folder that holds the runs: `out` (default: `runs/baseline-<data>`).
+    """Train and score the three parts, each a run in `out` (default: `runs/baseline-<data>`), and compare them on the
+    test split. Returns the comparison, and the folder that holds the runs.
 
     `settings` are what all parts share, as for `RunConfig.changed`: data, model, augmentation, length, batch size,
-    seed. Called again, it skips parts that are finished and resumes the one that is not. Every part is scored on the
-    test split, once: that is what is compared, and the ledger in `out` has it.
+    seed. Called again, it skips parts that are finished and resumes the one that is not. Every part is scored once on
+    the test split, and the access log in `out` records it. The time limit is for all parts together.
 
     Raises BadInput, before anything is trained, for settings, data or weights that will not do and for an `out` that
     was begun with other settings; Stopped when a part was asked to stop.
     """
-    stop, voice = StopRequest(max_minutes), Voice(quiet=quiet)
+    stop, log = StopRequest.within(max_minutes, stop), RunLog()
     parts = configs(settings, weights)
     shared = parts["scratch"]
     folder = Path(out) if out is not None else Path("runs") / f"baseline-{Path(shared.data.name).name}"
     left = unfinished(parts, folder)
     if any(parts[name].model.pretrained for name in left):
         require_weights(shared.model.name, weights)
-        voice.say(f"weights  {weights}: they are here, and fit {shared.model.name}")
+        log.info(f"weights  {weights}: available, and fit {shared.model.name}")
     for number, (name, config) in enumerate(parts.items(), 1):
-        voice.say(f"part {number} of {len(parts)}: {name} ({PARTS[name].told})")
+        log.info(f"part {number} of {len(parts)}: {name} ({PARTS[name].description})")
         if name not in left:
-            voice.say(f"it was finished before: {folder / name}")
+            log.info(f"already finished: {folder / name}")
             continue
         try:
-            bring_to_its_end(config, folder / name, Voice(quiet=quiet), minutes_left(stop))
+            train_or_resume(config, folder / name, stop, on_event)
         except Stopped as error:
-            raise Stopped(f"{error}; or, with all that is left, by the same command again") from None
+            raise Stopped(f"{error}; or repeat the command, which also trains the remaining parts") from None
     comparison = compare([folder / name for name in parts])
-    comparison = dataclasses.replace(comparison, notes=(*told(parts, weights), *comparison.notes))
-    return comparison, folder
+    return dataclasses.replace(comparison, notes=(*descriptions(parts, weights), *comparison.notes)), folder
 
 
 def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
     """The configs of the parts by name: their own optimisers, and everything else the same.
 
-    The stem is ImageNet's, because the weights are for it. The images are as large as the data has them, but at least
-    64 px: `finetune` sees 224, at which the weights were made and most photographs still have something to show, while
-    small ones gain no detail and cost 12 times as much as at 64; at 32, after a stem that divides by four and three
-    stages that halve, the last stage would see a single pixel.
+    The stem is ImageNet's, because the weights are for it. The image size is that of the data, but at least 64 px:
+    `finetune` uses 224, the size that the weights were trained at, but small images gain no detail there and cost 12
+    times as much as at 64. At 32, after a stem that divides by four and three stages that halve, the maps of the last
+    stage would be a single pixel.
     """
     is_path = weights != "torchvision" and "://" not in weights
     source = str(Path(weights).resolve()) if is_path else weights  # a run is resumed from anywhere
@@ -113,9 +113,9 @@ def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
 
 
 def image_size(data: DataConfig) -> int:
-    """The side of what the networks see, in pixels: as asked, or what suits the data and the stem.
+    """The image size of the networks in pixels: as given, or what suits the data and the stem.
 
-    Reads no more than names and headers. Raises BadInput if there is no such data.
+    Reads only names and headers. Raises BadInput if the data does not exist.
 
     >>> image_size(DataConfig(name="cifar10"))
     64
@@ -123,13 +123,13 @@ def image_size(data: DataConfig) -> int:
     if data.name in DATASETS:
         return data.image_size or LEAST_SIZE  # all of them are smaller
     if not Path(data.name).is_dir():
-        open_data(data)  # which says what is wrong
-    see, _ = preprocessing_for(scan(data.name), data.image_size, data.fit)
-    return see.image_size if data.image_size else max(LEAST_SIZE, see.image_size)
+        open_data(data)  # raises BadInput
+    preprocessing, _ = preprocessing_for(scan(data.name), data.image_size, data.fit)
+    return preprocessing.image_size if data.image_size else max(LEAST_SIZE, preprocessing.image_size)
 
 
 def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
-    """The parts that are still to be trained or scored; BadInput if one was begun with other settings."""
+    """The parts that are still to be trained or scored. Raises BadInput if one was begun with other settings."""
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{printable(folder)} is a file; --out must be a folder")
     left = []
@@ -142,15 +142,15 @@ def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
         run = RunFolder.open(path)
         changed = [difference for difference in differences(run.config, config) if difference.path not in HARMLESS]
         if changed:
-            said = "; ".join(map(str, changed))
-            raise BadInput(f"{printable(path)} was begun with other settings ({printable(said)}); give another --out")
+            change = "; ".join(map(str, changed))
+            raise BadInput(f"{printable(path)} was begun with other settings ({printable(change)}); give another --out")
         if not run.is_scored:
             left.append(name)
     return left
 
 
 def require_weights(model: str, weights: str) -> None:
-    """Fetch the weights if need be, and BadInput unless they fit: now, not after hours of training without them."""
+    """Fetch the weights if need be, and raise BadInput unless they fit, before hours of training without them."""
     try:
         load_pretrained(build_model(model, 1000, stem="imagenet"), weights)
     except BadInput as error:
@@ -159,20 +159,16 @@ def require_weights(model: str, weights: str) -> None:
         ) from error
 
 
-def bring_to_its_end(config: RunConfig, path: Path, voice: Voice, max_minutes: float | None) -> None:
+def train_or_resume(config: RunConfig, path: Path, stop: StopRequest, on_event: OnEvent | None) -> None:
+    """Train one part to its end, from wherever it is."""
     if (path / "config.json").exists():
-        resume(path, changes=config.to_json(), voice=voice, max_minutes=max_minutes)
+        resume(path, changes=config.to_json(), stop=stop, on_event=on_event)
     else:
-        train(config, path, voice=voice, max_minutes=max_minutes)
+        train(config, path, stop=stop, on_event=on_event)
 
 
-def minutes_left(stop: StopRequest) -> float | None:
-    """Of the time that all parts have together."""
-    return None if stop.deadline is None else max(0.0, stop.deadline - time.monotonic()) / 60
-
-
-def told(parts: Mapping[str, RunConfig], weights: str) -> Iterator[str]:
-    """What the parts have in common, and what each does in its own way."""
+def descriptions(parts: Mapping[str, RunConfig], weights: str) -> Iterator[str]:
+    """The settings that the parts share, and those that are their own, a line each."""
     one = parts["scratch"]
     length = f"{one.epochs} epochs" if one.epochs else f"{one.steps:,} steps"
     side = one.data.image_size
@@ -182,4 +178,4 @@ def told(parts: Mapping[str, RunConfig], weights: str) -> Iterator[str]:
     )
     for name, config in parts.items():
         optim = f"{config.optim.name} at {config.optim.lr:g}, weight decay {config.optim.weight_decay:g}"
-        yield f"{name}: {PARTS[name].told}; {optim}, {config.schedule.name} schedule"
+        yield f"{name}: {PARTS[name].description}; {optim}, {config.schedule.name} schedule"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from resnetlab.data import DATASETS, augment
@@ -19,6 +20,7 @@ from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput
+from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.models.build import build_model
 from resnetlab.models.pretrained import load_pretrained
 from resnetlab.models.resnet import ResNet
@@ -30,41 +32,51 @@ from resnetlab.training.optim import make_optimizer
 from resnetlab.training.schedule import Extended, Schedule
 
 EVAL_BATCH = 256  # always the same, so that a score is the same to the last digit wherever it is computed
-SKIPS = 10  # steps left out for a loss or gradient that is not finite, where that is allowed at all
+SKIPS = 10  # steps that may be skipped for a loss or gradient that is not finite, with on_nonfinite="skip"
 SAMPLE = 5000  # training images scored beside validation, at most
+LARGEST_PROBE = 64  # pixels; every network takes larger images
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Training:
+    """The arguments of the training loop."""
+
+    state: TrainState
+    batches: Batches
+    plan: Plan
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Experiment(Training):
     """The objects of a run, made from its config."""
 
     config: RunConfig
-    runtime: Runtime
     data: ImageData
     network: ResNet
-    batches: Batches
-    plan: Plan
-    state: TrainState
-    notes: list[str]  # what a person should know about data and weights
+    notes: tuple[str, ...]  # what a person should know about data and weights
+    extended_at: tuple[int, ...] = ()  # the steps at which the run was finished and then extended
 
     @classmethod
-    def of(cls, config: RunConfig) -> Experiment:
+    def of(cls, config: RunConfig, extended_at: tuple[int, ...] = ()) -> Experiment:
+        """Read the data and build everything else. Raises BadInput for what cannot be trained."""
         runtime = start(config.device, config.precision, deterministic=config.deterministic)
         data = open_data(config.data)
         network, notes = make_network(config, data)
-        batches = make_batches(config, data, runtime)
-        plan = make_plan(config, len(batches.train))
+        batches = make_batches(config, data, runtime, extended_at)
+        plan = make_plan(config, len(batches.train), extended_at)
         state = make_state(config, network, runtime)
-        return cls(config, runtime, data, network, batches, plan, state, [*data.notes, *notes])
+        *extended, _ = lengths(config, len(batches.train), extended_at)
+        return cls(state, batches, plan, runtime, config, data, network, (*data.notes, *notes), tuple(extended))
 
 
 def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) -> ImageData:
-    """The data of a config; seen through the `preprocessing` of a model, where one is given."""
+    """The data of a config, with the `preprocessing` of a model if one is given."""
     return open_dataset(config.name, preprocessing=preprocessing, **config.model_dump(exclude={"name"}))
 
 
 def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]:
-    """The network for this data, with its weights drawn from the seed or taken from elsewhere; and what was adapted."""
+    """The network for this data, with weights drawn from the seed or loaded; and notes on what was adapted."""
     network = build_model(
         config.model.name,
         len(data.classes),
@@ -75,6 +87,8 @@ def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]
         zero_init=config.model.zero_init,
         seed=derived_seed(config.seed, "init") % 2**63,  # torch takes 63 bits
     )
+    full = data.preprocessing.image_size
+    require_size(network, image_sizes(config.augment, full), full)
     notes = load_pretrained(network, config.model.pretrained) if config.model.pretrained else []
     if network.architecture.stem == "whitened" and not config.model.pretrained:
         sample = RandomTables(config.data.split_seed, 0, len(data.train)).permutation()[:SAMPLE].sort().values
@@ -82,6 +96,42 @@ def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]
     if config.model.freeze:
         network.freeze_backbone()
     return network, notes
+
+
+def image_sizes(config: AugmentConfig, full: int) -> list[int]:
+    """The image size of each phase of training, in pixels; none for the full size throughout."""
+    return [max(1, round(share * full)) for share in config.sizes]
+
+
+def require_size(network: ResNet, sizes: Sequence[int], full: int) -> None:
+    """Raise BadInput, with the smallest size that will do, if the network shrinks such images to nothing."""
+    smallest = min([full, *sizes])
+    if smallest > LARGEST_PROBE or is_large_enough(network, smallest):
+        return
+    least = next((size for size in range(smallest + 1, LARGEST_PROBE + 1) if is_large_enough(network, size)), None)
+    if least is None:
+        raise BadInput(f"images of {smallest}x{smallest} px are too small for {network.name}; choose another --model")
+    if smallest < full:
+        share = math.ceil(100 * least / full) / 100
+        raise BadInput(
+            f"images of {smallest}x{smallest} px, the smallest of --augment.sizes, are too small for {network.name}: "
+            f"it needs {least} px or more, a share of {share:g} or a larger --data.image-size"
+        )
+    raise BadInput(
+        f"images of {smallest}x{smallest} px are too small for {network.name}: it needs {least} px or more; "
+        f"add --data.image-size {max(least, 16)}, or choose another --model"
+    )
+
+
+@torch.inference_mode()
+def is_large_enough(network: ResNet, size: int) -> bool:
+    """True if the network maps an image of this size to logits. In evaluation mode, so that no statistics change."""
+    with evaluating(network):
+        try:
+            network(torch.zeros(1, network.in_channels, size, size))
+        except RuntimeError:  # a kernel or a window larger than the maps
+            return False
+    return True
 
 
 def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.Augmentation]:
@@ -101,7 +151,8 @@ def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.A
     return [step for name, step in steps.items() if getattr(config, name)]
 
 
-def make_batches(config: RunConfig, data: ImageData, runtime: Runtime) -> Batches:
+def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_at: tuple[int, ...] = ()) -> Batches:
+    """Training batches, a sample of the same images without augmentation, and validation."""
     train, val = hold(data.train, runtime), hold(data.val, runtime)
     # As many training images as validation has, and always the same: the two curves then differ by what was learned.
     order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
@@ -109,10 +160,10 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime) -> Batche
     full = data.preprocessing.image_size
     steps = make_augmentations(config.augment, full)
     train_batches = TrainBatches(train, data.preprocessing, steps, config.batch_size, config.seed, runtime)
-    sizes = [max(1, round(share * full)) for share in config.augment.sizes]
-    run = config.extended_at[0] if config.extended_at else total_steps(config, len(train_batches))
+    sizes = image_sizes(config.augment, full)
+    first_length, *_ = lengths(config, len(train_batches), extended_at)
     return Batches(
-        train=dataclasses.replace(train_batches, sizes=sizes, steps=run),
+        train=dataclasses.replace(train_batches, sizes=sizes, steps=first_length),
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),
     )
@@ -134,11 +185,17 @@ def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
     return config.epochs * steps_per_epoch
 
 
-def make_plan(config: RunConfig, steps_per_epoch: int) -> Plan:
-    lengths = [*config.extended_at, total_steps(config, steps_per_epoch)]
+def lengths(config: RunConfig, steps_per_epoch: int, extended_at: Iterable[int]) -> list[int]:
+    """The lengths in steps that a run was planned for, one after the other; the last one is the config's."""
+    total = total_steps(config, steps_per_epoch)
+    return [*(step for step in extended_at if step < total), total]  # killed before its new length was written
+
+
+def make_plan(config: RunConfig, steps_per_epoch: int, extended_at: tuple[int, ...] = ()) -> Plan:
+    planned = lengths(config, steps_per_epoch, extended_at)
     return Plan(
-        steps=lengths[-1],
-        schedule=make_schedule(config, lengths, steps_per_epoch),
+        steps=planned[-1],
+        schedule=make_schedule(config, planned, steps_per_epoch),
         loss_fn=nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
         accumulate=config.accumulate,
         clip_norm=config.clip_norm or math.inf,
@@ -147,18 +204,18 @@ def make_plan(config: RunConfig, steps_per_epoch: int) -> Plan:
     )
 
 
-def make_schedule(config: RunConfig, lengths: Sequence[int], steps_per_epoch: int) -> Schedule | Extended:
-    """The schedule of a run that was planned for `lengths[0]` steps and then extended to each of the others."""
+def make_schedule(config: RunConfig, planned: Sequence[int], steps_per_epoch: int) -> Schedule | Extended:
+    """The schedule of a run that was planned for `planned[0]` steps and then extended to each of the others."""
     settings = config.schedule.model_dump(exclude={"name"})
     schedule: Schedule | Extended = Schedule(
-        config.schedule.name, config.optim.lr, lengths[0], steps_per_epoch, **settings
+        config.schedule.name, config.optim.lr, planned[0], steps_per_epoch, **settings
     )
-    for before, after in itertools.pairwise(lengths):
+    for before, after in itertools.pairwise(planned):
         schedule = Extended(schedule, before, after)
     return schedule
 
 
-def make_state(config: RunConfig, network: ResNet, runtime: Runtime) -> TrainState:
+def make_state(config: RunConfig, network: nn.Module, runtime: Runtime) -> TrainState:
     """The state before the first step."""
     model = runtime.place(network, training=True)
     optimizer = make_optimizer(model, **config.optim.model_dump(), precision=runtime.precision)

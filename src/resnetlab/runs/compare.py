@@ -19,7 +19,7 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.score import SplitName
 
 
-def compare(folders: Sequence[Path], split: SplitName = "test") -> Comparison:
+def compare(folders: Sequence[Path | str], split: SplitName = "test") -> Comparison:
     """Compare the runs in `folders` by their scores on the same split.
 
     Raises BadInput if a run has not been scored on the split, has other weights now than when it was scored, or was
@@ -27,7 +27,7 @@ def compare(folders: Sequence[Path], split: SplitName = "test") -> Comparison:
     """
     if len(folders) < 2:
         raise BadInput("a comparison needs two runs or more: resnetlab compare RUN RUN …")
-    runs = [RunFolder.open(path) for path in folders]
+    runs = [RunFolder.open(Path(path)) for path in folders]
     metrics = [metrics_of(run, split) for run in runs]
     require_same_images(runs, metrics, split)
     logs = [run.ledger for run in runs] if split == "test" else []

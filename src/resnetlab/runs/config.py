@@ -280,8 +280,12 @@ class RunConfig(Section):
     """score the best weights on the test split at the end of the run, or not"""
     tensorboard: bool = False
     """also write TensorBoard logs; needs pip install 'resnetlab[tensorboard]'"""
-    extended_at: tuple[int, ...] = ()
-    """steps at which the run was over and then extended"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_extensions(cls, given: Any) -> Any:
+        """Drop `extended_at`, which older runs have in their config.json: `RunFolder.extended_at` reads it there."""
+        return {k: v for k, v in given.items() if k != "extended_at"} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def consistent(self) -> Self:

@@ -1,144 +1,147 @@
-"""A run from its config to a trained, scored and plotted run folder."""
+"""A run: from a config to a folder with a trained and scored network."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from functools import partial
 from pathlib import Path
 
-from resnetlab.errors import NonFinite, Stopped
+from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
-from resnetlab.inference.model_file import read_model
+from resnetlab.inference.model_file import read_model, save_model
+from resnetlab.models.resnet import ResNet
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.console import Voice
-from resnetlab.runs.facts import environment, epoch_line, introduction, score_line, split_facts
-from resnetlab.runs.folder import RunFolder, next_folder
-from resnetlab.runs.score import SplitName, fitted_temperature, looks_line, score_split
-from resnetlab.runs.stopping import StopAsked, StopRequest, Watched
-from resnetlab.runs.tensorboard import TensorBoardWriter, boards
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import History
+from resnetlab.runs.log import RunLog
+from resnetlab.runs.messages import introduction, score_line
+from resnetlab.runs.provenance import environment, provenance, split_record
+from resnetlab.runs.score import SplitName, record_access, score_split, temperature_of, test_set_line
+from resnetlab.runs.session import OnEvent, Session
+from resnetlab.runs.stop import StopRequest, StopRequested
+from resnetlab.runs.tensorboard import TensorBoardWriter, require_tensorboard
 from resnetlab.runs.writer import CheckpointWriter
-from resnetlab.training.loop import Batches, StepDone, fit
+from resnetlab.training.loop import EpochReport, fit
 from resnetlab.training.selection import best_epoch
 
-DRAW_EVERY = 20  # seconds between two drawings of curves.png; it takes about half a second
+DRAW_EVERY = 20  # seconds between two drawings of curves.png; one takes about half a second
 
 
 def train(
     config: RunConfig,
     folder: Path | str | None = None,
     *,
-    voice: Voice | None = None,
     max_minutes: float | None = None,
+    stop: StopRequest | None = None,
+    on_event: OnEvent | None = None,
 ) -> RunFolder:
-    """Train, score and plot a run in a new or empty folder (default: `runs/<recipe>-NNN`).
+    """Train and score a network as `config` describes it, in a new or empty folder (default: `runs/<recipe>-NNN`).
 
-    Raises BadInput before anything is written, NonFinite, or Stopped (it can be resumed).
+    Works in any thread and prints nothing: messages go to `logging` ("resnetlab.runs") and to log.txt in the folder,
+    and `on_event` is called with a `StepDone` after each optimiser step and an `EpochReport` after each epoch. The run
+    stops after `max_minutes`, or when another thread calls `stop.request()`.
+
+    Raises BadInput before anything is written, NonFinite, DiskTrouble, or Stopped, after which `resume` continues it.
+
+    >>> import tempfile
+    >>> from resnetlab import recipes
+    >>> config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "steps": 2, "final_test": "never"})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = train(config, folder)
+    ...     [row["step"] for row in run.rows]
+    [2]
     """
-    voice, stop = voice or Voice(), StopRequest(max_minutes)
-    path = Path(folder) if folder is not None else next_folder(config.recipe)
-    RunFolder.require_free(path)
-    boards(config, path)  # a package that is missing is missed before anything is written
+    stop = StopRequest.within(max_minutes, stop)
+    path = None if folder is None else Path(folder)
+    if path is not None:
+        RunFolder.require_free(path)
+    require_tensorboard(config)
     experiment = Experiment.of(resolved(config))
-    with stop.listening():
-        run = RunFolder.create(path)
+    with stop.watched():
+        run = RunFolder.create(path, config.recipe)
         with run.claimed():
-            run.write("split.json", split_facts(experiment.data, config.data.split_seed))
-            run.write("config.json", experiment.config.to_json())  # last: where it is, there is a run to go on with
-            carry_out(experiment, run, voice, stop)
+            run.write("split.json", split_record(experiment.data, config.data.split_seed))
+            run.write_config(experiment.config)
+            session = begin(experiment, run, stop, on_event)
+            with session.training() as batches:
+                for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
+                    session.keep(event)
+            finish(experiment, run, session)
     return run
 
 
-def carry_out(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRequest) -> None:
-    """From wherever the experiment is to the end, while `stop` is listening: train, then score."""
-    voice.keep(run.log)
+def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: OnEvent | None) -> Session:
+    """The session of a run, from wherever its state is; what it is about is logged."""
+    log = RunLog(run.log)
     run.write("environment.json", environment(experiment.runtime))
     for line in introduction(experiment.config, experiment.data, experiment.network, experiment.runtime):
-        voice.say(line)
+        log.info(line)
     for note in experiment.notes:
-        voice.say(f"note     {note}")
-    learn(experiment, run, voice, stop)
-    try:
-        finish(experiment, run, voice, stop)
-    except StopAsked:
-        raise Stopped(f"stopped by {stop.reason} while scoring; {go_on(run)}") from None
+        log.info(f"note     {note}")
+    history = History.reopened(run.path, experiment.state.epoch)
+    facts = {
+        "config": experiment.config.to_json(),
+        "extended_at": list(experiment.extended_at),
+        "environment": experiment.runtime.facts(),
+    }
+    boards = []
+    if experiment.config.tensorboard:
+        boards.append(TensorBoardWriter(run.path, purge_step=experiment.state.step + 1))
 
+    def save_best(network: ResNet, report: EpochReport) -> None:
+        origin = provenance(experiment.config, experiment.data, report)
+        save_model(run.best, network, experiment.data.classes, experiment.data.preprocessing, origin)
 
-def learn(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRequest) -> None:
-    """Train to the end of the plan, keeping what each epoch brings. Raises Stopped, with a checkpoint written."""
-    state, keeper = experiment.state, CheckpointWriter(experiment, run, voice)
-    epochs = math.ceil(experiment.plan.steps / len(experiment.batches.train))
-    events = fit(state, watched(experiment.batches, stop), experiment.plan, experiment.runtime)
-    writers = [TensorBoardWriter(path, purge_step=state.step + 1) for path in boards(experiment.config, run.path)]
-    with voice.bar() as bar:
-        try:
-            for event in events:
-                if isinstance(event, StepDone):
-                    bar.show(f"epoch {event.epoch + 1}", event.batch, event.batches)
-                else:
-                    is_best = keeper.keep_epoch(event)
-                    for board in writers:
-                        keeper.attempt(partial(board.write, event))
-                    voice.say(epoch_line(event, epochs, is_best=is_best))
-                    if run.seconds_since("curves.png") > DRAW_EVERY:
-                        keeper.attempt(lambda: draw_curves(experiment.config, run))
-                if stop.reason:
-                    raise StopAsked
-                if keeper.is_due():
-                    keeper.commit()
-        except StopAsked:
-            keeper.commit(last=True)
-            told = f"stopped by {stop.reason} at step {state.step} of {experiment.plan.steps}"
-            raise Stopped(f"{told}; {go_on(run)}") from None
-        except NonFinite as error:
-            raise NonFinite(f"{error}; {keeper.kept()}") from error
-    keeper.settle()
-    for board in writers:
-        board.close()
+    def draw_seldom() -> None:
+        if run.seconds_since("curves.png") > DRAW_EVERY:
+            draw_curves(experiment.config, run, history)
 
-
-def watched(batches: Batches, stop: StopRequest) -> Batches:
-    """The same batches; evaluation between two epochs stops when it is asked to."""
-    return dataclasses.replace(
-        batches, train_sample=Watched(batches.train_sample, stop), val=Watched(batches.val, stop)
+    return Session(
+        experiment,
+        CheckpointWriter(experiment, run, history, log, save_best, experiment.config.checkpoint, facts),
+        log,
+        stop,
+        on_event,
+        resume_hint=resume_hint(run),
+        draw=draw_seldom,
+        boards=boards,
     )
 
 
-def go_on(run: RunFolder) -> str:
-    return f"go on with: resnetlab resume {run.path}"
+def resume_hint(run: RunFolder) -> str:
+    return f"resume with: resnetlab resume {run.path}"
 
 
-def finish(experiment: Experiment, run: RunFolder, voice: Voice, stop: StopRequest) -> None:
-    """Score the best weights on validation and, once, on the test split; what is there already is kept."""
+def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
+    """Score the best weights on validation and, once, on the test split; scores that exist already are kept."""
+    log, stop = session.log, session.stop
     model = read_model(run.best)
     splits: list[SplitName] = ["val", "test"] if experiment.config.final_test == "once" else ["val"]
+    temperature = None
     for split in splits:
         scores = run.final_metrics(split)
         if scores is None or scores["weights_digest"] != model.weights_digest:
-            scores = score_split(
-                model,
-                experiment.data,
-                split,
-                experiment.runtime.device,
-                run.ledger,
-                folder=run.evaluation(split),
-                temperature=fitted_temperature(run, model),
-                stop=stop,
-                tell=voice.say,
-            )
-        voice.say(score_line(scores))
+            try:
+                scored = score_split(
+                    model, experiment.data, split, experiment.runtime.device, temperature=temperature, stop=stop
+                )
+            except StopRequested:
+                raise Stopped(f"stopped by {stop.reason} while scoring; {session.resume_hint}") from None
+            if split == "test":
+                record_access(run.ledger, scored.evaluation, log)
+            scores = scored.write(run.evaluation(split))
+        temperature = temperature_of(scores)
+        log.info(score_line(scores))
         if split == "test":
-            voice.say(looks_line(run.ledger, scores))
-    draw_curves(experiment.config, run)
-    voice.say(f"the run is in {run.path}: curves.png, best.safetensors, evaluation/")
+            log.info(test_set_line(run.ledger, scores))
+    draw_curves(experiment.config, run, session.writer.history)
+    log.info(f"the run is in {run.path}: curves.png, best.safetensors, evaluation/")
 
 
-def draw_curves(config: RunConfig, run: RunFolder) -> None:
+def draw_curves(config: RunConfig, run: RunFolder, history: History) -> None:
     from resnetlab.plots.curves import curves  # matplotlib takes its time to import
     from resnetlab.plots.style import save
 
-    rows = run.rows
+    rows = history.rows
     scores = [Score(row["val_loss"], row["val_accuracy"], row["val_macro_f1"]) for row in rows]
     title = f"{config.model.name} on {Path(config.data.name).name}"
     best = best_epoch(scores, config.best_by) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +18,6 @@ from resnetlab.errors import BadInput, NonFinite
 from resnetlab.evaluation.metrics import Score
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.console import Voice
 from resnetlab.training.loop import train_step
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -51,18 +50,28 @@ class Rising:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a range test saw: the loss at each learning rate, and what follows from it."""
+class RateTried:
+    """One step of a range test."""
+
+    rate: float
+    loss: float
+    step: int  # from 1
+    steps: int
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The loss at each learning rate, and what follows from it."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]  # of each step's batch, as it is trained on
     smoothed: tuple[float, ...]
     steepest: float | None  # where the smoothed loss falls fastest over the logarithm of the rate
-    diverged: float | None  # where the test ended because the loss was too high, or no number
+    diverged: float | None  # where the test ended because the loss was too high, or not finite
     suggestion: float | None
 
     @classmethod
-    def of(cls, rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> Found:
+    def of(cls, rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> RangeTest:
         """The suggestion is the smaller of two: the rate of the steepest descent, and a tenth of where it diverged.
 
         At the first learning is fastest; a network that trains stably only at lower rates is caught by the second.
@@ -76,7 +85,7 @@ class Found:
         return cls(tuple(rates), tuple(losses), tuple(smooth.tolist()), steepest, diverged, suggestion)
 
     def lines(self) -> list[str]:
-        """The suggestion, and what it follows from, in words."""
+        """The suggestion and the reason for it, in words."""
         steepest = (
             "no fall of the loss that stands out from its noise"
             if self.steepest is None
@@ -97,45 +106,50 @@ class Found:
 
 
 def find_lr(
-    config: RunConfig, *, lowest: float = 1e-6, highest: float = 10.0, tries: int = 100, voice: Voice | None = None
-) -> Found:
-    """The range test of a config, on a network as its run would begin with; nothing is written.
+    config: RunConfig,
+    *,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    tries: int = 100,
+    on_event: Callable[[RateTried], object] | None = None,
+) -> RangeTest:
+    """The learning-rate range test of a config, on a network as its run would begin with; nothing is written.
 
-    The config's own learning rate, schedule and length play no part. Raises NonFinite where there is no loss to
-    begin with.
+    `tries` learning rates from `lowest` to `highest`, a step each; the config's own learning rate, schedule and length
+    are not used. Raises NonFinite if the loss is not finite at the first rate, BadInput for what cannot be trained.
     """
-    voice, schedule = voice or Voice(), Rising(lowest, highest, tries)
+    schedule = Rising(lowest, highest, tries)
     experiment = Experiment.of(resolved(config))
     state = experiment.state
     plan = dataclasses.replace(experiment.plan, steps=tries, schedule=schedule)
     rates: list[float] = []
     losses: list[float] = []
     state.model.train()
-    with voice.bar() as bar:
-        for batch in itertools.islice(endless(experiment), tries):
-            rate = schedule(state.step)
-            state.sums.zero_()
-            train_step(state, batch, plan, experiment.runtime)
-            loss, _, images = state.sums.tolist()
-            if not images:  # left out by the guard: the loss or its gradient is not finite
-                return ended(rates, losses, rate)
-            rates.append(rate)
-            losses.append(loss / images)
-            smooth = smoothed(losses)
-            bar.show(f"learning rate {rate:.1e}", state.step, tries)
-            if smooth[-1] > TOO_HIGH * smooth.min():
-                return ended(rates, losses, rate)
+    for batch in itertools.islice(endless(experiment), tries):
+        rate = schedule(state.step)
+        state.sums.zero_()
+        train_step(state, batch, plan, experiment.runtime)
+        loss, _, images = state.sums.tolist()
+        if not images:  # skipped by the guard: the loss or its gradient is not finite
+            return ended(rates, losses, rate)
+        rates.append(rate)
+        losses.append(loss / images)
+        smooth = smoothed(losses)
+        if on_event is not None:
+            on_event(RateTried(rate, losses[-1], state.step, tries))
+        if smooth[-1] > TOO_HIGH * smooth.min():
+            return ended(rates, losses, rate)
     return ended(rates, losses, None)
 
 
-def ended(rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> Found:
+def ended(rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> RangeTest:
     if not losses:
-        raise NonFinite(f"the loss or its gradient is no number at the first learning rate already, {diverged:g}")
-    return Found.of(rates, losses, diverged)
+        raise NonFinite(f"the loss or its gradient is not finite at the first learning rate, {diverged:g}")
+    return RangeTest.of(rates, losses, diverged)
 
 
-def draw(config: RunConfig, found: Found, path: Path) -> None:
-    """Write the picture of a range test."""
+def draw(config: RunConfig, found: RangeTest, path: Path) -> None:
+    """Write the plot of a range test to a file."""
     from resnetlab.plots.rates import range_test  # matplotlib takes its time to import
     from resnetlab.plots.style import save
 
@@ -146,7 +160,7 @@ def draw(config: RunConfig, found: Found, path: Path) -> None:
 
 
 def endless(experiment: Experiment) -> Iterator[Batch]:
-    """The batches a run trains on, epoch after epoch."""
+    """The batches of a run, epoch after epoch."""
     for epoch in itertools.count():
         yield from experiment.batches.train.epoch(epoch)
 

@@ -1,4 +1,4 @@
-"""Going on with a run: from its newest sound checkpoint, with the same images, and no silent change of recipe."""
+"""Resuming a run: from its newest sound checkpoint, on the same images, with no silent change of its settings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
 from resnetlab.runs.build import Experiment, make_plan
 from resnetlab.runs.config import RunConfig, differences
-from resnetlab.runs.console import Voice
-from resnetlab.runs.experiment import carry_out
+from resnetlab.runs.experiment import begin, finish
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.stopping import StopRequest
+from resnetlab.runs.log import RunLog
+from resnetlab.runs.session import OnEvent
+from resnetlab.runs.stop import StopRequest
 from resnetlab.training.checkpoint import load_checkpoint
-from resnetlab.training.loop import TrainState
+from resnetlab.training.loop import TrainState, fit
 
-LENGTH = {"epochs", "steps", "extended_at"}
+LENGTH = {"epochs", "steps"}
 HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test", "tensorboard"}
-HARMLESS |= {"data.root", "data.download"}  # where the same images are found
+HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
 
 
 def resume(
@@ -29,108 +30,114 @@ def resume(
     changes: Mapping[str, Any] | None = None,
     allowed: Collection[str] = (),
     strict: bool = False,
-    voice: Voice | None = None,
     max_minutes: float | None = None,
+    stop: StopRequest | None = None,
+    on_event: OnEvent | None = None,
 ) -> RunFolder:
-    """Go on with a run from its newest checkpoint, to the same bits as if it had never stopped.
+    """Continue a run from its newest checkpoint, to the same bits as if it had never stopped.
 
     `changes` are settings as for `RunConfig.changed`. A finished run may get a new length; any other change that
-    matters makes another run of it, and must be `allowed` by its path ("optim.lr"; "epochs" for the length of an
-    unfinished run). What keeps the bits from being the same (another torch, thread count, precision …) is said, or with
-    `strict` refused.
+    matters must be `allowed` by its path ("optim.lr"; "epochs" for the length of an unfinished run). What makes the
+    result inexact (another torch, thread count, precision …) is logged, or with `strict` refused. `max_minutes`,
+    `stop` and `on_event` are those of `train`.
+
+    Raises BadInput, NoSoundCheckpoint, NonFinite, DiskTrouble or Stopped.
     """
-    voice, stop = voice or Voice(), StopRequest(max_minutes)
+    stop = StopRequest.within(max_minutes, stop)
     run = RunFolder.open(Path(folder))
     with run.claimed():
-        voice.keep(run.log)
+        log = RunLog(run.log)
         had = run.config
-        wanted = had.changed({name: value for name, value in (changes or {}).items() if name != "extended_at"})
-        changed = accepted_changes(had, wanted, allowed)
-        length = {name: getattr(had, name) for name in LENGTH}
-        experiment = Experiment.of(wanted.changed(length))
+        wanted = had.changed(changes or {})
+        notes = accepted_changes(had, wanted, allowed)
+        experiment = Experiment.of(wanted.changed({name: getattr(had, name) for name in LENGTH}), run.extended_at)
         require_same_splits(run, experiment.data)
-        before = load_newest(run, experiment.state, voice)
-        changed += inexact(before, experiment.runtime.facts(), strict=strict)
+        before = load_newest(run, experiment.state, log)
+        notes += inexact(before, experiment.runtime.facts(), strict=strict)
         experiment = with_length(experiment, wanted, allowed)
-        for line in changed:
-            voice.say(f"note     {line}")
-        with stop.listening():
-            run.trim(experiment.state.epoch)
-            run.write("config.json", experiment.config.to_json())
-            carry_out(experiment, run, voice, stop)
+        for note in notes:
+            log.info(f"note     {note}")
+        with stop.watched():
+            run.write_config(experiment.config, experiment.extended_at)
+            session = begin(experiment, run, stop, on_event)
+            with session.training() as batches:
+                for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
+                    session.keep(event)
+            finish(experiment, run, session)
     return run
 
 
 def accepted_changes(had: RunConfig, wanted: RunConfig, allowed: Collection[str]) -> list[str]:
-    """The changed settings in words, the length apart; BadInput if one of them is not allowed."""
+    """The changed settings in words, except for the length. Raises BadInput if one of them is not allowed."""
     changed = [difference for difference in differences(had, wanted) if difference.path not in LENGTH]
     refused = [difference.path for difference in changed if difference.path not in HARMLESS | set(allowed)]
-    told = list(map(str, changed))
+    sentences = list(map(str, changed))
     if refused:
         raise BadInput(
-            f"the run would become another one: {'; '.join(told)}; leave that as it was, train in a new folder, or "
-            f"resume with --allow-change {' '.join(refused)}"
+            f"the settings of a run must stay the same: {'; '.join(sentences)}; undo the change, train in a new "
+            f"folder, or add --allow-change {' '.join(refused)}"
         )
-    return told
+    return sentences
 
 
-def load_newest(run: RunFolder, state: TrainState, voice: Voice) -> Mapping[str, Any]:
-    """Fill `state` from the newest checkpoint that is whole, and return the environment it was written in.
+def load_newest(run: RunFolder, state: TrainState, log: RunLog) -> Mapping[str, Any]:
+    """Fill `state` from the newest sound checkpoint, and return the environment in which it was written.
 
-    A run that has no checkpoint yet begins anew.
-
-    Raises NoSoundCheckpoint if there are some and all are damaged: starting over would hide what was lost.
+    A run without a checkpoint begins anew. Raises NoSoundCheckpoint if all checkpoints are damaged: starting over would
+    hide the loss.
     """
     damaged = []
     for path in run.all_checkpoints():
         try:
             return dict(load_checkpoint(path, state)["environment"])
         except Damaged as error:
-            voice.say(f"note     {error}; trying the one before")
+            log.info(f"note     {error}; trying the one before")
             damaged.append(path.name)
     if damaged:
-        raise NoSoundCheckpoint(f"none of the checkpoints in {run.path} is whole ({', '.join(damaged)})")
+        raise NoSoundCheckpoint(f"none of the checkpoints in {run.path} is sound ({', '.join(damaged)})")
     return {}
 
 
 def inexact(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) -> list[str]:
-    """What decides the bits of a run and is not as it was, in words; with `strict` BadInput, if there is anything.
+    """What affects the bits of a result and has changed, in words. With `strict` raises BadInput if anything has.
 
     >>> inexact({"threads": 2, "torch": "2.15"}, {"threads": 4, "torch": "2.15"}, strict=False)
-    ['threads was 2, now 4: not exact to the bit from here on']
+    ['threads was 2, now 4: from here on not exact to the bit']
     """
     found = [f"{name} was {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
     if found and strict:
-        raise BadInput(f"the run would no longer be exact: {'; '.join(found)}; without --strict-resume it goes on")
-    return [f"{difference}: not exact to the bit from here on" for difference in found]
+        raise BadInput(f"the run would no longer be exact: {'; '.join(found)}; resume it without --strict-resume")
+    return [f"{difference}: from here on not exact to the bit" for difference in found]
 
 
 def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[str]) -> Experiment:
-    """The experiment with the wanted length: an extension if it was finished, else a changed recipe."""
-    state, plan = experiment.state, experiment.plan
+    """The experiment with the wanted length: an extension of a finished run, otherwise a change of settings."""
+    state, plan, extended_at = experiment.state, experiment.plan, experiment.extended_at
+    steps_per_epoch = len(experiment.batches.train)
     config = experiment.config.changed({"epochs": wanted.epochs, "steps": wanted.steps})
-    steps = make_plan(config, len(experiment.batches.train)).steps
+    steps = make_plan(config, steps_per_epoch).steps
     if steps == plan.steps:
         return experiment
     if steps <= state.step:
-        raise BadInput(f"the run has done {state.step} steps already; a length of {steps} is no further")
+        raise BadInput(f"the run has already trained {state.step} steps; a length of {steps} does not extend it")
     if plan.is_over(state):
         if state.step < plan.steps:
-            raise BadInput("the run stopped early, because it no longer got better; it cannot be extended")
-        config = config.model_copy(update={"extended_at": (*config.extended_at, state.step)})
+            raise BadInput("the run stopped early, because it no longer improved; it cannot be extended")
+        extended_at = (*extended_at, state.step)
     elif "epochs" not in allowed:
         raise BadInput(
             f"the run is not finished (step {state.step} of {plan.steps}), and another length changes its schedule; "
             "finish it first, or add --allow-change epochs"
         )
-    return dataclasses.replace(experiment, config=config, plan=make_plan(config, len(experiment.batches.train)))
+    plan = make_plan(config, steps_per_epoch, extended_at)
+    return dataclasses.replace(experiment, config=config, plan=plan, extended_at=extended_at)
 
 
 def require_same_splits(run: RunFolder, data: ImageData) -> None:
-    """BadInput if the images are not those that the run began with."""
-    for name, facts in run.read_json("split.json")["splits"].items():
-        if facts["digest"] != getattr(data, name).digest:
+    """Raise BadInput unless the images are those that the run began with."""
+    for name, record in run.read_json("split.json")["splits"].items():
+        if record["digest"] != getattr(data, name).digest:
             raise BadInput(
-                f"the {name} split has changed since this run began: it had {facts['images']} images, now it has "
+                f"the {name} split has changed since this run began: it had {record['images']} images, now it has "
                 f"{len(getattr(data, name))}, or others; bring the images back, or train anew in a new folder"
             )

@@ -1,14 +1,15 @@
-"""Scoring a trained model on a split: the final numbers, in fp32, from the model's own file."""
+"""Scores of a trained model on a split: the final numbers, in fp32, from the model's own file."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, NonFinite, printable
@@ -18,17 +19,35 @@ from resnetlab.evaluation.evaluate import probabilities
 from resnetlab.evaluation.tta import Views
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.interpret.embedding import MOST, catching_features, spread
+from resnetlab.models.resnet import ResNet
 from resnetlab.runs.build import evaluation_batches, open_data
 from resnetlab.runs.config import DataConfig
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
-from resnetlab.runs.facts import command, now
 from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+from resnetlab.runs.log import RunLog
+from resnetlab.runs.provenance import command, now
 from resnetlab.runs.report_samples import ReportSamples
-from resnetlab.runs.stopping import StopRequest, Watched
+from resnetlab.runs.stop import Interruptible, StopRequest
 from resnetlab.runtime import Runtime, start
 
 SplitName = Literal["val", "test"]
-warn = logging.getLogger("resnetlab").warning
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """A model's probabilities on a split, and what the files of an evaluation need besides."""
+
+    evaluation: Evaluation
+    network: ResNet
+    features: Tensor  # (M, C), of the images `spread(len(split), MOST)`
+    runtime: Runtime
+
+    def write(self, folder: Path, *, all_probabilities: bool = False) -> dict[str, Any]:
+        """Write tables, pictures and metrics.json into a folder, and return the content of metrics.json."""
+        facts = self.evaluation.facts
+        if facts["split"] == "val" and facts["tta"] == "none":  # what a report shows; nobody looks at test images
+            ReportSamples.of(self.evaluation, self.network, self.features, self.runtime).write(folder)
+        return write_evaluation(folder, self.evaluation, all_probabilities=all_probabilities)
 
 
 def evaluate(
@@ -41,11 +60,11 @@ def evaluate(
     all_probabilities: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a run's best weights, or a model file, on a split: what metrics.json says, JSON-able.
+    """Score a run's best weights, or a model file, on a split. Returns the content of metrics.json.
 
-    A run brings its own data, and its tables and pictures go to `evaluation/<split>` in it (`<split>-<tta>` with
-    test-time augmentation); with other `data`, or a model file, they are written only where `out` says. A look at a
-    test split is written into its ledger. Raises BadInput for what cannot be scored.
+    A run is scored on its own data, and the files go to `evaluation/<split>` in it (`<split>-<tta>` with test-time
+    augmentation). With other `data`, or for a model file, they are written only to `out`. A use of a test split is
+    recorded in its access log. Raises BadInput for what cannot be scored, NonFinite if the logits are not finite.
     """
     path, folder = Path(source), None if out is None else Path(out)
     if path.is_dir():
@@ -57,22 +76,19 @@ def evaluate(
     elif not path.exists():
         raise BadInput(f"{printable(path)} does not exist; give a run's folder or a model file")
     elif data is None:
-        raise BadInput("a model file brings no data; say what to score it on with --data")
+        raise BadInput("a model file has no data to be scored on; add --data")
     else:
         model, config = read_model(path), DataConfig()
     if data is not None:
         config = config.model_copy(update={"name": data})
-    return score_split(
-        model,
-        open_data(config, model.preprocessing),
-        split,
-        start(device, "fp32").device,
-        ledger_of(path),
-        folder=folder,
-        temperature=None if split == "val" else fitted_temperature(run_of(path), model, tta),
-        tta=tta,
-        all_probabilities=all_probabilities,
-    )
+    opened, device_ = open_data(config, model.preprocessing), start(device, "fp32").device
+    temperature = None if split == "val" else fitted_temperature(run_of(path), model, tta)
+    scored = score_split(model, opened, split, device_, temperature=temperature, tta=tta)
+    if split == "test":
+        record_access(ledger_of(path), scored.evaluation, RunLog())
+    if folder is None:
+        return scored.evaluation.metrics()
+    return scored.write(folder, all_probabilities=all_probabilities)
 
 
 def score_split(
@@ -80,33 +96,26 @@ def score_split(
     data: ImageData,
     split_name: SplitName,
     device: torch.device,
-    ledger: AccessLog,
     *,
-    folder: Path | None = None,
     temperature: Temperature | None = None,
     tta: Views = "none",
-    all_probabilities: bool = False,
     stop: StopRequest | None = None,
-    tell: Callable[[str], object] = warn,
-) -> dict[str, Any]:
-    """The metrics of a model on a split, JSON-able; with a `folder`, its tables and pictures are written there too.
+) -> ScoredSplit:
+    """The probabilities of a model on a split, computed in fp32 whatever it was trained in.
 
-    On validation the temperature is fitted, on the test split the one that is given is used. A look at the test split
-    is written into the ledger before anyone sees a number; where that fails, `tell` is told, and the work goes on.
-
-    Raises BadInput if the data has other classes than the model, NonFinite if the network gives no numbers, and
-    StopAsked when `stop` has been requested.
+    A temperature is fitted on validation; on the test split the given one is used. Raises BadInput if the data has
+    other classes than the model, NonFinite if the logits are not finite, and StopRequested.
     """
     require_same_classes(model.classes, data.classes)
-    runtime = Runtime(device)  # fp32, whatever the training computed in
+    runtime = Runtime(device)
     split = getattr(data, split_name)
-    batches = Watched(evaluation_batches(split, data, runtime), stop or StopRequest())
+    batches = Interruptible(evaluation_batches(split, data, runtime), stop or StopRequest())
     network = runtime.place(model.network)
     with catching_features(network, spread(len(split), MOST)) as features:
         scores, labels = probabilities(network, batches, runtime, tta)
-    unsound = int((~np.isfinite(scores).all(1)).sum())
-    if unsound:
-        raise NonFinite(f"the network's output is NaN or infinite for {unsound:,} of {len(scores):,} images")
+    not_finite = int((~np.isfinite(scores).all(1)).sum())
+    if not_finite:
+        raise NonFinite(f"the network's output is NaN or infinite for {not_finite:,} of {len(scores):,} images")
     facts = {
         "split": split_name,
         "data": data.name,
@@ -117,54 +126,58 @@ def score_split(
     }
     if split_name == "val":
         temperature = Temperature.fitted(scores, labels, split_name, split.digest)
-    else:
-        seen = {name: value for name, value in facts.items() if name != "split"}
-        look = Access(now("microseconds"), tuple(command()), ledger.run, images=len(split), **seen)
-        for failure in ledger.record(look):
-            tell(f"warning  {failure}")
     evaluation = Evaluation(scores, split, model.classes, data.preprocessing, facts, temperature)
-    if folder is None:
-        return evaluation.metrics()
-    if split_name == "val" and tta == "none":  # a report shows validation images only
-        ReportSamples.of(evaluation, network, torch.cat(features), runtime).write(folder)
-    return write_evaluation(folder, evaluation, all_probabilities=all_probabilities)
+    return ScoredSplit(evaluation, network, torch.cat(features), runtime)
+
+
+def record_access(access_log: AccessLog, evaluation: Evaluation, log: RunLog) -> None:
+    """Record the use of a test split, before anyone sees a number of it; a failure is logged."""
+    facts = {name: value for name, value in evaluation.facts.items() if name != "split"}
+    images = len(evaluation.split)
+    for failure in access_log.record(
+        Access(now("microseconds"), tuple(command()), access_log.run, images=images, **facts)
+    ):
+        log.warning(failure)
 
 
 def run_of(path: Path) -> RunFolder | None:
-    """The run that a folder is, or that a model file is the best of."""
+    """The run of a folder, or of a model file that is the best one of a run."""
     run = RunFolder(path if path.is_dir() else path.parent)
     return run if (run.path / "config.json").is_file() and path in (run.path, run.best) else None
 
 
 def ledger_of(path: Path) -> AccessLog:
-    """The ledger of a run, or of a model file: that of its run, or one that lies beside it."""
+    """The access log of a run, or of a model file: that of its run, or one beside it."""
     run = run_of(path)
     return AccessLog(None, (path.resolve().parent / SHARED_LEDGER,)) if run is None else run.ledger
 
 
 def fitted_temperature(run: RunFolder | None, model: Model, tta: Views = "none") -> Temperature | None:
-    """The temperature that was fitted when these weights were scored on a run's validation split, in the same way."""
+    """The temperature fitted when the same weights were scored, in the same way, on a run's validation split."""
     scores = run.final_metrics("val", tta) if run else None
-    if not scores or scores.get("weights_digest") != model.weights_digest:
-        return None
+    return temperature_of(scores) if scores and scores.get("weights_digest") == model.weights_digest else None
+
+
+def temperature_of(scores: Mapping[str, Any]) -> Temperature | None:
+    """The temperature in the content of metrics.json."""
     found = scores.get("calibration")
     return Temperature.from_json(found.get("temperature")) if isinstance(found, dict) else None
 
 
-def looks_line(ledger: AccessLog, scores: Mapping[str, Any]) -> str:
+def test_set_line(ledger: AccessLog, scores: Mapping[str, Any]) -> str:
     """Sentence with the number of times that the test set of these scores was used."""
     return ledger.count(scores["weights_digest"], scores["split_digest"]).sentence()
 
 
 def require_same_classes(of_model: Sequence[str], of_data: Sequence[str]) -> None:
-    """BadInput with the exact difference unless both have the same classes in the same order."""
+    """Raise BadInput, with the difference, unless both have the same classes in the same order."""
     if tuple(of_model) == tuple(of_data):
         return
     missing = sorted(set(of_model) - set(of_data))
     extra = sorted(set(of_data) - set(of_model))
-    told = [
+    difference = [
         f"{what}: {', '.join(map(printable, names))}"
         for what, names in (("missing in the data", missing), ("unknown to the model", extra))
         if names
     ]
-    raise BadInput(f"the data and the model have different classes ({'; '.join(told) or 'another order'})")
+    raise BadInput(f"the data and the model have different classes ({'; '.join(difference) or 'another order'})")

@@ -1,4 +1,4 @@
-"""TensorBoard: the numbers of each epoch as it reads them, beside metrics.jsonl. Needs the extra of that name."""
+"""TensorBoard event files: the numbers of each epoch, beside metrics.jsonl. Needs the extra [tensorboard]."""
 
 from __future__ import annotations
 
@@ -17,21 +17,18 @@ FOLDER = "tensorboard"
 NEEDED = "--tensorboard needs another package: pip install 'resnetlab[tensorboard]'"
 
 
-def boards(config: RunConfig, run: Path) -> list[Path]:
-    """The runs to write for: this one, or none. Raises BadInput without the package."""
-    if not config.tensorboard:
-        return []
-    if importlib.util.find_spec("tensorboard") is None:
+def require_tensorboard(config: RunConfig) -> None:
+    """Raise BadInput if the run is to write for TensorBoard and the package is missing."""
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise BadInput(NEEDED)
-    return [run]
 
 
 class TensorBoardWriter:
-    """Writes what epochs report into `<run>/tensorboard`; `tensorboard --logdir runs` shows all runs side by side.
+    """Writes the reports of epochs into `<run>/tensorboard`; `tensorboard --logdir runs` shows all runs side by side.
 
-    It only copies: metrics.jsonl is the record, and a run is resumed from its checkpoint alone. A resumed run says as
-    `purge_step` the first step that is to come; what an older event file has from there on is then not shown.
-    Raises BadInput without the package, DiskTrouble where nothing can be written.
+    It is a copy: metrics.jsonl is the record, and a run is resumed from its checkpoint alone. A resumed run gives as
+    `purge_step` its next step; TensorBoard then hides what older event files have from that step on.
+    Raises BadInput without the package, DiskTrouble if nothing can be written.
     """
 
     def __init__(self, run: Path, *, purge_step: int | None = None) -> None:
@@ -39,19 +36,19 @@ class TensorBoardWriter:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise BadInput(NEEDED) from error
-        with told(run):
+        with disk_errors_named(run):
             self.writer = SummaryWriter(run / FOLDER, purge_step=purge_step)
         self.run = run
 
     def write(self, report: EpochReport) -> None:
-        """An epoch's numbers, at its step, on the disk when this returns."""
-        with told(self.run):
+        """Write an epoch's numbers, at its step, and flush them to disk."""
+        with disk_errors_named(self.run):
             for tag, value in scalars(report):
                 self.writer.add_scalar(tag, value, report.step)
             self.writer.flush()
 
     def close(self) -> None:
-        with told(self.run):
+        with disk_errors_named(self.run):
             self.writer.close()
 
     def __enter__(self) -> Self:
@@ -64,8 +61,8 @@ class TensorBoardWriter:
 
 
 @contextmanager
-def told(run: Path) -> Iterator[None]:
-    """What the disk refuses, as a sentence."""
+def disk_errors_named(run: Path) -> Iterator[None]:
+    """Raise DiskTrouble, with a sentence, for an OSError."""
     try:
         yield
     except OSError as error:
@@ -73,7 +70,7 @@ def told(run: Path) -> Iterator[None]:
 
 
 def scalars(report: EpochReport) -> Iterator[tuple[str, float]]:
-    """Tags and values: training and validation of one score share a tag's first part, and so stand side by side."""
+    """Tags and values. Training and validation of one score share the first part of a tag, and so a section."""
     for score in ("loss", "accuracy", "macro_f1"):
         yield f"{score}/train", getattr(report.train, score)
         yield f"{score}/val", getattr(report.val, score)

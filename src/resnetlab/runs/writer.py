@@ -1,4 +1,4 @@
-"""Keeping what training brings: best model, metrics, checkpoint, in that order, also when the disk refuses."""
+"""Writing what training yields: best model, metrics, checkpoint, in that order, even if the disk fails for a while."""
 
 from __future__ import annotations
 
@@ -6,109 +6,152 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnetlab.errors import DiskTrouble
-from resnetlab.inference.model_file import save_model
-from resnetlab.models.resnet import ResNet
-from resnetlab.runs.build import Experiment
-from resnetlab.runs.console import Voice
-from resnetlab.runs.facts import provenance
+import torch
+from torch import nn
+
+from resnetlab.errors import DiskTrouble, LabError, NonFinite
+from resnetlab.runs.build import Training
+from resnetlab.runs.config import CheckpointConfig
 from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import History
+from resnetlab.runs.log import RunLog
 from resnetlab.training.checkpoint import save_checkpoint
 from resnetlab.training.loop import EpochReport, require_finite
-from resnetlab.training.selection import best_epoch
 
 ATTEMPTS = 3  # in a row; a disk that is full now may have been cleared by the next checkpoint
+SaveBest = Callable[[Any, EpochReport], object]
 
 
-class CheckpointWriter:
-    """Writes an epoch's results so that the checkpoint commits the rest: none is written that others should precede.
+class MemoryWriter:
+    """Keeps the records of the epochs in memory, and writes nothing: for a training without a folder."""
 
-    What a full disk refuses stays owed, the best weights as a copy, and is written first the next time.
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    def keep_epoch(self, report: EpochReport, *, is_best: bool) -> None:  # noqa: ARG002 - of the writer on disk
+        self.history.add(report)
+
+    def commit(self, *, last: bool = False) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def is_due(self) -> bool:
+        return False
+
+    def attempt(self, write: Callable[[], object]) -> None: ...
+
+    def last_checkpoint(self) -> str:
+        return "there is no checkpoint: the training has no folder"
+
+
+class CheckpointWriter(MemoryWriter):
+    """Writes the best model, then the epochs' records, then a checkpoint, which commits the other two.
+
+    What could not be written is pending, the best model as a copy, and is written first the next time.
     """
 
-    def __init__(self, experiment: Experiment, run: RunFolder, voice: Voice) -> None:
-        self.experiment, self.run, self.voice = experiment, run, voice
+    def __init__(  # noqa: PLR0917 - what is written, where, and how
+        self,
+        training: Training,
+        run: RunFolder,
+        history: History,
+        log: RunLog,
+        save_best: SaveBest,
+        when: CheckpointConfig,
+        facts: Mapping[str, Any],
+    ) -> None:
+        super().__init__(history)
+        self.training, self.run, self.log = training, run, log
+        self.save_best, self.when, self.facts = save_best, when, facts
         self.failures = 0
-        self.owed_model: tuple[ResNet, Mapping[str, Any]] | None = None
-        self.owed_reports: list[EpochReport] = []
+        self.pending_best: tuple[nn.Module, EpochReport] | None = None
 
-    def keep_epoch(self, report: EpochReport) -> bool:
-        """Write what an epoch brought, and say whether it is the best so far."""
-        experiment = self.experiment
-        is_best = best_epoch(experiment.state.scores, experiment.config.best_by) == report.epoch - 1
+    def keep_epoch(self, report: EpochReport, *, is_best: bool) -> None:
+        """Write the record of an epoch, its weights if they are the best so far, and a checkpoint."""
         if is_best:
-            facts = provenance(experiment.config, experiment.data, report)
-            self.owed_model = (experiment.state.average.model, facts)
-        self.owed_reports.append(report)
+            self.pending_best = (self.training.state.average.model, report)
+        self.history.add(report)
         self.commit()
-        return is_best
 
     def commit(self, *, last: bool = False) -> None:
-        """Write what is owed, and then a checkpoint.
+        """Write what is pending, and then a checkpoint.
 
-        A refusal is said and waited out, the third in a row, or one of the `last` commit, is raised as DiskTrouble.
+        A failure is logged and the next commit tries again. The third failure in a row, or one of the `last` commit,
+        raises DiskTrouble. Raises NonFinite, and writes nothing, if a weight or a running statistic is not finite.
         """
         try:
             self.write()
-        except OSError as refusal:
-            error = self.told(refusal)
+        except OSError as failure:  # DiskTrouble, too
+            error = self.sentence(failure)
             self.failures += 1
             if last or self.failures == ATTEMPTS:
-                raise DiskTrouble(f"{error}; {self.kept()}") from refusal
-            if self.owed_model is not None:
-                network, facts = self.owed_model
-                self.owed_model = (copy.deepcopy(network), facts)  # training goes on and changes the original
-            left = f"attempt {self.failures} of {ATTEMPTS}"
-            self.voice.say(f"warning  {error}; nothing was saved ({left}), trying again at the next checkpoint")
+                raise DiskTrouble(f"{error}; {self.last_checkpoint()}") from failure
+            if self.pending_best is not None:
+                network, report = self.pending_best
+                self.pending_best = (copy.deepcopy(network), report)  # training goes on and changes the original
+            attempt = f"attempt {self.failures} of {ATTEMPTS}"
+            self.log.warning(f"{error}; nothing was saved ({attempt}), trying again at the next checkpoint")
         else:
             self.failures = 0
 
     def write(self) -> None:
-        """Best model, metrics, checkpoint; the checkpoint is the commit."""
-        experiment, run = self.experiment, self.run
-        require_finite(experiment.state, experiment.batches, experiment.plan)
-        if self.owed_model is not None:
-            network, facts = self.owed_model
-            save_model(run.best, network, experiment.data.classes, experiment.data.preprocessing, facts)
-            self.owed_model = None
-        while self.owed_reports:
-            run.record(self.owed_reports[0])
-            del self.owed_reports[0]
-        facts = {"config": experiment.config.to_json(), "environment": experiment.runtime.facts()}
-        save_checkpoint(run.checkpoint_path(experiment.state.step), experiment.state, facts)
-        run.retain(experiment.config.checkpoint.keep, experiment.state.step)
+        """Write best model, records and checkpoint; the checkpoint is the commit."""
+        state = self.training.state
+        require_finite(state, self.training.batches, self.training.plan)
+        for model in {state.model, state.average.model}:
+            require_finite_weights(model, state.step)
+        if self.pending_best is not None:
+            self.save_best(*self.pending_best)
+            self.pending_best = None
+        self.history.write()
+        save_checkpoint(self.run.checkpoint_path(state.step), state, self.facts)
+        self.run.retain(self.when.keep, state.step)
 
     def settle(self) -> None:
-        """At the end of training, write what is still owed, or raise DiskTrouble."""
+        """At the end of training, write what is still pending, or raise DiskTrouble."""
         if self.failures:
             self.commit(last=True)
 
-    def attempt(self, write: Callable[[], None]) -> None:
-        """Write something that can be made again from the rest; a refusal is only said."""
+    def attempt(self, write: Callable[[], object]) -> None:
+        """Write something that can be made again from the rest; a failure is only logged."""
         try:
             write()
         except DiskTrouble as error:
-            self.voice.say(f"warning  {error}")
+            self.log.warning(str(error))
 
     def is_due(self) -> bool:
-        """Whether it is time for a checkpoint within an epoch."""
-        state, when = self.experiment.state, self.experiment.config.checkpoint
+        """True if it is time for a checkpoint within an epoch."""
+        state, when = self.training.state, self.when
         if not state.batch:
-            return False  # an epoch has just been kept
+            return False  # the end of an epoch has its own
         if when.every_steps is not None and state.step % when.every_steps == 0:
             return True
         return when.every_minutes is not None and self.run.seconds_since("checkpoints") > 60 * when.every_minutes
 
-    def told(self, refusal: OSError) -> str:
-        """A refusal as a sentence, also where it was the folder that could not be looked into."""
-        if not isinstance(refusal, DiskTrouble):
-            return f"could not write into {self.run.path}: {refusal.strerror or refusal}"
-        return str(refusal)
+    def sentence(self, failure: OSError) -> str:
+        """A failure as a sentence, also if the folder itself could not be read."""
+        if isinstance(failure, LabError):
+            return str(failure)
+        return f"could not write into {self.run.path}: {failure.strerror or failure}"
 
-    def kept(self) -> str:
-        """The checkpoint that is still there."""
+    def last_checkpoint(self) -> str:
+        """The newest checkpoint, for an error message."""
         try:
             checkpoints = self.run.all_checkpoints()
         except OSError:
             return "the checkpoints cannot be reached"
         return f"the last checkpoint is {checkpoints[0]}" if checkpoints else "there is no checkpoint yet"
+
+
+@torch.no_grad()
+def require_finite_weights(model: nn.Module, step: int) -> None:
+    """Raise NonFinite, naming them, if weights or running statistics are NaN or infinite."""
+    numbers = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in numbers.values()]) if numbers else torch.ones(0)
+    names = [name for name, is_finite in zip(numbers, finite.tolist(), strict=True) if not is_finite]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise NonFinite(
+            f"{', '.join(names[:3])}{more} became NaN or infinite by step {step}: try a smaller --lr, a warm-up, or "
+            "--clip-norm 1"
+        )

@@ -14,6 +14,7 @@ from torch import Tensor, nn, optim
 from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import read_sealed, write_sealed
+from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.training.loop import TrainState
 from resnetlab.training.muon import Muon
@@ -36,7 +37,7 @@ def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> 
         {
             "format": FORMAT,
             "format_version": VERSION,
-            "architecture": state.model.architecture.to_json(),
+            "architecture": architecture_of(state.model),
             "counters": counters,
             "scores": scores,
             "scaler": state.scaler.state_dict(),
@@ -59,7 +60,10 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
         raise BadInput(f"{printable(path)} has checkpoint format {given}; this version reads {VERSION}")
     try:
         # The architecture too, not the tensors alone: a plain net has the keys of a residual one.
-        other = Architecture.from_json(facts["architecture"]) != state.model.architecture
+        if isinstance(state.model, ResNet):
+            other = Architecture.from_json(facts["architecture"]) != state.model.architecture
+        else:
+            other = facts["architecture"] != architecture_of(state.model)
     except (KeyError, TypeError, BadInput) as error:
         raise _incomplete(path, error) from error
     if other:
@@ -90,6 +94,11 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     state.guard.counts.copy_(left_out)
     state.step, state.batch, state.seconds, state.scores = step, batch, seconds, scores
     return facts
+
+
+def architecture_of(model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint says of its network: the architecture, or the class of a network that is not from the zoo."""
+    return model.architecture.to_json() if isinstance(model, ResNet) else {"module": type(model).__qualname__}
 
 
 def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:

@@ -6,16 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn, optim
 from torch.amp import GradScaler
 
-from resnetlab.data.loaders import Batch, TrainBatches
+from resnetlab.data.loaders import Batch
 from resnetlab.errors import NonFinite, printable
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.metrics import Score
-from resnetlab.models.resnet import ResNet
 from resnetlab.runtime import Runtime
 from resnetlab.training.ema import WeightAverage
 from resnetlab.training.guard import Guard
@@ -28,8 +28,8 @@ LOOK_EVERY = 50  # steps between two looks at the guard; each waits for the devi
 class TrainState:
     """Everything that changes during training, so everything a checkpoint holds."""
 
-    model: ResNet
-    average: WeightAverage[ResNet]
+    model: nn.Module
+    average: WeightAverage[nn.Module]
     optimizer: optim.Optimizer
     scaler: GradScaler
     guard: Guard
@@ -41,7 +41,7 @@ class TrainState:
 
     @classmethod
     def begin(
-        cls, model: ResNet, optimizer: optim.Optimizer, runtime: Runtime, *, ema: float = 0.0, skips: int = 0
+        cls, model: nn.Module, optimizer: optim.Optimizer, runtime: Runtime, *, ema: float = 0.0, skips: int = 0
     ) -> TrainState:
         """The state before the first step of a network that is on the device already."""
         return cls(
@@ -75,11 +75,27 @@ class Plan:
         return between_epochs and (state.step >= self.steps or has_stalled(state.scores, self.criterion, self.patience))
 
 
+class TrainingBatches(Protocol):
+    """Batches of any epoch, from any position in it: `TrainBatches`, or those of a data set read item by item."""
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches number `start` up to `stop` (default: all) of one epoch."""
+        ...
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """The names of the images of one batch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batches:
     """What the network sees: training batches, a fixed sample of the same images unaugmented, and validation."""
 
-    train: TrainBatches
+    train: TrainingBatches
     train_sample: Iterable[Batch]
     val: Iterable[Batch]
 

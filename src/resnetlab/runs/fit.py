@@ -1,0 +1,215 @@
+"""`fit`: trains any network that maps images to logits with the loop, the settings and the checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.data.datasets import ImageData
+from resnetlab.errors import BadInput, printable
+from resnetlab.evaluation.evaluate import evaluating
+from resnetlab.files import read_sealed, write_sealed
+from resnetlab.kernels.accelerate import count_accelerated, restore
+from resnetlab.runs.build import Training, make_plan, make_state
+from resnetlab.runs.config import RunConfig, differences
+from resnetlab.runs.fit_data import Images, Source, batches_of, open_source
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import History, Row
+from resnetlab.runs.log import RunLog
+from resnetlab.runs.resume import HARMLESS, load_newest
+from resnetlab.runs.session import OnEvent, Session
+from resnetlab.runs.stop import StopRequest
+from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
+from resnetlab.runtime import start
+from resnetlab.training import loop
+from resnetlab.training.loop import EpochReport
+from resnetlab.training.selection import best_epoch
+
+SETTINGS, BEST = "fit.json", "best.safetensors"
+UNUSED = ("recipe", "data", "model", "final_test", "tensorboard")  # settings of a run that have no meaning here
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of `fit`: the given model with the weights of the last step, and the weights that validated best."""
+
+    model: nn.Module
+    history: tuple[Row, ...]  # a record for each epoch, as in metrics.jsonl
+    best_epoch: int  # from 1
+    best_weights: Mapping[str, Tensor]  # for `model.load_state_dict`; the averaged ones where `ema` is on
+
+
+def fit(
+    model: nn.Module,
+    train: Source | ImageData,
+    val: Source | None = None,
+    config: RunConfig | None = None,
+    *,
+    folder: Path | str | None = None,
+    resume: Literal["auto"] | None = None,
+    max_minutes: float | None = None,
+    stop: StopRequest | None = None,
+    on_event: OnEvent | None = None,
+    **settings: Any,
+) -> Fitted:
+    """Train any network that maps images (N, C, H, W) to logits (N, classes), in place.
+
+    `train` and `val` are each one of
+    - a pair (images, labels): tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W), and N class numbers. uint8
+      images are scaled to mean 0 and deviation 1 of the training images; floating-point images are used as they are;
+    - a `Split` of a data set, uint8; or `train` alone is an `ImageData` of `open_dataset`, with both splits;
+    - a map-style torch `Dataset` of (image, label), read item by item while training. Its random transforms get a seed
+      for each epoch and item, so that a resumed training equals an uninterrupted one.
+
+    `settings` are those of `RunConfig`, as in `RunConfig.changed`, on top of `config`: epochs or steps, batch_size,
+    optim, schedule, augment, label_smoothing, clip_norm, accumulate, ema, best_by, patience, on_nonfinite, seed,
+    device, precision, deterministic, checkpoint. `lr=0.1` is short for `optim={"lr": 0.1}`, and `optim="adamw"` and
+    `schedule="cosine"` for their names.
+
+    In a `folder`, new or empty, it writes checkpoints, metrics.jsonl, metrics.csv, log.txt and best.safetensors; with
+    `resume="auto"` it continues from the newest checkpoint there, to the same bits as if it had never stopped.
+    `max_minutes`, `stop` and `on_event` are those of `train`.
+
+    Raises BadInput for what cannot be trained, NonFinite, DiskTrouble or Stopped.
+
+    >>> import resnetlab
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    >>> labels = torch.arange(64) % 2
+    >>> images = torch.rand(64, 3, 8, 8) + labels.view(-1, 1, 1, 1)
+    >>> pair = (images, labels)
+    >>> fitted = resnetlab.fit(model, pair, pair, epochs=2, batch_size=16, optim="adam", lr=0.01)
+    >>> [record["step"] for record in fitted.history]
+    [4, 8]
+    """
+    config = with_settings(config, settings)
+    stop = StopRequest.within(max_minutes, stop)
+    data: ImageData | None = None
+    sources: tuple[object, object]
+    if isinstance(train, ImageData):
+        if val is not None:
+            raise BadInput("val is given, but train is a whole data set; give data.train and data.val, or data alone")
+        data, sources = train, (train.train, train.val)
+    elif val is None:
+        raise BadInput("val is missing: give the images and labels, the split or the data set to validate on")
+    else:
+        sources = (train, val)
+    runtime = start(config.device, config.precision, deterministic=config.deterministic)
+    images = [open_source(source, name) for source, name in zip(sources, ("train", "val"), strict=True)]
+    batches = batches_of(images[0], images[1], data, config, runtime)
+    was_training, was_accelerated = model.training, count_accelerated(model) > 0
+    try:
+        state = make_state(config, model, runtime)
+        require_logits(state.model, next(iter(batches.val)), images)
+        about = Training(state, batches, make_plan(config, len(batches.train)), runtime)
+        if folder is None:
+            if resume is not None:
+                raise BadInput('resume="auto" needs a folder')
+            history = History(None)
+            return run(about, Session(about, MemoryWriter(history), RunLog(), stop, on_event), None)
+        return fit_in(Path(folder), about, config, images, resume=resume is not None, stop=stop, on_event=on_event)
+    finally:
+        model.train(was_training)
+        if not was_accelerated:
+            restore(model)
+
+
+def with_settings(config: RunConfig | None, settings: Mapping[str, Any]) -> RunConfig:
+    """The config with the settings of a call. Raises BadInput for unknown or unused ones."""
+    changes = dict(settings)
+    for section in ("optim", "schedule"):
+        if isinstance(changes.get(section), str):
+            changes[section] = {"name": changes[section]}
+    if "lr" in changes:
+        optim = changes.get("optim", {})
+        changes["optim"] = (optim if isinstance(optim, dict) else optim.model_dump()) | {"lr": changes.pop("lr")}
+    unused = [name for name in UNUSED if name in changes]
+    if unused:
+        raise BadInput(f"fit does not use the setting {unused[0]!r}: the network and the images are its arguments")
+    if config is None and not {"epochs", "steps"} & changes.keys():
+        raise BadInput("a training needs a length: give epochs=… or steps=…")
+    return (config or RunConfig(epochs=1)).changed(changes)
+
+
+@torch.inference_mode()
+def require_logits(model: nn.Module, batch: Any, images: list[Images]) -> None:
+    """Raise BadInput unless the model maps a batch to logits of all classes."""
+    with evaluating(model):
+        logits = model(batch.images[:2])
+    classes = 1 + max(one.largest_label for one in images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < max(2, classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        wanted = f"(N, classes) with {classes} classes or more" if classes > 1 else "(N, classes)"
+        raise BadInput(f"the model maps images {tuple(batch.images[:2].shape)} to {shape}; logits {wanted} are needed")
+
+
+def run(about: Training, session: Session, best_file: Path | None) -> Fitted:
+    """Train to the end, and collect the outcome."""
+    state, criterion = about.state, about.plan.criterion
+    best_weights: dict[str, Tensor] | None = None
+    with session.training() as batches:
+        for event in loop.fit(state, batches, about.plan, about.runtime):
+            if isinstance(event, EpochReport) and best_epoch(state.scores, criterion) == event.epoch - 1:
+                best_weights = {name: value.clone() for name, value in state.average.model.state_dict().items()}
+            session.keep(event)
+    if best_weights is None and best_file is not None:  # the best epoch is from before the training was resumed
+        best_weights, _ = read_sealed(best_file)
+    history = tuple(session.writer.history.rows)
+    return Fitted(state.model, history, best_epoch(state.scores, criterion) + 1, best_weights or {})
+
+
+def fit_in(
+    path: Path,
+    about: Training,
+    config: RunConfig,
+    images: list[Images],
+    *,
+    resume: bool,
+    stop: StopRequest,
+    on_event: OnEvent | None,
+) -> Fitted:
+    """`fit` in a folder."""
+    record = {"config": config.to_json(), "train": images[0].record(), "val": images[1].record()}
+    is_begun = resume and (path / SETTINGS).exists()
+    folder = RunFolder(path) if is_begun else RunFolder.create(path, "fit")
+    with stop.watched(), folder.claimed():
+        log = RunLog(folder.log)
+        if is_begun:
+            require_same_fit(folder, config, record)
+            load_newest(folder, about.state, log)
+        folder.write(SETTINGS, record)
+        history = History.reopened(path, about.state.epoch)
+
+        def save_best(model: nn.Module, report: EpochReport) -> None:
+            facts = {"format": "resnetlab-weights", "format_version": 1, "epoch": report.epoch, "step": report.step}
+            write_sealed(path / BEST, model.state_dict(), facts)
+
+        facts = {"config": config.to_json(), "environment": about.runtime.facts()}
+        writer = CheckpointWriter(about, folder, history, log, save_best, config.checkpoint, facts)
+        hint = 'call fit with resume="auto" to continue'
+        return run(about, Session(about, writer, log, stop, on_event, resume_hint=hint), path / BEST)
+
+
+def require_same_fit(folder: RunFolder, config: RunConfig, record: Mapping[str, Any]) -> None:
+    """Raise BadInput unless a training would continue with the settings and the images that it began with."""
+    had = folder.read_json(SETTINGS)
+    try:
+        before = RunConfig.model_validate(had["config"])
+        others = [name for name in ("train", "val") if had[name] != record[name]]
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{printable(folder.path / SETTINGS)} is damaged: {printable(error)}") from error
+    changed = [str(difference) for difference in differences(before, config) if difference.path not in HARMLESS]
+    if changed:
+        raise BadInput(
+            f"the training in {printable(folder.path)} has other settings ({'; '.join(changed)}); give another folder"
+        )
+    if others:
+        raise BadInput(
+            f"the {others[0]} images are not those that the training in {printable(folder.path)} began with; "
+            "give another folder"
+        )

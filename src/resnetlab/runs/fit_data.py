@@ -1,0 +1,263 @@
+"""The images of `fit`: splits, pairs of arrays or tensors, and torch data sets, as batches for the loop."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnetlab.data.datasets import ImageData
+from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
+from resnetlab.data.preprocess import Preprocessing, channel_statistics
+from resnetlab.data.random import RandomTables, derived_seed
+from resnetlab.data.splits import Split
+from resnetlab.errors import BadInput
+from resnetlab.runs.build import EVAL_BATCH, SAMPLE, hold, image_sizes, make_augmentations, total_steps
+from resnetlab.runs.config import RunConfig
+from resnetlab.runtime import Runtime
+from resnetlab.training.loop import Batches
+
+
+class MapDataset(Protocol):
+    """What a map-style torch `Dataset` offers."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+    def __len__(self) -> int: ...
+
+
+Source: TypeAlias = "Split | tuple[Any, Any] | MapDataset"
+
+
+@dataclass(frozen=True)
+class Images:
+    """An opened source: a split in memory, or a data set that is read item by item."""
+
+    content: Split | MapDataset
+    largest_label: int  # -1 where it is unknown
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def record(self) -> dict[str, Any]:
+        """What identifies the images: their number and, in memory, a digest of them and their labels."""
+        if not isinstance(self.content, Split):
+            return {"images": len(self)}
+        digest = hashlib.sha256()
+        for values in (self.content.images, self.content.labels):
+            digest.update(str((values.dtype, tuple(values.shape))).encode())
+            digest.update(values.contiguous().cpu().numpy().data)
+        return {"images": len(self), "digest": digest.hexdigest()}
+
+
+def open_source(source: Any, name: str) -> Images:
+    """The images and labels of a source. Raises BadInput, with its name, for what cannot be trained on."""
+    if isinstance(source, Split):
+        content: Split | MapDataset = source
+    elif isinstance(source, tuple | list) and len(source) == 2:
+        content = split_of(source[0], source[1], name)
+    elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        content = source
+    else:
+        raise BadInput(
+            f"{name} is a {type(source).__name__}, but must be a pair (images, labels), a Split, or a data set with "
+            "__len__ and __getitem__; of a DataLoader give its dataset"
+        )
+    if len(content) < 1:
+        raise BadInput(f"{name} has no images")
+    if not isinstance(content, Split):
+        return Images(content, -1)
+    if int(content.labels.min()) < 0:
+        raise BadInput(f"{name} has a label {int(content.labels.min())}; classes are numbered from 0")
+    return Images(content, int(content.labels.max()))
+
+
+def split_of(images: Any, labels: Any, name: str) -> Split:
+    """A pair as a split with images (N, H, W, C), uint8 or float32. A tensor is (N, C, H, W), an array (N, H, W, C)."""
+    is_tensor = isinstance(images, Tensor)
+    pixels = images.detach() if is_tensor else torch.from_numpy(np.ascontiguousarray(images))
+    if pixels.ndim == 3 and not is_tensor:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
+        raise BadInput(
+            f"the images of {name} are {pixels.dtype} {tuple(pixels.shape)}, but must be uint8 or floating-point: "
+            "tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W)"
+        )
+    if is_tensor:
+        pixels = pixels.permute(0, 2, 3, 1).contiguous()
+    classes = torch.as_tensor(labels).detach()
+    if classes.ndim != 1 or classes.is_floating_point() or classes.is_complex() or len(classes) != len(pixels):
+        raise BadInput(
+            f"the labels of {name} are {classes.dtype} {tuple(classes.shape)}, but must be {len(pixels)} class numbers"
+        )
+    pixels = pixels if pixels.dtype == torch.uint8 else pixels.float()
+    return Split(pixels, classes.long(), tuple(f"{name}[{index}]" for index in range(len(pixels))))
+
+
+@dataclass(frozen=True)
+class Scaling(Preprocessing):
+    """Images of any size and number of channels: uint8 with mean and std, floating-point as they are."""
+
+    def __post_init__(self) -> None:
+        """Accept any size: these images are used as they are, and go into no model file."""
+
+    @classmethod
+    def of(cls, images: Tensor) -> Scaling:
+        """The scaling for training images (N, H, W, C)."""
+        height, channels = images.shape[1], images.shape[3]
+        mean, std = (0.0,) * channels, (1.0,) * channels
+        if images.dtype == torch.uint8:
+            mean, std = channel_statistics(images.cpu().numpy())
+        return cls(height, height, channels, mean, std)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (N, H, W, C), to float32 (N, C, H, W) in channels_last."""
+        if images.dtype == torch.uint8:
+            mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+            images = (images.float() / 255 - mean) / std
+        return images.float().permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class DatasetBatches:
+    """Shuffled batches of a data set that is read item by item, with a seed for each epoch and item."""
+
+    dataset: MapDataset
+    batch_size: int
+    seed: int
+    runtime: Runtime
+
+    def __len__(self) -> int:
+        return max(1, len(self.dataset) // self.batch_size)
+
+    def indices(self, epoch: int, number: int) -> Tensor:
+        order = RandomTables(self.seed, epoch, len(self.dataset)).permutation()
+        return order[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        """The items of one batch."""
+        return [f"train[{index}]" for index in self.indices(epoch, number).tolist()]
+
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches number `start` up to `stop` (default: all) of one epoch."""
+        for number in range(start, len(self) if stop is None else stop):
+            indices = self.indices(epoch, number)
+            yield read_batch(self.dataset, indices, derived_seed(self.seed, "items", epoch), self.runtime)
+
+
+@dataclass(frozen=True)
+class DatasetEvalBatches:
+    """Items of a data set in order, read as if in one and the same epoch each time."""
+
+    dataset: MapDataset
+    items: Sequence[int]
+    runtime: Runtime
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.items) / EVAL_BATCH)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.items), EVAL_BATCH):
+            indices = torch.tensor(self.items[first : first + EVAL_BATCH])
+            yield read_batch(self.dataset, indices, 0, self.runtime)
+
+
+def read_batch(dataset: MapDataset, indices: Tensor, seed: int, runtime: Runtime) -> Batch:
+    """Some items of a data set, on the device."""
+    images, labels = [], []
+    with generators_restored():
+        for index in indices.tolist():
+            seed_generators(derived_seed(seed, "item", index))
+            try:
+                image, label = dataset[index]
+            except (TypeError, ValueError) as error:
+                raise BadInput(f"item {index} of the data set cannot be read as (image, label): {error}") from error
+            images.append(to_tensor(image))
+            labels.append(int(label))
+    try:
+        stacked = torch.stack(images)
+    except RuntimeError as error:
+        raise BadInput(f"the images of the data set differ in size; bring them to one size: {error}") from error
+    batch = stacked.to(runtime.device, memory_format=torch.channels_last)
+    return Batch(batch, torch.tensor(labels, device=runtime.device), indices)
+
+
+def to_tensor(image: Any) -> Tensor:
+    """An image as float32 (C, H, W): a tensor (C, H, W), a PIL image, or an array (H, W) or (H, W, C).
+
+    8-bit images are scaled to [0, 1], as torchvision's ToTensor does.
+    """
+    if isinstance(image, Tensor):
+        pixels = image
+    else:
+        array = np.array(image)
+        pixels = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1)
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+
+
+@contextmanager
+def generators_restored() -> Iterator[None]:
+    """Leave the global generators, which transforms draw from, as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms use it
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def seed_generators(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed % 2**63)
+
+
+def batches_of(train: Images, val: Images, data: ImageData | None, config: RunConfig, runtime: Runtime) -> Batches:
+    """The batches of a training. `data` is the data set that the splits are of, where that is given."""
+    # As many training images as validation has, and always the same, without augmentation
+    order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
+    sample = order[: min(SAMPLE, len(val), len(train))].sort().values
+    if isinstance(train.content, Split):
+        scaling = data.preprocessing if data else Scaling.of(train.content.images)
+        return Batches(
+            train=in_memory(train.content, scaling, config, runtime),
+            train_sample=evaluated(train.content.subset(sample), scaling, runtime),
+            val=evaluated(val.content, scaling, runtime),
+        )
+    if config.augment.model_dump(exclude_defaults=True):
+        raise BadInput("augment is for images in memory; put random transforms into the data set")
+    if isinstance(val.content, Split) and val.content.images.dtype == torch.uint8:
+        raise BadInput("train is a data set and val uint8 images; give both as data sets: they are scaled alike")
+    return Batches(
+        train=DatasetBatches(train.content, config.batch_size, config.seed, runtime),
+        train_sample=DatasetEvalBatches(train.content, sample.tolist(), runtime),
+        val=evaluated(val.content, Scaling.of(torch.zeros(1, 1, 1, 1)), runtime),
+    )
+
+
+def evaluated(content: Split | MapDataset, scaling: Preprocessing, runtime: Runtime) -> Iterable[Batch]:
+    """All images in order, without augmentation."""
+    if isinstance(content, Split):
+        return EvalBatches(hold(content, runtime), scaling, EVAL_BATCH, runtime)
+    return DatasetEvalBatches(content, range(len(content)), runtime)
+
+
+def in_memory(split: Split, scaling: Preprocessing, config: RunConfig, runtime: Runtime) -> TrainBatches:
+    """Augmented batches of a split in memory."""
+    height, width = split.images.shape[1:3]
+    if height != width and (config.augment.resized_crop or config.augment.sizes):
+        raise BadInput(f"the images are {height}x{width}; augment.resized_crop and augment.sizes need square ones")
+    if split.images.dtype != torch.uint8 and config.augment.resized_crop:
+        raise BadInput("augment.resized_crop needs uint8 images")
+    steps = make_augmentations(config.augment, scaling.image_size)
+    batches = TrainBatches(hold(split, runtime), scaling, steps, config.batch_size, config.seed, runtime)
+    sizes = image_sizes(config.augment, scaling.image_size)
+    return replace(batches, sizes=sizes, steps=total_steps(config, len(batches)))

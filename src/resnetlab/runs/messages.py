@@ -1,0 +1,63 @@
+"""The messages of a run: what it trains, each epoch, each score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.provenance import SPLITS
+
+if TYPE_CHECKING:
+    from resnetlab.data.datasets import ImageData
+    from resnetlab.models.resnet import ResNet
+    from resnetlab.runtime import Runtime
+    from resnetlab.training.loop import EpochReport
+
+
+def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: Runtime) -> list[str]:
+    """Data, network, training and machine, a line each."""
+    preprocessing = data.preprocessing
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    counts = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
+    length = f"{config.epochs} epochs" if config.epochs else f"{config.steps:,} steps"
+    return [
+        f"data     {data.name}: {counts}; {len(data.classes)} classes, "
+        f"{preprocessing.image_size}x{preprocessing.image_size} px, {'grey' if preprocessing.channels == 1 else 'RGB'}",
+        f"network  {network.name}, {network.architecture.stem} stem, {trained / 1e6:.2f} M trained parameters",
+        f"training {config.recipe}: {length} of batch {config.batch_size}, {config.optim.name} at {config.optim.lr:g}, "
+        f"{config.schedule.name} schedule, seed {config.seed}",
+        f"machine  {runtime.describe()}",
+    ]
+
+
+def epoch_line(report: EpochReport, epochs: int, *, is_best: bool) -> str:
+    """An epoch on one line. The training score is that of a fixed sample in evaluation mode."""
+    width = len(str(epochs))
+    skipped = f"  {report.left_out} steps skipped so far" if report.left_out else ""
+    return (
+        f"epoch {report.epoch:{width}d}/{epochs}  "
+        f"train loss {report.train.loss:.4f} accuracy {report.train.accuracy:7.2%}  "
+        f"val loss {report.val.loss:.4f} accuracy {report.val.accuracy:7.2%}{' *' if is_best else '  '}  "
+        f"lr {report.lr:.2e}  {report.images_per_second:,.0f} images/s  {report.train_seconds:.1f} s{skipped}"
+    )
+
+
+def score_line(scores: Mapping[str, Any]) -> str:
+    """The headline numbers of a split."""
+    f1, spread = scores["macro"]["f1"], scores.get("intervals", {}).get("accuracy")  # older files have none
+    tta = scores.get("tta", "none")
+    return (
+        f"{scores['split']:<5} accuracy {scores['accuracy']:.2%}{between(spread)}, loss {scores['loss']:.4f}, "
+        f"macro-F1 {'undefined' if f1 is None else f'{f1:.2%}'}, {scores['images']:,} images, best weights in fp32"
+        f"{'' if tta == 'none' else f', test-time augmentation: {tta}'}"
+    )
+
+
+def between(spread: Sequence[float] | None) -> str:
+    """A 95 % interval in brackets, or nothing.
+
+    >>> between([0.8193, 0.8404])
+    ' (95% interval 81.93% to 84.04%)'
+    """
+    return "" if spread is None else f" (95% interval {spread[0]:.2%} to {spread[1]:.2%})"

@@ -1,0 +1,83 @@
+"""Where a result comes from: machine, versions, command, images, epoch; recorded with runs and model files."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnetlab.errors import printable
+from resnetlab.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    from resnetlab.data.datasets import ImageData
+    from resnetlab.runtime import Runtime
+    from resnetlab.training.loop import EpochReport
+
+PACKAGES = ("resnetlab", "torch", "torchvision", "numpy", "scikit-learn", "pillow")
+SPLITS = ("train", "val", "test")
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+    """The machine, the packages, the command and the time: what a result depends on besides config and code."""
+    return {
+        **runtime.facts(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "command": command(),
+        "started": now(),
+    }
+
+
+def command() -> list[str]:
+    """The words that this program was started with."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def split_record(data: ImageData, split_seed: int) -> dict[str, Any]:
+    """The images of each split, by name."""
+    splits = {name: getattr(data, name) for name in SPLITS}
+    return {
+        "data": data.name,
+        "classes": list(data.classes),
+        "split_seed": split_seed,
+        "splits": {
+            name: {"images": len(split), "digest": split.digest, "names": [printable(n) for n in split.names]}
+            for name, split in splits.items()
+        },
+    }
+
+
+def provenance(config: RunConfig, data: ImageData, report: EpochReport) -> dict[str, Any]:
+    """The origin of a model's weights, for its file."""
+    return {
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "data": data.name,
+        "split_digests": {name: getattr(data, name).digest for name in SPLITS},
+        "epoch": report.epoch,
+        "step": report.step,
+        "val": {"loss": report.val.loss, "accuracy": report.val.accuracy, "macro_f1": finite(report.val.macro_f1)},
+        "averaged_weights": config.ema > 0,
+        "versions": {name: version(name) for name in PACKAGES},
+        "trained": now(),
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version, without importing the package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def now(precision: str = "seconds") -> str:
+    """The time in UTC, in ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec=precision)
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

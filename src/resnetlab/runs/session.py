@@ -1,0 +1,92 @@
+"""One session of a run: what the loop yields is kept, logged and reported, until training ends or is asked to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TypeAlias
+
+from resnetlab.errors import NonFinite, Stopped
+from resnetlab.runs.build import Training
+from resnetlab.runs.log import RunLog
+from resnetlab.runs.messages import epoch_line
+from resnetlab.runs.stop import Interruptible, StopRequest, StopRequested
+from resnetlab.runs.tensorboard import TensorBoardWriter
+from resnetlab.runs.writer import MemoryWriter
+from resnetlab.training.loop import Batches, EpochReport, StepDone
+from resnetlab.training.selection import best_epoch
+
+Event: TypeAlias = StepDone | EpochReport
+OnEvent: TypeAlias = Callable[[Event], object]
+
+
+@dataclasses.dataclass
+class Session:
+    """Keeps what `training.loop.fit` yields:
+
+        with session.training() as batches:
+            for event in fit(state, batches, plan, runtime):
+                session.keep(event)
+
+    `on_event` is called with each event, in the thread that trains.
+    """
+
+    about: Training
+    writer: MemoryWriter
+    log: RunLog
+    stop: StopRequest
+    on_event: OnEvent | None = None
+    resume_hint: str = ""
+    draw: Callable[[], object] = lambda: None  # the curves, if they are old
+    boards: Sequence[TensorBoardWriter] = ()
+
+    def keep(self, event: Event) -> None:
+        """Record an event of the loop, and write a checkpoint when one is due. Raises StopRequested if asked to stop.
+
+        Raises DiskTrouble and NonFinite as `CheckpointWriter.commit` does.
+        """
+        if isinstance(event, EpochReport):
+            self.keep_epoch(event)
+        if self.on_event is not None:
+            self.on_event(event)
+        if self.stop.reason:
+            raise StopRequested
+        if self.writer.is_due():
+            self.writer.commit()
+
+    def keep_epoch(self, report: EpochReport) -> None:
+        state, plan = self.about.state, self.about.plan
+        is_best = best_epoch(state.scores, plan.criterion) == report.epoch - 1
+        self.writer.keep_epoch(report, is_best=is_best)
+        for board in self.boards:
+            self.writer.attempt(partial(board.write, report))
+        epochs = math.ceil(plan.steps / len(self.about.batches.train))
+        self.log.info(epoch_line(report, epochs, is_best=is_best))
+        self.writer.attempt(self.draw)
+
+    @contextmanager
+    def training(self) -> Iterator[Batches]:
+        """The batches to train on: evaluation between two epochs, too, stops when asked to.
+
+        Raises Stopped with a checkpoint written, or NonFinite with the name of the last one.
+        """
+        state, plan, batches = self.about.state, self.about.plan, self.about.batches
+        with ExitStack() as stack:
+            for board in self.boards:
+                stack.callback(self.writer.attempt, board.close)
+            try:
+                yield dataclasses.replace(
+                    batches,
+                    train_sample=Interruptible(batches.train_sample, self.stop),
+                    val=Interruptible(batches.val, self.stop),
+                )
+            except StopRequested:
+                self.writer.commit(last=True)
+                where = f"stopped by {self.stop.reason} at step {state.step} of {plan.steps}"
+                raise Stopped(f"{where}; {self.resume_hint}") from None
+            except NonFinite as error:
+                raise NonFinite(f"{error}; {self.writer.last_checkpoint()}") from error
+            self.writer.settle()

@@ -1,0 +1,85 @@
+"""A request to stop a run: made by any thread, a signal handler or a time limit, and answered between two steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+
+from resnetlab.errors import BadInput
+
+Item = TypeVar("Item")
+
+
+class StopRequested(Exception):
+    """Raised between two batches; the run writes a checkpoint and ends with `Stopped`."""
+
+
+class StopRequest:
+    """A request that a run stops, and the reason; `request` may be called from any thread.
+
+    >>> stop = StopRequest()
+    >>> stop.reason
+    >>> stop.request("the user")
+    >>> stop.reason
+    'the user'
+    """
+
+    def __init__(self, max_minutes: float | None = None) -> None:
+        self.requested: str | None = None
+        self.deadline: float | None = None  # on the clock of time.monotonic()
+        self.is_watched = False
+        self.limit(max_minutes)
+
+    @classmethod
+    def within(cls, max_minutes: float | None, stop: Self | None = None) -> Self:
+        """`stop`, or a new request, that is also made when `max_minutes` have passed. Raises BadInput."""
+        if stop is None:
+            return cls(max_minutes)
+        stop.limit(max_minutes)
+        return stop
+
+    def limit(self, minutes: float | None) -> None:
+        """Set a time limit from now; an earlier one stays. Raises BadInput for a negative one."""
+        if minutes is None:
+            return
+        if not minutes >= 0:
+            raise BadInput(f"the time limit is {minutes} minutes, but must not be negative")
+        deadline = time.monotonic() + 60 * minutes
+        self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+
+    def request(self, reason: str = "a request") -> None:
+        """Ask the run to stop; the first reason is kept."""
+        self.requested = self.requested or reason
+
+    @property
+    def reason(self) -> str | None:
+        """What asked the run to stop: a given reason, or "the time limit"; None if nothing did."""
+        if self.requested is None and self.deadline is not None and time.monotonic() >= self.deadline:
+            return "the time limit"
+        return self.requested
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Mark the time in which a run answers the request; outside of it, a signal ends the program at once."""
+        before, self.is_watched = self.is_watched, True
+        try:
+            yield
+        finally:
+            self.is_watched = before
+
+
+@dataclass(frozen=True)
+class Interruptible(Generic[Item]):
+    """The same items, as often as they are iterated over; StopRequested between two of them after a request."""
+
+    items: Iterable[Item]
+    stop: StopRequest
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self.items:
+            if self.stop.reason:
+                raise StopRequested
+            yield item

@@ -1,0 +1,215 @@
+"""`fit`: any network, images from anywhere, and a resumed training that equals an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import resnetlab
+from resnetlab.errors import BadInput, NonFinite, Stopped
+from resnetlab.files import read_sealed
+from resnetlab.runs.fit_data import Scaling
+from resnetlab.runs.stop import StopRequest
+from resnetlab.training.loop import EpochReport, StepDone
+
+
+def network(channels: int = 3, classes: int = 3) -> nn.Module:
+    """No network of the zoo: a convolution, a norm, dropout-free, with a head."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, classes),
+    )
+
+
+def pair(count: int = 90, channels: int = 3) -> tuple[Tensor, Tensor]:
+    """Images whose brightness tells the class."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 3
+    images = 40 + 70 * labels.view(-1, 1, 1, 1) + torch.randint(0, 30, (count, channels, 8, 8), generator=draw)
+    return images.to(torch.uint8), labels
+
+
+SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 16, "lr": 0.05, "precision": "fp32", "device": "cpu"}
+
+
+def bits(model: nn.Module) -> list[bytes]:
+    return [value.numpy().tobytes() for value in model.state_dict().values()]
+
+
+def test_it_learns_and_returns_history_and_best_weights() -> None:
+    model, data = network(), pair()
+    fitted = resnetlab.fit(model, data, data, **SETTINGS | {"epochs": 6})
+    assert fitted.model is model
+    assert model.training  # the mode that it was in
+    assert [record["epoch"] for record in fitted.history] == [1, 2, 3, 4, 5, 6]
+    accuracies = [record["val_accuracy"] for record in fitted.history]
+    assert accuracies[fitted.best_epoch - 1] == max(accuracies) > 0.8
+    model.load_state_dict(fitted.best_weights)
+    scaling = Scaling.of(data[0].permute(0, 2, 3, 1))
+    logits = model.eval()(scaling.normalize(data[0].permute(0, 2, 3, 1)))
+    assert float((logits.argmax(1) == data[1]).float().mean()) == pytest.approx(max(accuracies))
+
+
+def test_the_loop_is_that_of_a_plain_script() -> None:
+    """Two steps of SGD, without shuffling: one batch an epoch."""
+    images, labels = pair(30)
+    model, twin = network(), network()
+    pixels = images.float() / 255
+    resnetlab.fit(model, (pixels, labels), (pixels, labels), **SETTINGS | {"epochs": 2, "batch_size": 30})
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for _ in range(2):
+        nn.functional.cross_entropy(twin(pixels), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "float", "grey", "split", "data set", "list"])
+def test_images_may_come_as_tensors_arrays_splits_and_data_sets(kind: str) -> None:
+    images, labels = pair(60)
+    if kind == "array":
+        source: Any = (images.permute(0, 2, 3, 1).numpy(), labels.numpy())
+    elif kind == "float":
+        source = (images.double() / 255, labels)
+    elif kind == "grey":
+        source = (images[:, 0].numpy(), labels.tolist())
+    elif kind == "split":
+        source = resnetlab.data.Split(images.permute(0, 2, 3, 1).contiguous(), labels, tuple(map(str, range(60))))
+    elif kind == "data set":
+        source = torch.utils.data.TensorDataset(images, labels)
+    elif kind == "list":  # of PIL images or arrays, as a folder data set without transforms gives them
+        source = [(image.permute(1, 2, 0).numpy(), int(label)) for image, label in zip(images, labels, strict=True)]
+    else:
+        source = (images, labels)
+    fitted = resnetlab.fit(network(1 if kind == "grey" else 3), source, source, **SETTINGS)
+    assert len(fitted.history) == 3
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+
+
+def test_a_whole_data_set_of_the_lab_is_train_and_val() -> None:
+    data = resnetlab.open_dataset("digits")
+    fitted = resnetlab.fit(network(1, 10), data, **SETTINGS | {"epochs": 1, "batch_size": 256})
+    assert fitted.history[0]["step"] == 5
+
+
+class Noisy:
+    """A data set whose transforms draw from every global generator."""
+
+    def __init__(self) -> None:
+        self.images, self.labels = pair(48)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        noise = random.random() + np.random.rand() + torch.rand(1)  # noqa: NPY002
+        return self.images[index] / 255 + 0.1 * noise, int(self.labels[index])
+
+
+@pytest.mark.parametrize("kind", ["pair", "data set"])
+@pytest.mark.parametrize("event", [1, 4, 5])
+def test_a_stopped_training_resumes_to_the_same_bits(kind: str, event: int, tmp_path: Path) -> None:
+    source: Any = pair(48) if kind == "pair" else Noisy()
+    settings = SETTINGS | {"ema": 0.9, "optim": "adamw", "lr": 1e-2}
+    if kind == "pair":
+        settings |= {"augment": {"crop": 1, "flip": True}}
+    whole = resnetlab.fit(network(), source, source, **settings)
+    stop, seen = StopRequest(), []
+
+    def request(given: StepDone | EpochReport) -> None:
+        seen.append(given)
+        if len(seen) == event:
+            stop.request("the test")
+
+    model = network()
+    options: Any = {"folder": tmp_path / "fit", "resume": "auto"}
+    with pytest.raises(Stopped, match=r"stopped by the test at step \d of 9; call fit with resume="):
+        resnetlab.fit(model, source, source, stop=stop, on_event=request, **options, **settings)
+    random.seed(5)  # a resumed program has other generators
+    resumed = resnetlab.fit(network(), source, source, **options, **settings)
+    assert bits(resumed.model) == bits(whole.model)
+    assert resumed.best_epoch == whole.best_epoch
+    assert all(torch.equal(value, whole.best_weights[name]) for name, value in resumed.best_weights.items())
+    timings = {"train_seconds", "images_per_second"}
+    assert [{k: v for k, v in record.items() if k not in timings} for record in resumed.history] == [
+        {k: v for k, v in record.items() if k not in timings} for record in whole.history
+    ]
+    lines = (tmp_path / "fit" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    best, _ = read_sealed(tmp_path / "fit" / "best.safetensors")
+    assert all(torch.equal(value, whole.best_weights[name]) for name, value in best.items())
+    again = resnetlab.fit(network(), source, source, **options, **settings)  # finished: only loads
+    assert bits(again.model) == bits(whole.model)
+    assert again.best_weights.keys() == whole.best_weights.keys()
+
+
+def test_global_generators_are_left_alone() -> None:
+    torch.manual_seed(3)
+    before = random.getstate(), torch.get_rng_state()
+    resnetlab.fit(network_without_seed(), Noisy(), Noisy(), **SETTINGS | {"epochs": 1})
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def network_without_seed() -> nn.Module:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(3))
+    with torch.random.fork_rng(devices=[]):
+        model(torch.zeros(1, 3, 8, 8))
+    return model
+
+
+def test_a_training_resumes_only_with_its_settings_and_images(tmp_path: Path) -> None:
+    data = pair(48)
+    options: Any = {"folder": tmp_path / "fit", "resume": "auto"}
+    resnetlab.fit(network(), data, data, **options, **SETTINGS)
+    with pytest.raises(BadInput, match=r"optim.lr was 0.05, now 0.1"):
+        resnetlab.fit(network(), data, data, **options, **SETTINGS | {"lr": 0.1})
+    with pytest.raises(BadInput, match="the val images are not those"):
+        resnetlab.fit(network(), data, pair(30), **options, **SETTINGS)
+    with pytest.raises(BadInput, match="holds another network"):
+        resnetlab.fit(network(classes=4), data, data, **options, **SETTINGS)
+    with pytest.raises(BadInput, match="is not empty"):
+        resnetlab.fit(network(), data, data, folder=tmp_path / "fit", **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epochs": None}, "needs a length"),
+        ({"optim": "sdg"}, "optim.name"),
+        ({"learning_rate": 1}, "unknown setting learning_rate"),
+        ({"data": {"name": "digits"}}, "the network and the images are its arguments"),
+        ({"train": (torch.zeros(4, 3, 8, 8), torch.zeros(4))}, "must be 4 class numbers"),
+        ({"train": (torch.zeros(4, 8, 8), torch.zeros(4).long())}, r"tensors \(N, C, H, W\)"),
+        ({"train": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, -1]))}, "has a label -1"),
+        ({"train": iter([])}, "must be a pair"),
+        ({"val": None}, "val is missing"),
+        ({"val": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 9]))}, "with 10 classes or more are needed"),
+        ({"model_given": nn.Flatten(1, 2)}, "logits .* are needed"),
+        ({"resume": "auto"}, "needs a folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_explained(change: dict[str, Any], sentence: str) -> None:
+    given: dict[str, Any] = {"train": pair(30), "val": pair(30), "model_given": network(), **SETTINGS} | change
+    given = {name: value for name, value in given.items() if name == "val" or value is not None}
+    with pytest.raises(BadInput, match=sentence):
+        resnetlab.fit(given.pop("model_given"), given.pop("train"), given.pop("val"), **given)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    data = pair(48)
+    with pytest.raises(NonFinite, match="there is no checkpoint"):
+        resnetlab.fit(network(), data, data, folder=tmp_path / "fit", **SETTINGS | {"lr": 1e30})

@@ -1,0 +1,226 @@
+"""Training as a library: in threads, beside other processes, without stdout; and what is left if it cannot begin."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import resnetlab
+from resnetlab.cli.console import Console
+from resnetlab.cli.signals import SIGNALS, stop_on_signals
+from resnetlab.errors import BadInput, Stopped
+from resnetlab.runs import recipes
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.folder import RunFolder, claim_next
+from resnetlab.runs.stop import StopRequest
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs."""
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+    monkeypatch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+
+
+def tiny(**changes: Any) -> RunConfig:
+    base = {"model": {"name": "resnet20"}, "steps": 2, "batch_size": 128, "precision": "fp32", "final_test": "never"}
+    return recipes.quickstart().changed(base | changes)
+
+
+def in_thread(work: Any) -> Any:
+    """What a function returns, or raises, in a thread of its own."""
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(120)
+    assert outcome
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def test_train_works_in_a_thread_prints_nothing_and_changes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    before = (warnings.filters[:], torch.get_default_dtype(), torch.get_num_threads(), list(logging.root.handlers))
+    with caplog.at_level(logging.INFO, "resnetlab"):
+        run = in_thread(lambda: resnetlab.train(tiny(), tmp_path / "run"))
+    assert capfd.readouterr() == ("", "")
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    after = (warnings.filters[:], torch.get_default_dtype(), torch.get_num_threads(), list(logging.root.handlers))
+    assert after == before
+    lines = run.log.read_text().splitlines()
+    assert [record.getMessage() for record in caplog.records if record.name == "resnetlab.runs"] == lines
+    assert any(line.startswith("epoch 1/1") for line in lines)
+
+
+def test_two_threads_train_at_once_and_each_run_has_its_own_log(tmp_path: Path) -> None:
+    alone = resnetlab.train(tiny(), tmp_path / "alone")
+    runs: list[RunFolder] = []
+    threads = [
+        threading.Thread(target=lambda name=name: runs.append(resnetlab.train(tiny(), tmp_path / name)))
+        for name in ("a", "b")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(runs) == 2
+    for run in runs:
+        assert len(run.log.read_text().splitlines()) == len(alone.log.read_text().splitlines())
+        assert run.final_metrics("val") == alone.final_metrics("val")
+
+
+def test_another_thread_stops_a_run(tmp_path: Path) -> None:
+    stop = StopRequest()
+    timer = threading.Timer(0.5, stop.request, ["the other thread"])
+    timer.start()
+    with pytest.raises(Stopped, match="stopped by the other thread at step"):
+        resnetlab.train(tiny(steps=None, epochs=500), tmp_path / "run", stop=stop)
+
+
+@pytest.mark.parametrize("minutes", [-1, float("nan")])
+def test_a_time_limit_must_not_be_negative(minutes: float) -> None:
+    with pytest.raises(BadInput, match="must not be negative"):
+        StopRequest(minutes)
+
+
+def test_the_earlier_of_two_time_limits_holds() -> None:
+    stop = StopRequest.within(0)
+    assert StopRequest.within(10, stop) is stop
+    assert stop.reason == "the time limit"
+
+
+def test_signals_are_requests_only_while_a_run_watches() -> None:
+    with stop_on_signals() as stop:
+        with stop.watched():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)  # the echo of the same request
+        assert stop.reason == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt, match="stopped by SIGUSR1"):
+            signal.raise_signal(signal.SIGUSR1)
+
+
+def test_many_claims_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart-007").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart-extra").mkdir()
+    claimed: list[Path] = []
+    begin = threading.Barrier(8)
+
+    def claim() -> None:
+        begin.wait()
+        claimed.append(claim_next("quickstart"))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path.name for path in claimed) == [f"quickstart-{number:03d}" for number in range(8, 16)]
+
+
+def test_images_too_small_for_the_network_are_refused_before_anything_is_written(command: Any, tmp_path: Path) -> None:
+    said = command.refuse("train", "--model", "fast_resnet8", "--steps", 2, "--out", "r")
+    assert "images of 8x8 px are too small for fast_resnet8: it needs 10 px or more; add --data.image-size 16" in said
+    assert "too small for fast_resnet8" in command.refuse("find-lr", "--model", "fast_resnet8")
+    sizes = ("--augment.sizes", "0.25", "1")
+    said = command.refuse("train", "--model", "fast_resnet8", "--data.image-size", 16, *sizes)
+    assert "images of 4x4 px, the smallest of --augment.sizes, are too small" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_stdout_is_no_reason_to_stop(tmp_path: Path) -> None:
+    program = f"""
+import os, sys
+from resnetlab.cli.main import entry_point
+from resnetlab.runs import evaluation_files, experiment
+evaluation_files.draw = experiment.draw_curves = lambda *_: None
+sys.argv = ["resnetlab", "train", "--model", "resnet20", "--steps", "2", "--out", {str(tmp_path / "run")!r}]
+entry_point()
+"""
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *words], check=False, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert RunFolder.open(tmp_path / "run").is_scored
+
+
+def test_console_without_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with Console() as console:
+        console.print("a line")
+        logging.getLogger("resnetlab.runs").warning("a warning")
+
+
+def test_console_prints_the_messages_of_runs_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("resnetlab.runs")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    with Console():
+        logger.info("epoch 1 [bold]x[/bold]")
+        logger.warning("the disk is full")
+    assert (logger.level, logger.propagate, list(logger.handlers)) == before
+    assert capsys.readouterr().out == "epoch 1 [bold]x[/bold]\nwarning  the disk is full\n"
+
+
+def test_tensorboard_writers_are_closed_when_a_run_stops(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    threads = threading.active_count()
+    with pytest.raises(Stopped):
+        resnetlab.train(tiny(tensorboard=True, steps=9), tmp_path / "run", max_minutes=0)
+    assert threading.active_count() == threads
+
+
+def test_what_an_older_run_folder_has_is_read(tmp_path: Path) -> None:
+    """`extended_at` was a setting, and metrics.jsonl was written anew after each epoch."""
+    run = resnetlab.train(tiny(steps=None, epochs=1), tmp_path / "run")
+    resnetlab.resume(run.path, changes={"epochs": 2})
+    (run.path / "extensions.json").unlink()
+    config = run.read_json("config.json")
+    (run.path / "config.json").write_text(json.dumps(config | {"extended_at": [10]}, indent=2))
+    older = RunFolder.open(run.path)
+    assert (older.extended_at, older.config.epochs) == ((10,), 2)
+    resnetlab.resume(run.path, changes={"epochs": 3})
+    assert RunFolder.open(run.path).extended_at == (10, 20)
+    assert [row["epoch"] for row in run.rows] == [1, 2, 3]
+    assert RunConfig.model_validate(config | {"extended_at": [10]}) == older.config
+
+
+@pytest.mark.parametrize("content", ['{"extended_at": 3}', '{"extended_at": ["x"]}', "[]", "{"])
+def test_damaged_extensions_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(tiny().to_json()))
+    (tmp_path / "extensions.json").write_text(content)
+    with pytest.raises(BadInput, match=r"extensions\.json"):
+        print(RunFolder.open(tmp_path).extended_at)
+
+
+def test_listing_runs_imports_no_torch(tmp_path: Path) -> None:
+    resnetlab.train(tiny(), tmp_path / "runs" / "one")
+    program = """
+import sys
+from resnetlab.cli.main import main
+code = main(["runs", sys.argv[1]])
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+    words = [sys.executable, "-c", program, str(tmp_path / "runs")]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert "resnet20" in done.stdout
