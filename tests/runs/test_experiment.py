@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from resnetlab.training.selection import best_epoch
 
 
 def tiny(**changes: Any) -> RunConfig:
-    """Seconds on digits: a thin network for a few steps."""
-    base = {"model": {"name": "resnet20"}, "epochs": 2, "batch_size": 256, "precision": "fp32"}
+    """A fraction of a second on digits: a thin network for a few steps."""
+    base = {"model": {"name": "tiny"}, "epochs": 2, "batch_size": 256, "precision": "fp32"}
     return recipes.quickstart().changed(base | changes)
 
 
@@ -79,7 +79,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_same_seed_same_bits(precision: str, tmp_path: Path) -> None:
-    one, other = (train(tiny(precision=precision), tmp_path / name) for name in "ab")
+    one, other = (
+        train(tiny(precision=precision, model={"name": "resnet20"}, epochs=1), tmp_path / name) for name in "ab"
+    )
     assert_same_bits(one, other)
     assert load(one.path).model.weights_digest == load(other.path).model.weights_digest
 
@@ -89,6 +91,20 @@ def test_another_seed_is_another_run_on_the_same_splits(tmp_path: Path) -> None:
     assert not torch.equal(weights(one)["model.fc.weight"], weights(other)["model.fc.weight"])
     assert one.read_json("split.json") == other.read_json("split.json")
     assert (one.path / "split.json").read_bytes() == (other.path / "split.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def straight_through(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], RunFolder]:
+    """Trains a config without interruption, once for all tests."""
+    runs: dict[str, RunFolder] = {}
+
+    def run_of(config: RunConfig) -> RunFolder:
+        key = config.model_dump_json()
+        if key not in runs:
+            runs[key] = train(config, tmp_path_factory.mktemp("straight") / "run")
+        return runs[key]
+
+    return run_of
 
 
 @pytest.mark.parametrize("events", [1, 5, 6, 8, 11])
@@ -102,10 +118,10 @@ def test_another_seed_is_another_run_on_the_same_splits(tmp_path: Path) -> None:
     ids=["plain", "bf16-ema-cutout", "adamw-accumulate-plateau"],
 )
 def test_stop_and_resume_equals_straight_through(
-    changes: dict[str, Any], events: int, tmp_path: Path, stop_after: Any
+    changes: dict[str, Any], events: int, tmp_path: Path, stop_after: Any, straight_through: Any
 ) -> None:
     config = tiny(**changes)  # 5 steps and a report an epoch
-    straight = train(config, tmp_path / "straight")
+    straight = straight_through(config)
     stop_after(events)
     with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; resume with: resnetlab resume"):
         train(config, tmp_path / "stopped")
@@ -132,8 +148,10 @@ def test_a_stop_request_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     assert not stop.is_watched
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    straight = train(tiny(), tmp_path / "straight")
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight_through: Any
+) -> None:
+    straight = straight_through(tiny())
 
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -145,8 +163,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, mo
     assert_same_bits(straight, resume.resume(tmp_path / "killed"))
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, stop_after: Any) -> None:
-    straight = train(tiny(), tmp_path / "straight")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, stop_after: Any, straight_through: Any
+) -> None:
+    straight = straight_through(tiny())
     stop_after(8)
     with pytest.raises(Stopped):
         train(tiny(), tmp_path / "run")
@@ -355,7 +375,7 @@ def test_freezing_trains_the_head_alone(tmp_path: Path) -> None:
     first = train(tiny(epochs=1), tmp_path / "first")
     weights_file = tmp_path / "weights.pth"
     torch.save(load(first.path).network.state_dict(), weights_file)
-    settings = {"model": {"name": "resnet20", "pretrained": str(weights_file), "freeze": True}}
+    settings = {"model": {"name": "tiny", "pretrained": str(weights_file), "freeze": True}}
     second = train(tiny(epochs=1, **settings), tmp_path / "second")
     before, after = load(first.path).network.state_dict(), load(second.path).network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -31,7 +31,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(**changes: Any) -> RunConfig:
-    base = {"model": {"name": "resnet20"}, "epochs": 1, "batch_size": 256, "precision": "fp32"}
+    base = {"model": {"name": "tiny"}, "epochs": 1, "batch_size": 256, "precision": "fp32"}
     return recipes.quickstart().changed(base | changes)
 
 

@@ -21,7 +21,7 @@ from resnetlab.runs import experiment, recipes, seeds
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.stop import StopRequest
 
-TINY = ("train", "--model", "resnet20", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
+TINY = ("train", "--model", "tiny", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(**changes: Any) -> RunConfig:
-    base = {"model": {"name": "resnet20"}, "steps": 2, "batch_size": 128, "precision": "fp32", "final_test": "never"}
+    base = {"model": {"name": "tiny"}, "steps": 2, "batch_size": 128, "precision": "fp32", "final_test": "never"}
     return recipes.quickstart().changed(base | changes)
 
 
@@ -213,7 +213,7 @@ def test_damaged_extensions_are_refused(content: str, tmp_path: Path) -> None:
 
 
 def test_listing_runs_imports_no_torch(tmp_path: Path) -> None:
-    resnetlab.train(tiny(), tmp_path / "runs" / "one")
+    resnetlab.train(tiny(model={"name": "resnet20"}), tmp_path / "runs" / "one")
     program = """
 import sys
 from resnetlab.cli.main import main

@@ -133,6 +133,7 @@ def entry_point() -> None:
     handler.setFormatter(Lines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    logging.getLogger("resnetlab.kernels").setLevel(logging.WARNING)  # a run tells about them in its own lines
     code: int | None = None
     try:
         code = main(sys.argv[1:])
