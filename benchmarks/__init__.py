@@ -1,1 +1,1 @@
-"""Measurements beside what they are compared with: `python -m benchmarks --help`."""
+"""Benchmarks of resnetlab and of other packages: `python -m benchmarks --help`."""

@@ -1,9 +1,9 @@
-"""Seconds of the recipe `cifar10-resnet18` to the accuracy that the plain script reaches in ten epochs.
+"""Compare the time of the recipe `cifar10-resnet18` with that of ten epochs of the plain script.
 
-Both train a ResNet-18 with the 3x3 stem on 45,000 images with crop and flip; the script with Adam and without a
-schedule, and it keeps its best epoch. How accurate that is comes from one stored run (`script_epochs.json`, made by the
-command in it); how long it takes comes from a tenth of an epoch before and after each of our runs, in fp32 as the
-script is, and its validation. Ours is the recipe as it stands; both are timed with validation.
+Both train a ResNet-18 with the 3x3 stem on 45,000 images with crop and flip. The script uses Adam without a schedule
+and keeps its best epoch. Its accuracy comes from one stored run (`script_epochs.json`, which contains its command). Its
+time comes from a tenth of an epoch, plus validation, before and after each of our runs, in the script's fp32. Ours is
+the unchanged recipe; both times include validation.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def stored_accuracy(options: Options) -> dict[str, Any]:
-    """What the script reached, on the images that it is trained on here."""
+    """The script's stored accuracies on these images."""
     if options.quick:
         return {"epochs": [{"val_accuracy": 0.1}], "test_accuracy": 0.1}
     if not (RESULTS / STORED).exists():
         raise BadInput(
-            f"{STORED} is not in {RESULTS}: run python benchmarks/plain_script.py FOLDER --epochs {EPOCHS} "
-            "--model resnet18 --stem cifar --augment --bf16 --checkpoint FILE, and keep what it prints there"
+            f"file not found: {RESULTS / STORED}; run python benchmarks/plain_script.py FOLDER --epochs {EPOCHS} "
+            "--model resnet18 --stem cifar --augment --bf16 --checkpoint FILE, and store its output there"
         )
     return read(RESULTS / STORED)
 
 
 def part_of_an_epoch(folder: Path) -> Sample:
-    """Seconds of a whole epoch of the script, validation included, from a tenth of its training images."""
+    """Seconds of an epoch of the script with validation, extrapolated from a tenth of its training images."""
     images = sum(1 for path in (folder / "train").rglob("*") if path.is_file())
     kept = images - images // 10
     options = ["--epochs", "1", "--model", "resnet18", "--stem", "cifar", "--augment", "--images", str(kept // PART)]
@@ -67,7 +67,7 @@ def part_of_an_epoch(folder: Path) -> Sample:
 
 
 def recipe(folder: Path, seed: int, options: Options) -> Sample:
-    """A run of the recipe: what validation says after each epoch and when, and the final score of the test split."""
+    """Train with the recipe; return its validation scores and times per epoch and its test accuracy."""
     length = ["--epochs", "1"] if options.quick else []
     with tempfile.TemporaryDirectory(prefix="resnetlab-bench-") as scratch:
         train = [sys.executable, "-m", "resnetlab", "train", RECIPE, "--data", str(folder), "--seed", str(seed)]

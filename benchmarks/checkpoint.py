@@ -1,9 +1,9 @@
-"""What a checkpoint and the best model cost, in seconds and as a share of a CIFAR epoch timed in the same run.
+"""Time the writing of a checkpoint and of the best model, in seconds and as a share of a CIFAR epoch of the same run.
 
 ResNet-18 with the 3x3 stem, 10 classes, on synthetic 32x32 images, batch 128, in the precision that `auto` chooses,
-once with SGD and momentum and once with Adam. An epoch is 45,000 images: 351 steps of what the timed steps took, median
-each. Every round writes what a run writes when an epoch was its best, model file and checkpoint, flushed to the disk
-that holds the system's folder for temporary files.
+once with SGD and momentum and once with Adam. An epoch is 45,000 images: 351 times the median timed step. Every round
+writes the files that a run writes after its best epoch, model file and checkpoint, flushed to the disk of the system's
+temporary folder.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def costs(optimizer: str, steps: int, rounds: int, folder: Path, runtime: Runtime) -> dict[str, Any]:
-    """Seconds of every write, and of an epoch."""
+    """Seconds of every write and of an epoch."""
     model = runtime.place(build_model("resnet18", len(CLASSES), image_size=32))
     state = TrainState.begin(model.train(), make_optimizer(model, optimizer, lr=1e-3), runtime)
     plan = Plan(steps=10**6, schedule=Schedule("constant", 1e-3, 10**6, EPOCH), loss_fn=nn.CrossEntropyLoss())

@@ -1,4 +1,4 @@
-"""Run one measured process: start it, watch its memory, read the line it prints, leave nothing behind."""
+"""Run one measured process: start it, record its memory, read its line of JSON, end all its children."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.rounds import Failed, Sample
 from benchmarks.watching import Memory
 
 ROOT = Path(__file__).parents[1]
-LOOK = 0.02  # seconds between two looks whether it has ended
+POLL = 0.02  # seconds between two checks if the process has ended
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self) -> Sample:
-        """What the process printed, and `peak_bytes`, `peak_bytes_timed` and `process_seconds`. Raises Failed."""
+        """Result of the process, with `peak_bytes`, `peak_bytes_timed` and `process_seconds`. Raises Failed."""
         python = self.python if isinstance(self.python, Path) else self.python()
         with tempfile.TemporaryDirectory(prefix="resnetlab-bench-", ignore_cleanup_errors=True) as scratch:
             job = {**self.job, "spawned": time.time(), "scratch": scratch}
@@ -50,7 +50,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Done:
-    """A process that has ended well."""
+    """Output, time and memory of a process that ended with exit code 0."""
 
     said: str
     seconds: float
@@ -58,7 +58,7 @@ class Done:
 
 
 def run(command: Sequence[str], *, limit: float = 1800.0, environment: Mapping[str, str] | None = None) -> Done:
-    """Run a command in the repository and wait for it. Raises Failed for an exit code but 0, and past the limit."""
+    """Run a command in the repository and wait for it. Raises Failed for a non-zero exit code and past the limit."""
     surroundings = {**os.environ, "PYTHONPATH": "", **(environment or {})}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.perf_counter()
@@ -74,10 +74,10 @@ def run(command: Sequence[str], *, limit: float = 1800.0, environment: Mapping[s
         memory = Memory(process.pid)
         try:
             while process.poll() is None:
-                memory.look()
+                memory.measure()
                 if time.perf_counter() - began > limit:
                     raise Failed(f"took longer than {limit:.0f} s")
-                time.sleep(LOOK)
+                time.sleep(POLL)
             seconds = time.perf_counter() - began
         finally:
             end_session(process)
@@ -90,13 +90,13 @@ def run(command: Sequence[str], *, limit: float = 1800.0, environment: Mapping[s
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it started and left behind, such as loader workers."""
+    """End the process and everything it started, such as loader workers."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def reason(complaint: str, code: int) -> str:
-    """The last line of what a process complained of, which is where Python says what went wrong."""
+    """Last line of the error output, which is where Python names the error."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     return lines[-1][:300] if lines else f"exit code {code}"

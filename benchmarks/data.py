@@ -1,7 +1,7 @@
-"""Augmented training batches a second, without any training: crop and flip at 32 px, batch 128.
+"""Measure augmented images per second without training: crop and flip at 32 px, batch 128.
 
-Ours makes them from pixels in memory, in the process that trains; the tutorial's DataLoader and timm's loader read JPEG
-files in workers, and cut and flip them with PIL.
+Ours makes batches from pixels in memory, in the training process. The tutorial's DataLoader and timm's loader read JPEG
+files in workers, and crop and flip them with PIL.
 """
 
 from __future__ import annotations

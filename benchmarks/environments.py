@@ -21,16 +21,16 @@ PACKAGES = {
 
 
 def python_of(peer: str, folder: Path, say: Callable[[str], None] = print) -> Path:
-    """The Python of a peer's environment; made first, where it is not there. Raises Failed.
+    """Python of a peer's environment, which is created if needed. Raises Failed.
 
-    uv makes them, because its cache is linked into each: four environments with PyTorch then take the disk of one.
+    uv creates them, because it links its cache into each: four environments with PyTorch take the disk space of one.
     """
     wanted = PACKAGES[peer]
     python = folder / peer / "bin" / "python"
     mark = folder / peer / f".ready-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:12]}"
     if mark.exists():
         return python
-    say(f"making {folder / peer} with {', '.join(wanted)}")
+    say(f"creating {folder / peer} with {', '.join(wanted)}")
     uv = folder / ".uv" / "bin" / "uv"
     try:
         if not uv.exists():
@@ -41,7 +41,7 @@ def python_of(peer: str, folder: Path, say: Callable[[str], None] = print) -> Pa
         call([str(uv), "pip", "install", "--quiet", "--python", str(python), *wanted])
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines()
-        raise Failed(f"its environment could not be made: {lines[-1] if lines else error}") from None
+        raise Failed(f"its environment could not be created: {lines[-1] if lines else error}") from None
     mark.touch()
     return python
 

@@ -1,7 +1,7 @@
-"""Evaluating 10,000 CIFAR-size images with ResNet-18: ours, the bare forward passes, and the tutorial's loop.
+"""Measure the evaluation of 10,000 CIFAR-size images with ResNet-18: ours, bare forward passes, the tutorial's loop.
 
-Ours has the images in memory, as it has them during training, and gives loss, accuracy and macro-F1; the bare passes
-are the network alone on normalised tensors; the tutorial's loop reads JPEG files with two workers.
+Ours has the images in memory, as during training, and computes loss, accuracy and macro-F1. The bare passes run the
+network alone on normalised tensors. The tutorial's loop reads JPEG files with two workers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The floor: what a training step would cost if it were made of its convolutions alone, and the share we reach.
+"""Measure the floor: the time of a network's convolutions alone, compared with our training step.
 
-For every convolution of a network, its forward pass and its gradients are timed alone, as torch gives them, in the
-precision that `auto` chooses and in both memory formats; the floor is the sum of the best of each. 3x3 layers from 32
-channels up are not computed as torch computes them (models/winograd.py, models/tiled.py), so a whole step may take
-less: a share above 1. The step that is timed beside it, in the same process and interleaved, is ours whole:
-augmentation, forward, loss, backward, optimiser, metrics and an average of the weights.
+For every convolution of a network, forward pass and gradients are timed alone, as torch computes them, in the precision
+that `auto` chooses and in both memory formats. The floor is the sum of the best times. 3x3 layers from 32 channels up
+use our kernels (kernels/winograd.py, kernels/tiles.py), so a step may take less: a share above 1. The step is timed in
+the same process, interleaved, and is complete: augmentation, forward, loss, backward, optimiser, metrics and a running
+average of the weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_
 
 
 class Convolution(NamedTuple):
-    """What decides how long a convolution takes."""
+    """Properties that determine the time of a convolution."""
 
     in_channels: int
     out_channels: int
@@ -45,12 +45,12 @@ class Convolution(NamedTuple):
     stride: int
     padding: int
     groups: int
-    size: int  # of the map it reads
+    size: int  # of its input map
     is_first: bool  # its input needs no gradient
 
 
 def convolutions(network: nn.Module, image_size: int) -> Counter[Convolution]:
-    """The convolutions of a network, each with how often it occurs."""
+    """Count the convolutions of a network by their properties."""
     found: list[Convolution] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -66,7 +66,7 @@ def convolutions(network: nn.Module, image_size: int) -> Counter[Convolution]:
 
 
 def best_of(shape: Convolution, batch: int, runtime: Runtime, repeats: int) -> float:
-    """Seconds of one convolution, forward and backward, each in the memory format it is fastest in."""
+    """Seconds of one convolution, forward plus backward, each in its faster memory format."""
     forward, backward = [], []
     for memory in FORMATS.values():
         options: dict[str, Any] = {"device": runtime.device, "dtype": runtime.precision}
@@ -96,7 +96,7 @@ def best_of(shape: Convolution, batch: int, runtime: Runtime, repeats: int) -> f
 
 @dataclass(frozen=True)
 class Setting:
-    """A network and what it is trained on; images of the size its stem is made for."""
+    """A network, its batch size, and the image size for its stem."""
 
     name: str
     batch: int
@@ -140,7 +140,7 @@ def trainer(setting: Setting) -> Callable[[], None]:
 
 
 def shares(setting: Setting, rounds: int, steps: int, repeats: int = 3) -> dict[str, Any]:
-    """Floor and step of one network, interleaved: in each round every convolution alone, then some whole steps."""
+    """Measure floor and step of one network; each round times every convolution alone, then some complete steps."""
     step = trainer(setting)
     shapes = convolutions(build_model(setting.name, 10, image_size=setting.image_size), setting.image_size)
     runtime = start()
@@ -163,7 +163,7 @@ def shares(setting: Setting, rounds: int, steps: int, repeats: int = 3) -> dict[
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """ResNet-18 at batch 256 with care, then every network of the zoo."""
+    """Measure ResNet-18 at batch 256 with all rounds, then every other network of the zoo with two."""
     result: dict[str, Any] = {"page": "docs/floor.md"}
     if options.quick:
         return result | {"groups": [shares(Setting("resnet20", 16, 32), rounds=2, steps=2, repeats=1)]}

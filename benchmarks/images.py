@@ -1,4 +1,4 @@
-"""Folders of images to train on: the one that was given, or JPEG files of smooth noise."""
+"""Folders of training images: the given one, or generated JPEG files of smooth noise."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CLASSES = 10
 
 
 def given_folder(given: Path | None) -> Path | None:
-    """The folder of real images, if one was named; BadInput if it has no train/<class>/*."""
+    """Folder of real images, or None if none is named. Raises BadInput if it has no train/<class>/*."""
     named = given or (Path(os.environ[CIFAR]) if os.environ.get(CIFAR) else None)
     if named is None:
         return None
     if not (named / "train").is_dir() or not any(path.is_dir() for path in (named / "train").iterdir()):
-        raise BadInput(f"{named} has no train/<class>/*; give --data the folder above `train`, or leave it out")
+        raise BadInput(f"{named} has no train/<class>/*; give --data the folder that contains `train`, or omit it")
     return named.resolve()
 
 
 def make_folder(folder: Path, images: int, sides: tuple[int, int]) -> Path:
-    """Fill a folder with JPEG files at quality 75, smooth enough to be as many bytes as photographs of that size.
+    """Fill a folder with JPEG files at quality 75, smooth enough to have the size in bytes of photographs.
 
-    Sides are drawn between the two given, in pixels; a tenth of the images goes to `test`.
+    Side lengths are drawn between the two values of `sides`, in pixels; a tenth as many images goes to `test`.
     """
     draw = np.random.default_rng(0)
     for number in range(images + max(CLASSES, images // 10)):

@@ -1,7 +1,7 @@
-"""From image files to probabilities: how long one takes, and how many a second in lists of 64.
+"""Measure prediction from image files to probabilities: the time of one image, and images per second in lists of 64.
 
-Ours is the Classifier, torchvision its network in evaluation mode with the usual transforms, both fp32 under
-inference_mode; fast: in channels_last.
+Ours is the Classifier; torchvision is its network in evaluation mode with the usual transforms. Both use fp32 and
+inference_mode; fast: channels_last.
 """
 
 from __future__ import annotations

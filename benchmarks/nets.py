@@ -1,4 +1,4 @@
-"""The training tasks that are timed: a network, its images, its batch and its optimiser. Imports no torch."""
+"""The timed training tasks: network, images, batch and optimiser. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Net:
-    """One row of the training benchmark; `steps` are timed after `warmup` steps that are not."""
+    """One task of the training benchmark; `steps` are timed after `warmup` untimed steps."""
 
     title: str
     model: str

@@ -1,8 +1,8 @@
-"""`resnetlab train notebook-resnet34` beside the plain script, whole processes from start to exit.
+"""Compare `resnetlab train notebook-resnet34` with the plain script, as complete processes from start to exit.
 
 Both train a ResNet-34 with the 7x7 stem on the images in FOLDER/train, batch 128, Adam, and validate after each of two
-epochs. Ours is timed with everything it does besides: reading the folder, scoring the fixed training sample,
-checkpoints, and the final scores, tables and pictures of validation and test in fp32.
+epochs. Our time includes reading the folder, scoring the fixed training sample, checkpoints, and the final scores,
+tables and figures of validation and test in fp32.
 """
 
 from __future__ import annotations

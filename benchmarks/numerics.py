@@ -1,8 +1,8 @@
-"""Whether the fast path learns what plain float32 learns: ResNet-20, three epochs of CIFAR-10, the same seeds.
+"""Compare the validation loss of the fast path with plain float32: ResNet-20, three epochs of CIFAR-10, same seeds.
 
-One run a round and precision, each a process of its own. `auto` is what a training takes by itself on this machine:
-bfloat16 with fused norms and the faster convolutions where it has them; float32 is torch's operations alone. What is
-compared is the validation loss after the last epoch.
+Each round has one run per precision, each in its own process. `auto` is the default of a training on this machine:
+bfloat16 with the kernels where they are supported. float32 uses torch's operations only. The validation losses after
+the last epoch are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.rounds import Outcome, Sample, details, group, interleaved
 from resnetlab.runs.folder import RunFolder
 
 EPOCHS, SEEDS = 3, 3
-# The recipe's schedule, a network for many seeds, and images at their full size.
+# The recipe's schedule, with a small network and images at their full size.
 TRAIN = ["train", "cifar10-resnet18", "--model.name", "resnet20", "--augment.sizes", "1"]
 LIMIT = 2 * 3600.0  # seconds
 
@@ -71,7 +71,7 @@ def seconds(sample: Sample) -> float:
 
 
 def difference(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """The difference of the two mean losses, beside its standard error (Welch's)."""
+    """Difference of the two mean losses with its standard error (Welch)."""
     fast, plain = (outcome.values(loss) for outcome in outcomes.values())
     if min(len(fast), len(plain)) < 2:
         return {}

@@ -1,4 +1,4 @@
-"""A picture of a result: horizontal bars, ours first, a line from the lowest to the highest round on each."""
+"""Figures of results: horizontal bars, ours first, each with a line from the lowest to the highest round."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from resnetlab.plots.style import INK, MUTED, VALIDATION, fit_below_header, house_style, new_figure, save
 
 OURS, OTHERS = VALIDATION, "#b9c1cc"
-ROW = 0.34  # inches a bar takes
+ROW = 0.34  # inches per bar
 
 
 def draw(name: str, result: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """A picture for each subject of a result, its units side by side; where each one is."""
+    """Draw a figure for each subject of a result, its units side by side; return their paths."""
     subjects: dict[str, list[Mapping[str, Any]]] = {}
     for group in result.get("groups", []):
         if any(row["values"] for row in group["contenders"]):
@@ -37,7 +37,7 @@ def picture_name(name: str, subject: str) -> str:
 
 @house_style()
 def bars(name: str, groups: Sequence[Mapping[str, Any]]) -> Figure:
-    """One panel a group."""
+    """Figure with one panel per group."""
     most = max(len(measured(group)) for group in groups)
     rounds = max(len(row["values"]) for group in groups for row in group["contenders"])
     machine = groups[0].get("environment", {}).get("device_name", "")

@@ -1,7 +1,6 @@
-"""Where results are kept: a JSON file and pictures for each benchmark, in `benchmarks/results/`.
+"""Store results: a JSON file for each benchmark, in `benchmarks/results/`.
 
-A benchmark that is run again for some subjects replaces those and leaves the others; each says when and on what
-machine it was measured.
+Repeating a benchmark for some subjects replaces those and keeps the others; each has its date and machine.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ def read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} cannot be read as a result: {error}; measure it again, or take it away") from None
+        raise BadInput(f"{file} cannot be read as a result: {error}; measure it again, or delete it") from None
     if not isinstance(found, dict):
-        raise BadInput(f"{file} is not a result; measure it again, or take it away")
+        raise BadInput(f"{file} is not a result; measure it again, or delete it")
     return found
 
 
 def stored(folder: Path, names: Iterator[str] | list[str]) -> dict[str, dict[str, Any]]:
-    """The stored results of some benchmarks, in that order."""
+    """Stored results of some benchmarks, in that order."""
     return {name: read(folder / f"{name}.json") for name in names if (folder / f"{name}.json").exists()}
 
 
 def store(folder: Path, name: str, result: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Write what was measured over what was there, and return the whole."""
+    """Merge a result into the stored one, write it, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     before = read(file) if file.exists() else {}
@@ -41,7 +40,7 @@ def store(folder: Path, name: str, result: Mapping[str, Any], environment: Mappi
 
 
 def merged(before: Mapping[str, Any], result: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
-    """New groups in the places of old ones about the same thing; samples likewise; all else is replaced."""
+    """Replace groups and samples of the same subject, keep the others; replace everything else."""
     groups = {key_of(group): group for group in before.get("groups", [])}
     groups |= {key_of(group): {**group, "environment": dict(environment)} for group in result.get("groups", [])}
     whole = dict(result)

@@ -1,6 +1,6 @@
-"""Contenders one after the other, again and again, and what their numbers say: medians, spread, and ratios by round.
+"""Interleaved rounds of all contenders, and their medians, spread and ratios.
 
-Rounds are interleaved (A B C, A B C): when the machine is slow for a while, it is slow for everyone.
+Rounds are interleaved (A B C, A B C), so that a slow period of the machine affects all contenders.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ Sample = Mapping[str, Any]
 
 
 class Failed(Exception):
-    """A contender cannot do what it is asked: the reason, as a sentence."""
+    """A contender cannot do its task; the message is the reason."""
 
 
 @dataclass
 class Outcome:
-    """What came of one contender: a sample a round, or the reason why there are none."""
+    """Result of one contender: a sample per round, or the reason why there are none."""
 
     samples: list[Sample] = field(default_factory=list)
     failed: str | None = None
 
     def values(self, value: Callable[[Sample], float | None]) -> list[float]:
-        """One number a round, where there is one."""
+        """One number per round, without missing ones."""
         return [found for found in map(value, self.samples) if found is not None]
 
 
 def interleaved(
     contenders: Mapping[str, Callable[[], Sample]], rounds: int, say: Callable[[str], None] = print
 ) -> dict[str, Outcome]:
-    """Let every contender run once a round; whoever has failed is not asked again."""
+    """Run every contender once per round; skip a contender after it has failed."""
     outcomes = {name: Outcome() for name in contenders}
     for number in range(rounds):
         for name, run in contenders.items():
@@ -52,7 +52,7 @@ def interleaved(
 
 
 def seconds(work: Callable[[], object], runtime: Runtime) -> float:
-    """How long `work` takes, its share of the device included."""
+    """Seconds of `work`, including its work on the device."""
     runtime.synchronize()
     began = time.perf_counter()
     work()
@@ -61,7 +61,7 @@ def seconds(work: Callable[[], object], runtime: Runtime) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, quarter points and ends.
+    """Median, quartiles, lowest and highest value.
 
     >>> spread([3.0, 1.0, 2.0])["median"], spread([5.0])["quartile_1"]
     (2.0, 5.0)
@@ -77,7 +77,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(first: Sequence[float], other: Sequence[float]) -> float:
-    """How many times `other` the first one is: the median over the rounds that both took part in.
+    """Median of first / other over the rounds that both have.
 
     >>> ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
     2.0
@@ -95,14 +95,14 @@ def group(
     more_is_better: bool,
     compared: bool = True,
 ) -> dict[str, Any]:
-    """One picture's or table's worth: a number for each contender, beside the first one's where they are `compared`."""
+    """Data of one figure or table: a number for each contender, and if `compared`, its ratio to the first one."""
     rows: list[dict[str, Any]] = []
     for name, outcome in outcomes.items():
         values = outcome.values(value)
         row: dict[str, Any] = {"name": name, "values": values}
         if values:
             row |= spread(values)
-            # Nothing is so many times nought, which an accuracy of a tiny run may be.
+            # No ratio to zero, which the accuracy of a tiny run may be.
             if compared and rows and rows[0]["values"] and all(values):
                 row["first_against_it"] = ratio(rows[0]["values"], values)
         if outcome.failed:
@@ -115,5 +115,5 @@ def group(
 
 
 def details(outcomes: Mapping[str, Outcome]) -> dict[str, list[Sample]]:
-    """Everything that was seen, for the stored file."""
+    """All samples, for the stored file."""
     return {name: list(outcome.samples) for name, outcome in outcomes.items()}

@@ -1,8 +1,8 @@
-"""What our training costs as the work grows: over batch size, image size, depth and the number of images.
+"""Measure time and memory of training over batch size, image size, depth and the number of images.
 
-Every point is a process of its own, on images made in memory; the points of a curve are interleaved. A curve is
-straight where the time of a step is proportional to its work: multiply-adds, or images for the data set's curve, which
-is that of the data pipeline alone, because the network's part does not depend on it.
+Every point is its own process, on images generated in memory; the points of a curve are interleaved. Work is
+multiply-adds, or images for the curve over the data set. That curve measures the data pipeline alone, because the time
+of the network does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from benchmarks.contenders import Contender
 from benchmarks.options import Options
 from benchmarks.rounds import Outcome, Sample, details, interleaved, spread
 
-BENT = 1.25  # times the cost per work of the cheapest point: from there on the curve is no longer straight
+BENT = 1.25  # relative cost above which time no longer counts as proportional to work
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What varies, over which values, and what stays."""
+    """The field that varies, its values, and the fixed fields."""
 
     title: str
     varies: str  # a field of the job
@@ -90,7 +90,7 @@ def job_of(curve: Curve, value: int | str, options: Options) -> dict[str, Any]:
 
 
 def point(text: str, outcome: Outcome) -> dict[str, Any]:
-    """One point of a curve: medians over the rounds, or why there are none."""
+    """One point of a curve: medians over the rounds, or the reason why there are none."""
     if outcome.failed:
         return {"at": text, "failed": outcome.failed}
     times = [seconds_of(sample) for sample in outcome.samples]
@@ -109,7 +109,7 @@ def point(text: str, outcome: Outcome) -> dict[str, Any]:
 
 
 def seconds_of(sample: Sample) -> float:
-    """Of a training step; or, for the pipeline, of a whole epoch: its beginning with the first batch, and the rest."""
+    """Seconds of a training step; for the pipeline, of an epoch: up to its first batch, plus the other batches."""
     if "epoch_seconds" not in sample:
         return float(sample["seconds"] / sample["images"] * sample["images_of_work"])
     others = max(0, sample["images_of_work"] // sample["batch"] - 1)
@@ -117,7 +117,7 @@ def seconds_of(sample: Sample) -> float:
 
 
 def judge(points: Sequence[dict[str, Any]]) -> None:
-    """Write beside every point how many times the cheapest point's price it pays for its work, and if that is much."""
+    """Add to every point its cost per work, relative to the cheapest point, and if it is within BENT."""
     prices = [found["seconds"]["median"] / found["work"] for found in points if "work" in found]
     for found in points:
         if "work" in found:

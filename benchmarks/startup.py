@@ -1,4 +1,4 @@
-"""Seconds from pressing return: to the package imported, to the help shown, to the first training step done."""
+"""Measure start-up: seconds to import the package, to show the help, to finish the first training step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.contenders import run
 from benchmarks.options import Options
 from benchmarks.rounds import Sample, details, group, interleaved
 
-# Leaves the process when the first step of `resnetlab train` is done; nothing in the package knows of it.
+# Ends the process after the first step of `resnetlab train`.
 FIRST_STEP = """
 import os, tempfile
 import resnetlab.training.loop as loop
@@ -61,5 +61,5 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def seconds_of(command: list[str]) -> Sample:
-    """How long a process takes from start to exit."""
+    """Seconds of a process from start to exit."""
     return {"seconds": run(command).seconds}

@@ -1,10 +1,10 @@
-"""Seconds of training, and the accuracy they bring on CIFAR-10: `cifar10-fast` beside the speed record airbench94_muon.
+"""Measure training time and accuracy on CIFAR-10: `cifar10-fast` and the speed record airbench94_muon.
 
-Both run in turn, once for each seed, as processes of their own with the machine's default threads, on the same images
-and with the same settings of the allocator. What counts is training, augmentation included; not reading images, not
-compiling, not scoring. The peer learns from all of train/ and is scored on test/ after each epoch; ours holds a
-fiftieth of train/ out for validation. Both are scored on test/ with plain images and with the peer's six views of each:
-itself, moved a pixel up left and down right, and their mirror images.
+Both run in turn, once per seed, each in its own process with the machine's default number of threads, on the same
+images and with the same allocator settings. The time is that of training with augmentation, without reading images,
+compiling or scoring. The peer trains on all of train/ and is scored on test/ after each epoch; ours holds out a
+fiftieth of train/ for validation. Both are scored on test/ with plain images and with the peer's six views of each
+image: the image, moved by a pixel up left and down right, and their mirror images.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from resnetlab.runs.folder import RunFolder
 RECIPE, PEER = "cifar10-fast", "airbench"
 SEEDS = 3  # at most; fewer with --rounds
 LIMIT = 3 * 3600.0  # seconds
-ROOM = 0.12  # of accuracy, below the worst result: where the picture begins
+ROOM = 0.12  # of accuracy, shown below the worst result
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Train both with each seed; what is finished is kept after each."""
+    """Train both with each seed; store the results after each seed."""
     if given_folder(options.data) is None and not options.quick:
         raise BadInput(
             "to_accuracy needs CIFAR-10 as image files: --data FOLDER, with train/<class>/* and test/<class>/*"
         )
-    folder = options.small_images(2000)  # one batch of the peer's, where they are made
+    folder = options.small_images(2000)  # one batch of the peer, if images are generated
     length = ("--epochs", "1") if options.quick else ()
     contenders: dict[str, Callable[[int], Sample]] = {
         f"resnetlab {RECIPE}": partial(ours, folder, length),
@@ -68,7 +68,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def ours(folder: Path, length: tuple[str, ...], seed: int) -> Sample:
-    """A run of the recipe, scored by itself on test/, and once more with six views."""
+    """Train with the recipe; score it on test/, and again with six views."""
     with tempfile.TemporaryDirectory(prefix="resnetlab-bench-") as scratch:
         where = Path(scratch, "run")
         lab = [sys.executable, "-m", "resnetlab"]
@@ -101,10 +101,10 @@ def ours(folder: Path, length: tuple[str, ...], seed: int) -> Sample:
 
 
 def airbench(checkout: Path | None, folder: Path, length: tuple[str, ...], seed: int) -> Sample:
-    """A run of the peer, as its adapter reports it."""
+    """Run the peer through its adapter."""
     if checkout is None:
         raise Failed(
-            f"it is not on PyPI: give --peer-path {PEER}=FOLDER, a checkout of github.com/KellerJordan/cifar10-airbench"
+            f"not on PyPI: give --peer-path {PEER}=FOLDER, a checkout of github.com/KellerJordan/cifar10-airbench"
         )
     adapter = [sys.executable, "-m", "benchmarks.peers.airbench", "--peer-path", str(checkout), "--data", str(folder)]
     done = run([*adapter, "--seed", str(seed), *length], limit=LIMIT)
@@ -113,7 +113,7 @@ def airbench(checkout: Path | None, folder: Path, length: tuple[str, ...], seed:
 
 
 def report(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Seconds and accuracies of each contender: each seed's, their mean and their standard deviation."""
+    """Seconds and accuracies of each contender: per seed, mean and standard deviation."""
     values: dict[str, Callable[[Sample], float]] = {
         "seconds of training": lambda sample: float(sample["train_seconds"]),
         "% of test images": lambda sample: 100 * float(sample["test_accuracy"]),
@@ -132,25 +132,25 @@ def report(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 
 def deviation(values: list[float]) -> float:
-    """The sample's standard deviation; that of a single value is taken as 0."""
+    """Sample standard deviation; 0 for a single value."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def draw(result: Mapping[str, Any], folder: Path) -> None:
-    """The picture of a stored result."""
+    """Draw the figure of a stored result."""
     save(accuracy_over_seconds(result), folder / "to_accuracy.png")
 
 
 @house_style()
 def accuracy_over_seconds(result: Mapping[str, Any]) -> Figure:
-    """Accuracy against seconds of training: where each seed ended, and a thin line of how it got there."""
+    """Figure of accuracy over seconds of training: a point for the end of each seed, and a thin line of its epochs."""
     samples = {name: runs for name, runs in result["samples"].items() if runs}
     heading = "CIFAR-10 from scratch: accuracy against seconds of training"
     environment = result.get("environment", {})
     machine = f"{environment.get('device_name', '')}, {environment.get('threads', '?')} threads"
     told = f"{machine}; the lines show each epoch, ours on validation, the peer's on test images"
     if not samples:
-        return empty_figure(heading, told, "No run has been finished yet.")
+        return empty_figure(heading, told, "No run is finished yet.")
     figure = new_figure(9, 4.6, heading, told)
     axes = figure.subplots()
     for place, (name, runs) in enumerate(samples.items()):
@@ -168,7 +168,7 @@ def accuracy_over_seconds(result: Mapping[str, Any]) -> Figure:
 
 
 def draw_runs(axes: Axes, name: str, runs: list[Mapping[str, Any]], colour: str) -> None:
-    """One contender: lines for the epochs of each seed, dots where it ended, rings for the same with six views."""
+    """Draw one contender: lines for the epochs of each seed, dots for its end, rings for the end with six views."""
     for sample in runs:
         so_far = [epoch["train_seconds"] for epoch in sample["epochs"]]
         reached = [100 * epoch["accuracy"] for epoch in sample["epochs"]]

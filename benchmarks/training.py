@@ -1,7 +1,7 @@
-"""Images a second and peak memory of training, ours beside the tutorial's script and four packages.
+"""Measure images per second and peak memory of training: ours, the tutorial's script and four packages.
 
-Every contender trains the same task in a process of its own, its loader running, with its defaults and once more with
-all its fast options on; a few steps come before the clock starts. What a compiler takes is in the first step's time.
+Every contender trains the same task in its own process with its own loader, once with its defaults and once with all
+its fast options. A few steps run before the clock starts. Compilation time is part of the first step's time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def contenders(name: str, options: Options) -> dict[str, Callable[[], Sample]]:
-    """Ours first, then each peer as it comes and as fast as it can be."""
+    """Ours first, then each peer with its defaults and with its fast options."""
     job = job_of(NETS[name], options)
     found: dict[str, Callable[[], Sample]] = {OURS: Contender("ours", job)}
     for peer in filter(options.wants, PEERS):
@@ -43,7 +43,7 @@ def contenders(name: str, options: Options) -> dict[str, Callable[[], Sample]]:
         if peer in PACKAGES:
             where["python"] = partial(python_of, peer, options.environments, options.say)
         found[title] = Contender(peer, job, **where)
-        # Compiled code is kept from round to round: the first round shows what compiling costs.
+        # Compiled code is kept between rounds; the first round includes the compilation.
         cache = options.scratch / "compiled" / name / peer
         found[f"{title}, fast"] = Contender(
             peer, {**job, "fast": True}, environment={"TORCHINDUCTOR_CACHE_DIR": str(cache)}, **where
@@ -52,13 +52,13 @@ def contenders(name: str, options: Options) -> dict[str, Callable[[], Sample]]:
 
 
 def job_of(net: Net, options: Options) -> dict[str, Any]:
-    """The task of a net as every contender gets it, with enough images for a single epoch to do."""
+    """Job of a net for every contender, with enough images for a single epoch."""
     job = {key: value for key, value in asdict(net).items() if key != "title"}
     if options.quick:
         job |= {"batch": 8, "steps": 2, "warmup": 1}
     if options.steps:
         job["steps"] = options.steps
-    images = 2 * (job["steps"] + job["warmup"] + 8) * job["batch"]  # ours holds some out, and loaders look ahead
+    images = 2 * (job["steps"] + job["warmup"] + 8) * job["batch"]  # ours holds some out, and loaders prefetch
     folder: Path = options.small_images(images) if net.image_size <= 64 else options.large_images(images)
     return {**job, "task": "training", "folder": str(folder)}
 
@@ -78,5 +78,5 @@ def images_per_second(sample: Sample) -> float:
 
 
 def peak_gigabytes(sample: Sample) -> float | None:
-    """Of the whole process tree, proportional set size, from the start to the end of the timed steps."""
+    """Peak proportional set size of the process tree, from the start to the end of the timed steps."""
     return None if sample["peak_bytes"] is None else float(sample["peak_bytes"] / 1e9)

@@ -1,4 +1,4 @@
-"""How much memory a tree of processes takes: proportional set size, so that what loader workers share counts once."""
+"""Memory of a process tree: proportional set size, so that memory shared with loader workers counts once."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
-EVERY = 0.2  # seconds between two looks
-COST = 50  # looking takes at most one part in so many of the time: it walks every page of the tree
+EVERY = 0.2  # seconds between two measurements
+COST = 50  # a measurement walks every page of the tree, so it takes at most 1/50 of the time
 
 
 @dataclass
 class Memory:
-    """Looks at the tree below `pid` whenever it is time to; `seen` has (seconds since 1970, bytes)."""
+    """Measures the process tree of `pid` at most every `EVERY` seconds; `seen` has (seconds since 1970, bytes)."""
 
     pid: int
     seen: list[tuple[float, int]] = field(default_factory=list)
     due: float = 0.0
 
-    def look(self) -> None:
+    def measure(self) -> None:
         began = time.perf_counter()
         if began < self.due:
             return
@@ -32,21 +32,21 @@ class Memory:
         self.due = began + max(EVERY, COST * (ended - began))
 
     def peak(self, begin: float = 0.0, end: float = float("inf")) -> int | None:
-        """The most bytes seen between two times; None where the system does not tell."""
+        """Highest number of bytes between two times; None if the system does not provide it."""
         return max((size for when, size in self.seen if begin <= when <= end), default=None)
 
 
 def tree(pid: int) -> Iterator[int]:
-    """A process and all that descend from it."""
+    """Yield a process and all its descendants."""
     yield pid
     for path in PROC.glob(f"{pid}/task/*/children"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended
             for child in path.read_text().split():
                 yield from tree(int(child))
 
 
 def proportional(pid: int) -> int | None:
-    """Bytes of one process, a page that n processes share counted as 1/n; None if it has ended or none can be had."""
+    """Bytes of one process; a page shared by n processes counts as 1/n. None if not available."""
     with suppress(OSError, ValueError):
         for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

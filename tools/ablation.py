@@ -1,6 +1,6 @@
-"""docs/cifar10-fast.md, from the runs in results/ablation/: `python tools/ablation.py` (--check: fail if it is old).
+"""Write docs/cifar10-fast.md from the runs in results/ablation/: `python tools/ablation.py` (--check: fail if stale).
 
-The runs are made by `python tools/experiments.py ablation --data FOLDER`.
+`python tools/experiments.py ablation --data FOLDER` makes the runs.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ ROOT = Path(__file__).parents[1]
 RUNS, PAGE = ROOT / "results" / "ablation", ROOT / "docs" / "cifar10-fast.md"
 WHOLE = "cifar10-fast"
 
-# What a run does differently, in words; the options beside them are those of its command.
+# The change of each run, in words; the page also shows the options of its command.
 INGREDIENTS = {
-    "sgd": "SGD with Nesterov momentum in the place of Muon",
-    "full-size": "no growing images: 32 px from the first epoch",
-    "random-flip": "flips at random, not alternating",
-    "no-crop": "no shifted images",
+    "sgd": "SGD with Nesterov momentum instead of Muon",
+    "full-size": "no progressive resizing: 32 px from the first epoch",
+    "random-flip": "random instead of alternating flips",
+    "no-crop": "no random shifts (crop)",
     "no-smoothing": "no label smoothing",
-    "one-cycle": "one cycle in the place of a falling line",
-    "cifar-stem": "a trained 3×3 stem in the place of whitened 3×3 patches",
-    "small-batch": "batches of 128 at a third of the learning rate",
+    "one-cycle": "one-cycle instead of linear schedule",
+    "cifar-stem": "trained 3×3 stem instead of a whitened one",
+    "small-batch": "batches of 128, a third of the learning rate",
 }
 
 
 class Result(NamedTuple):
-    """One run: accuracies in percent, and how it was trained."""
+    """Result of one run: accuracies in percent, training time, machine and seed."""
 
     validation: float
     test: float
@@ -61,30 +61,30 @@ def read(folder: Path) -> Result:
 def page() -> str:
     whole = read(RUNS / WHOLE)
     others = {name: read(RUNS / name) for name in INGREDIENTS if (RUNS / name / "config.json").exists()}
-    rows = [row("as it is", "", whole, None)]
+    rows = [row("unchanged", "", whole, None)]
     for name, result in sorted(others.items(), key=lambda item: item[1].test):
         changed = EXPERIMENTS[f"ablation/{name}"].removeprefix(SHORT).strip()
         rows.append(row(INGREDIENTS[name], f"`{changed}`", result, whole))
     machines = sorted({result.machine for result in (whole, *others.values())})
-    # The standard error of the difference of two accuracies p, each on so many images of its own, times 1.96.
+    # 1.96 standard errors of the difference of two accuracies, each on its own set of this many images.
     share = whole.test / 100
     chance = 196 * math.sqrt(2 * share * (1 - share) / whole.images)
-    return f"""# What each ingredient of cifar10-fast gives
+    return f"""# The effect of each ingredient of cifar10-fast
 
 <!-- written by `python tools/ablation.py` from results/ablation/; do not edit -->
 
-`resnetlab train {SHORT}`,
-and the same with one ingredient exchanged at a time: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,}
-test images that chose nothing. The recipe itself is longer, and gives half of its epochs to the smallest images, not a
-third. Runs on {"; ".join(machines)}.
+The table compares `resnetlab train {SHORT}`
+with runs in which one ingredient is replaced: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test
+images, which choose nothing. The recipe itself is longer and uses half of its epochs for the smallest images, not a third.
+Machine: {"; ".join(machines)}.
 
-| ingredient exchanged | option | test, % | Δ | validation, % of {whole.validation_images:,} | training, s |
+| ingredient replaced | option | test, % | Δ | validation, % of {whole.validation_images:,} | training, s |
 |---|---|---:|---:|---:|---:|
 {"".join(rows)}
-One run each. Were each scored on {whole.images:,} images of its own, two equally good recipes would differ by up to
-{chance:.1f} points in 95 of 100 pairs; on the same images they differ less, but a difference of half a point tells
-nothing by itself. Nothing was tuned again for an exchange, but for SGD's learning rate: with 0.4 it is 25 points worse.
-Made by `python tools/experiments.py ablation --data FOLDER`.
+Each row is one run. On two different sets of {whole.images:,} images, two equally good recipes would differ by up to
+{chance:.1f} points in 95 of 100 pairs. On the same images they differ less, but a difference of half a point is not
+significant by itself. No setting was tuned again after a replacement, except SGD's learning rate: with 0.4 it is 25
+points worse. Reproduce it with `python tools/experiments.py ablation --data FOLDER`.
 """
 
 
@@ -96,5 +96,5 @@ def row(what: str, option: str, result: Result, whole: Result | None) -> str:
 if __name__ == "__main__":
     written = page()
     if "--check" in sys.argv and (not PAGE.exists() or PAGE.read_text() != written):
-        sys.exit("docs/cifar10-fast.md is not what results/ablation/ says; run: python tools/ablation.py")
+        sys.exit("docs/cifar10-fast.md is out of date; run: python tools/ablation.py")
     PAGE.write_text(written)

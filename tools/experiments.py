@@ -1,7 +1,7 @@
 """The long trainings behind notebooks and pages, as commands: `python tools/experiments.py --data FOLDER [NAME …]`.
 
-Each is a `resnetlab train` that can be stopped and started again; its run lies in runs/NAME, and what is small of a
-finished one is copied to results/NAME, where the notebooks read it. `--list` shows the commands.
+Each is a `resnetlab train` that can be stopped and restarted. Its run folder is runs/NAME. The small files of a
+finished run are copied to results/NAME, where the notebooks read them. `--list` shows the commands.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCHEDULED = f"{VARIED} --schedule.name cosine"
 SHORT = "cifar10-fast --epochs 6 --augment.sizes 0.75 0.875 1"
 
 EXPERIMENTS = {
-    # what each improvement of the tutorial is worth: 10 epochs, Adam, 7x7 stem
+    # the effect of each improvement of the tutorial: 10 epochs, Adam, 7x7 stem
     "notebook-resnet34": CLASSIC,
     "improvements/crop-flip": VARIED,
     "improvements/crop-flip-step": f"{VARIED} --schedule.name multistep",
@@ -38,7 +38,7 @@ EXPERIMENTS = {
     "shortcuts/A": f"{SCHEDULED} --model resnet18 --model.shortcut A",
     "shortcuts/C": f"{SCHEDULED} --model resnet18 --model.shortcut C",
     "shortcuts/zero-init": f"{SCHEDULED} --model resnet18 --model.zero-init",
-    # a short cifar10-fast with one of its ingredients exchanged: docs/cifar10-fast.md, written by tools/ablation.py
+    # a short cifar10-fast with one of its ingredients replaced: docs/cifar10-fast.md, written by tools/ablation.py
     "ablation/cifar10-fast": SHORT,
     "ablation/sgd": f"{SHORT} --optim.name sgd --lr 0.1 --optim.momentum 0.9 --optim.weight-decay 5e-4",
     "ablation/full-size": f"{SHORT} --augment.sizes 1",
@@ -55,12 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="experiments, or the beginning of their names; default: all")
     parser.add_argument("--data", default="cifar10", help="cifar10, or a folder of its images")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs lie")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--list", action="store_true", help="show the commands and stop")
     given = parser.parse_args()
     chosen = [name for name in EXPERIMENTS if not given.names or name.startswith(tuple(given.names))]
     if not chosen:
-        sys.exit(f"no experiment begins with {given.names[0]!r}; there are {', '.join(EXPERIMENTS)}")
+        sys.exit(f"no experiment begins with {given.names[0]!r}; choose from {', '.join(EXPERIMENTS)}")
     for name in chosen:
         words = ["train", *EXPERIMENTS[name].split(), "--data", given.data, "--out", str(given.runs / name)]
         print("resnetlab", *words, flush=True)

@@ -1,11 +1,11 @@
-"""Figures in the notebooks' prose, computed: `python tools/prose.py` writes them, `--check` fails where one is wrong.
+"""Compute the figures in the notebooks' text: `python tools/prose.py` writes them, `--check` fails if one is wrong.
 
-A figure stands between two comments that no reader sees, behind the expression that gives it:
+A figure stands between two HTML comments, after the expression that computes it:
 
     <!--= parameters("resnet34", classes=10) -->21,289,802<!--/-->
 
-The expressions use the functions below: of the code (shapes, parameters), and of the runs stored in results/. Figures
-that look measured and have no expression are told, too, so that none is ever typed.
+The expressions use the functions below, on the code (shapes, parameters) and on the runs stored in results/. Figures
+that look measured but have no expression are reported as well, so that none is ever typed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def million(model: str, classes: int = 10, stem: str = "auto") -> str:
 
 
 def shape(model: str, stage: str, size: int = 32, stem: str = "imagenet") -> str:
-    """What leaves a stage: channels × height × width.
+    """Output shape of a stage: channels × height × width.
 
     >>> shape("resnet34", "layer4")
     '512×1×1'
@@ -111,7 +111,7 @@ def seed(name: str) -> int:
 
 
 def minutes(name: str) -> str:
-    """Training alone, on the machine it ran on."""
+    """Minutes of training, without scoring, on the machine of the run."""
     return f"{sum(row['train_seconds'] for row in run(name)[1]) / 60:.0f}"
 
 
@@ -130,7 +130,7 @@ def cost(name: str) -> str:
 
 
 def points(new: str, old: str, column: str = "") -> str:
-    """How many points of test accuracy lie between two runs; or of a column of their last epochs."""
+    """Difference in points of test accuracy between two runs, or of a column of their last epochs."""
     if column:
         gap = scores(new, column, -1) - scores(old, column, -1)
     else:
@@ -160,7 +160,7 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
 
 
 def filled(text: str) -> str:
-    """The page with every figure as its expression gives it."""
+    """Text of a page with every figure computed from its expression."""
 
     def figure(found: re.Match[str]) -> str:
         value = eval(found[1].replace("\n#", "\n"), {"__builtins__": {}}, dict(FUNCTIONS))  # our own pages
@@ -170,7 +170,7 @@ def filled(text: str) -> str:
 
 
 def typed(page: Path) -> list[str]:
-    """Figures in the prose of a page that look measured, and that no expression gives."""
+    """Figures in the text of a page that look measured but have no expression."""
     lines = page.read_text(encoding="utf-8").splitlines()
     if page.suffix == ".py":
         prose, inside = [], False
@@ -188,9 +188,9 @@ def main() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         new = filled(text)
-        wrong += [f"{page.name}: {figure} is typed; write an expression before it" for figure in typed(page)]
+        wrong += [f"{page.name}: {figure} is typed; give it an expression" for figure in typed(page)]
         wrong += [
-            f"{page.name}: {line} begins a line, which Markdown takes for a block" for line in BEGINS.findall(text)
+            f"{page.name}: {line} begins a line, where Markdown starts an HTML block" for line in BEGINS.findall(text)
         ]
         if check:
             pairs = zip(MARKED.findall(text), MARKED.findall(new), strict=True)

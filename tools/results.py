@@ -1,9 +1,9 @@
-"""Measured runs kept in the repository: `add RUN` copies a run's small files, `readme` writes their figures into it.
+"""Keep measured runs in the repository: `add RUN` copies a run's small files, `readme` writes the README's tables.
 
     python tools/results.py add runs/notebook-resnet34-001 [degradation/plain20]
-    python tools/results.py readme            (--check: fail if the README says anything else)
+    python tools/results.py readme            (--check: fail if the README is out of date)
 
-Figures in the README are never typed: they stand between two markers, and a test runs `readme --check`.
+Figures in the README are never typed: they are written between two markers, and a test runs `readme --check`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ KEPT = (
     "evaluation/test/mistakes.png",
 )
 WEIGHTS = "best.safetensors"
-TAKEN_APART = ("degradation/plain56", "degradation/resnet56")
+WITH_WEIGHTS = ("degradation/plain56", "degradation/resnet56")
 
 
 def add(run: Path, name: str = "") -> None:
-    """Copy what is worth keeping of a finished run to `results/<recipe>`, or `results/<name>`, replacing an older one.
+    """Copy the small files of a finished run to `results/<recipe>` or `results/<name>`, replacing an older copy.
 
-    What has a name is part of an experiment, kept without the pictures of single images; two small networks that a
-    notebook takes apart are kept with their weights.
+    A run with a name is part of an experiment and is copied without figures of single images. Two small networks that
+    a notebook uses are copied with their weights.
     """
     config = json.loads((run / "config.json").read_text())
     target = RESULTS / (name or config["recipe"])
     kept = [file for file in KEPT if "/" not in name or file.endswith((".json", ".csv")) or file == "curves.png"]
-    kept += [WEIGHTS] * (name in TAKEN_APART)
+    kept += [WEIGHTS] * (name in WITH_WEIGHTS)
     if missing := [file for file in kept if not (run / file).exists()]:
-        sys.exit(f"{run} is not finished: it has no {missing[0]}")
+        sys.exit(f"{run} is not finished: file not found: {missing[0]}")
     shutil.rmtree(target, ignore_errors=True)
     for file in kept:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / file, target / file)
-    config["data"]["name"] = Path(config["data"]["name"]).name  # where it lay is nobody's business
+    config["data"]["name"] = Path(config["data"]["name"]).name  # without the folders of this machine
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     environment = json.loads((target / "environment.json").read_text())
     environment["command"] = [Path(word).name for word in environment["command"]]
@@ -58,7 +58,7 @@ def add(run: Path, name: str = "") -> None:
 
 
 def row(folder: Path) -> str:
-    """One run as a line of the README's table."""
+    """Line of the README's table for one run."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     test = json.loads((folder / "evaluation/test/metrics.json").read_text())
@@ -79,13 +79,13 @@ def row(folder: Path) -> str:
 
 
 def runs() -> str:
-    """The runs that are no part of an experiment."""
+    """Table of the runs that are not part of an experiment."""
     head = "| command | network | data | epochs | test accuracy | training time | on |\n|---|---|---|---|---|---|---|\n"
     return head + "".join(map(row, sorted(path.parent for path in RESULTS.glob("*/config.json"))))
 
 
 def speeds() -> str:
-    """Training throughput as `python -m benchmarks training` stored it."""
+    """Table of training throughput, as stored by `python -m benchmarks training`."""
     lines = ["| training, images/s | resnetlab | plain script | the fastest package | on |\n|---|---:|---:|---:|---|\n"]
     for group in json.loads(SPEEDS.read_text())["groups"]:
         ours, *others = group["contenders"]
@@ -109,7 +109,7 @@ def rate(found: dict[str, Any]) -> str:
 
 
 def readme(*, check: bool) -> None:
-    """Write the tables between their markers, or say that they are not what they should be."""
+    """Write the tables between their markers; with `check`, exit with an error if they are out of date."""
     text = written = README.read_text()
     for name, table in (("results", runs()), ("speed", speeds())):
         begin, end = f"<!-- {name}: written by tools/results.py -->\n", f"<!-- end of {name} -->\n"
@@ -117,7 +117,7 @@ def readme(*, check: bool) -> None:
         _, after = rest.split(end)
         written = f"{before}{begin}\n{table}\n{end}{after}"
     if check and written != text:
-        sys.exit("the README's figures are not those that are stored; run: python tools/results.py readme")
+        sys.exit("the README's figures are out of date; run: python tools/results.py readme")
     README.write_text(written)
 
 

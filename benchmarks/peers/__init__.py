@@ -1,1 +1,1 @@
-"""What is measured: each module runs as a process of its own, takes a job as JSON and prints one line of JSON."""
+"""The measured programs: each module runs in its own process, takes a job as JSON and prints one line of JSON."""

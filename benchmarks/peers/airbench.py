@@ -1,14 +1,14 @@
-"""Drives airbench94_muon, the public speed record for CIFAR-10, on the CPU, and prints its run as one line of JSON.
+"""Run airbench94_muon, the public speed record for CIFAR-10, on the CPU and print its result as one line of JSON.
 
     python -m benchmarks.peers.airbench --peer-path FOLDER --data FOLDER [--seed 0] [--epochs 8 | --steps 10]
 
---peer-path is a checkout of github.com/KellerJordan/cifar10-airbench, one file of which is loaded and run; --data has
-train/<class>/* and test/<class>/*. What the file asks of CUDA the CPU answers: bfloat16 for half, a clock for events.
-It is given our images, in the order of one shuffle, because ours lie class by class and its first 5,000 whiten the
-input. As ever it trains on all of train/ and scores test/ after each epoch, and only what it times itself is timed.
-Allocator and threads are those of `resnetlab`. Before the clock starts, each way in which the network is used is run
-once on noise, which also compiles it; it is not compiled by default, because the CPU is faster without. With --steps
-the run ends after so many, unscored.
+--peer-path is a checkout of github.com/KellerJordan/cifar10-airbench; one file of it is loaded and run. --data has
+train/<class>/* and test/<class>/*. Its CUDA calls run on the CPU: bfloat16 for half precision, a clock for events. It
+gets our images in a shuffled order, because ours are sorted by class and its first 5,000 images whiten the input. As in
+the original, it trains on all of train/, scores test/ after each epoch, and only the parts that it times itself are
+timed. Allocator and threads are those of `resnetlab`. Before the clock starts, each use of the network runs once on
+noise, which also compiles it. It is not compiled by default, because it is faster on the CPU without. With --steps the
+run ends after that number of steps and is not scored.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from resnetlab.data.folder import scan
 from resnetlab.data.reading import BadImages, read_files
 
 FILE = "airbench94_muon.py"
-LENGTH = re.compile(r"(?m)^(\s+total_train_steps\s*=\s*ceil\()\d+\b(.*)\)$")  # epochs, times the steps of one
+LENGTH = re.compile(r"(?m)^(\s+total_train_steps\s*=\s*ceil\()\d+\b(.*)\)$")  # epochs, times the steps per epoch
 BATCH = 2000  # its own
 WEIGHTS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def load_peer(path: Path, epochs: int | None = None, steps: int | None = None) -> ModuleType:
-    """The peer's file as a module, with another length where one is given."""
+    """Load the peer's file as a module, with another length if one is given."""
     source = path.read_text(encoding="utf-8")
     if epochs is not None or steps is not None:
         length = rf"\g<1>{steps})" if steps is not None else rf"\g<1>{epochs}\g<2>)"
         source, found = LENGTH.subn(length, source)
         if found != 1:
-            sys.exit(f"{path} sets total_train_steps in {found} places, not in one: it is another version")
+            sys.exit(f"{path} sets total_train_steps in {found} places, not in one: unsupported version")
     peer = ModuleType(path.stem)
     peer.__file__ = str(path)
     sys.modules[path.stem] = peer
-    with mock.patch.object(sys, "argv", [str(path)]):  # it reads itself
+    with mock.patch.object(sys, "argv", [str(path)]):  # the file reads its own source
         exec(compile(source, str(path), "exec"), peer.__dict__)
     return peer
 
 
 def write_tensors(data: Path, folder: Path) -> dict[str, int]:
-    """Write images and labels where the peer looks for them before it downloads any; how many each part has."""
+    """Write images and labels to the peer's cache folder, so that it downloads none; return the sizes of the splits."""
     listing = scan(data)
     if listing.test is None:
-        sys.exit(f"{data} has no train/ and test/ beside each other")
+        sys.exit(f"{data} has no train/ and test/")
     folder.mkdir()
     see, _ = preprocessing_for(listing, None, "crop")
     parts = {"train": listing.train, "test": listing.test}
@@ -77,7 +77,7 @@ def write_tensors(data: Path, folder: Path) -> dict[str, int]:
 
 
 def warm_up(peer: ModuleType, network: nn.Module) -> None:
-    """Run what will be timed once: training with and without the whitening's bias, Muon's iteration, evaluation."""
+    """Run every timed part once: training with and without the whitening's bias, Muon's iteration, evaluation."""
     images = torch.randn(BATCH, 3, 32, 32).to(torch.bfloat16, memory_format=torch.channels_last)
     network.train()
     for with_bias in (True, False):
@@ -92,7 +92,7 @@ def warm_up(peer: ModuleType, network: nn.Module) -> None:
 
 
 def drive(options: argparse.Namespace) -> dict[str, Any]:
-    """One run, from the images to its report."""
+    """Run the peer once and return its report."""
     keep_freed_memory()
     path, clock, rows, compiled = options.peer_path / FILE, Clock(), [], options.compile != "off"
     with tempfile.TemporaryDirectory() as folder, cpu_for_cuda(clock, WEIGHTS[options.weights], compiled=compiled):
@@ -114,7 +114,7 @@ def drive(options: argparse.Namespace) -> dict[str, Any]:
         with contextlib.chdir(folder), watched:
             peer.main(options.seed, network)
     if rows[-1]["batch_size"] != BATCH:
-        sys.exit(f"{path} takes batches of {rows[-1]['batch_size']}, not of {BATCH}: it is another version")
+        sys.exit(f"{path} uses batches of {rows[-1]['batch_size']}, not of {BATCH}: unsupported version")
     return {
         "peer": path.stem,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -127,14 +127,14 @@ def drive(options: argparse.Namespace) -> dict[str, Any]:
         "batch_size": BATCH,
         "train_images": images["train"],
         "test_images": images["test"],
-        "warm_up_seconds": warm,  # with whatever is compiled
+        "warm_up_seconds": warm,  # includes compilation
         **measured(clock, rows),
         "notes": [f"learns from all {images['train']:,} training images, and holds none out for validation"],
     }
 
 
 def measured(clock: Clock, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The numbers of a run: `train_seconds` is all epochs with their augmentation; the rest stands apart."""
+    """Timings and scores of a run; `train_seconds` covers all epochs with their augmentation, nothing else."""
     whitening, *epochs, scoring = clock.spans
     steps = clock.steps()
     so_far = accumulate(span.wall for span in epochs)
@@ -150,7 +150,7 @@ def measured(clock: Clock, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "images_per_second": BATCH / statistics.median(step.wall for step in steps),
         "epochs": [  # on test/
             {"train_seconds": seconds, "accuracy": row["val_acc"]}
-            for seconds, row in zip(so_far, rows, strict=False)  # after the last epoch comes the row of all scores
+            for seconds, row in zip(so_far, rows, strict=False)  # the row after the last epoch has the final scores
         ],
         "test_accuracy": rows[-1]["val_acc"],
         "test_accuracy_tta": rows[-1]["tta_val_acc"],
@@ -158,7 +158,7 @@ def measured(clock: Clock, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def count(text: str) -> int:
-    """A whole number from 1 up; argparse makes a sentence of the error."""
+    """Parse a whole number of at least 1; argparse reports the error."""
     if int(text) < 1:
         raise ValueError
     return int(text)
@@ -171,9 +171,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/* and test/<class>/*")
     parser.add_argument("--seed", type=int, default=0)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=count, help="default: the peer's own number, 8")
-    length.add_argument("--steps", type=count, help="only time so many steps")
-    parser.add_argument("--weights", choices=WEIGHTS, default="bf16", help="what the network's weights are kept in")
+    length.add_argument("--epochs", type=count, help="default: 8, as in the peer")
+    length.add_argument("--steps", type=count, help="time this number of steps, without scores")
+    parser.add_argument("--weights", choices=WEIGHTS, default="bf16", help="data type of the network's weights")
     parser.add_argument("--compile", choices=("off", "default", "max-autotune"), default="off")
     options = parser.parse_args(words)
     with contextlib.redirect_stdout(sys.stderr):

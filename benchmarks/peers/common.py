@@ -1,6 +1,6 @@
-"""What every measured process shares: the job it is given, the clock around its steps, the line it prints.
+"""Shared by every measured process: its job, the clock around its steps, the line it prints.
 
-Runs in the environments of the peers, so it needs nothing but Python and torch.
+This runs in the environments of the peers, so it needs only Python and torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "timm", "fastai", "transformers", "ultralyti
 
 @dataclass(frozen=True)
 class Job:
-    """What one process is to do. Fields that a task does not need stay as they are."""
+    """The task of one process; a task ignores fields that it does not need."""
 
     task: str
     folder: str = ""  # has train/<class>/*
@@ -31,12 +31,12 @@ class Job:
     batch: int = 128
     optimizer: str = "sgd"
     augment: bool = True
-    fast: bool = False  # every option that makes it faster, switched on
+    fast: bool = False  # with every option that makes it faster
     steps: int = 10
     warmup: int = 3
     images: int = 0
     spawned: float = field(default_factory=time.time)  # when the process was started, in seconds since 1970
-    scratch: str = ""  # an empty folder for whatever has to be written
+    scratch: str = ""  # an empty folder for temporary files
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Job:
@@ -45,24 +45,24 @@ class Job:
 
 
 class Clock:
-    """Times the steps after the warm-up, and what came before the first one apart."""
+    """Times the steps after the warm-up and, separately, the start up to the first step."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.result: dict[str, Any] = {}
         self.done = 0
         self.loop_began = self.timed_from = 0.0
-        self.ended: list[float] = []  # when each timed step was
+        self.ended: list[float] = []  # end time of each timed step
 
     def start(self) -> None:
-        """The loop begins: everything is built, no batch has been asked for."""
+        """Mark the begin of the loop, before the first batch is requested."""
         self.result["setup_seconds"] = time.time() - self.job.spawned
         self.loop_began = time.perf_counter()
         if not self.job.warmup:
             self._begin()
 
     def step(self, images: int) -> bool:
-        """A step over so many images is done. True when it was the last one."""
+        """Count a finished step over so many images; return True after the last one."""
         self.done += 1
         if self.done == 1:
             wait_for_device()
@@ -82,7 +82,7 @@ class Clock:
         return True
 
     def note(self, text: str) -> None:
-        """Something a reader of the result should know."""
+        """Add a note for the reader of the result."""
         self.result.setdefault("notes", []).append(text)
 
     def _begin(self) -> None:
@@ -92,24 +92,24 @@ class Clock:
 
 
 def wait_for_device() -> None:
-    """A clock read on the host tells the truth only when the device has nothing left to do."""
+    """Wait until the device has finished its work, so that the host's clock includes it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def device() -> str:
-    """What a script that wants to run anywhere computes on."""
+    """cuda if available, else cpu."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main(contenders: Mapping[str, Callable[[Job, Clock], None]]) -> None:
-    """Do the job on the command line, and print what the clock has seen as the last line."""
+    """Run the job of the command line and print the result of the clock as the last line."""
     job = Job.from_json(json.loads(sys.argv[1]))
     if job.task not in contenders:
-        sys.exit(f"there is no {job.task!r} here; there is {', '.join(contenders)}")
+        sys.exit(f"unknown task {job.task!r}; choose from {', '.join(contenders)}")
     clock = Clock(job)
     contenders[job.task](job, clock)
     if "seconds" not in clock.result:
@@ -120,11 +120,11 @@ def main(contenders: Mapping[str, Callable[[Job, Clock], None]]) -> None:
         clock.result["threads"] = torch.get_num_threads()
     sys.stderr.flush()
     print("\n" + json.dumps(clock.result), flush=True)
-    os._exit(0)  # loaders may take seconds to end
+    os._exit(0)  # ending the loaders may take seconds
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what is compared."""
+    """Installed versions of the compared packages."""
     found = {}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What a script written for CUDA asks of it, answered by the CPU: half precision, events that keep what they time."""
+"""Run a script written for CUDA on the CPU: half precision, and events that record their times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class Moment(NamedTuple):
-    """Seconds on the wall's clock, and of processor time, which other processes do not stretch."""
+    """Seconds of wall-clock time, and of processor time, which other processes do not affect."""
 
     wall: float
     cpu: float
@@ -25,18 +25,18 @@ class Moment(NamedTuple):
 
 
 class Clock:
-    """Keeps what the peer times, and when each of its batches was asked for."""
+    """Records the peer's timings and the times of its batches."""
 
     def __init__(self) -> None:
         self.spans: list[Moment] = []  # whitening, each epoch, the scores with test-time augmentation
         self.epochs: list[list[Moment]] = []  # when it began, when each batch was ready, when it ended
 
     def event(self, **_: object) -> Event:
-        """In the place of torch.cuda.Event."""
+        """Replacement of torch.cuda.Event."""
         return Event(self)
 
     def watched(self, iterate: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-        """A loader's `__iter__` that notes the beginnings of its batches."""
+        """Wrap a loader's `__iter__` to record the times of its batches."""
 
         def batches(loader: Any) -> Iterator[Any]:
             moments = [Moment.now()]
@@ -51,12 +51,12 @@ class Clock:
         return batches
 
     def steps(self) -> list[Moment]:
-        """What each step took, the gathering of the next batch included."""
+        """Time of each step, with the next batch."""
         return [since(*pair) for moments in self.epochs for pair in pairwise(moments[1:])]
 
 
 class Event:
-    """A moment, in the interface of a CUDA event."""
+    """A point in time with the interface of a CUDA event."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.at = clock, Moment(0.0, 0.0)
@@ -65,7 +65,7 @@ class Event:
         self.at = Moment.now()
 
     def elapsed_time(self, end: Event) -> float:
-        """Milliseconds, which the clock keeps."""
+        """Milliseconds; the clock records them."""
         self.clock.spans.append(since(self.at, end.at))
         return 1e3 * self.clock.spans[-1].wall
 
@@ -76,7 +76,7 @@ def since(begin: Moment, end: Moment) -> Moment:
 
 @contextlib.contextmanager
 def cpu_for_cuda(clock: Clock, weights: torch.dtype, *, compiled: bool) -> Iterator[None]:
-    """Let the CPU answer what is asked of CUDA; a network's half becomes `weights`, any other bfloat16."""
+    """Redirect CUDA calls to the CPU; half precision becomes `weights` for a network, bfloat16 otherwise."""
     load, compiler = torch.load, torch.compile
 
     def uncompiled(given: Any = None, **_: Any) -> Any:

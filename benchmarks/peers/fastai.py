@@ -1,7 +1,7 @@
 """fastai's Learner, loaders and optimiser.
 
-Fast: its ChannelsLast callback, torch.compile, and bf16. Its own `to_bf16` enters an autocast of CUDA whatever the
-device, and so does nothing on the CPU; there the same callback is given the right autocast.
+Fast: its ChannelsLast callback, torch.compile, and bf16. Its own `to_bf16` uses CUDA's autocast on every device and has
+no effect on the CPU; there the same callback gets the CPU's autocast.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def training(job: Job, clock: Clock) -> None:
 
 
 def transforms(job: Job, vision):
-    """The nearest that fastai has to what the others do."""
+    """fastai's closest equivalent of the other contenders' augmentation."""
     if job.image_size > 64:
         item, batch = [vision.RandomResizedCrop(job.image_size, min_scale=0.08)], [vision.Flip()]
     elif job.augment:

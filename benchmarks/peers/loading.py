@@ -1,4 +1,4 @@
-"""Training batches and nothing else: ours from memory, and the tutorial's DataLoader with PIL."""
+"""Training batches without training: ours from memory, and the tutorial's DataLoader with PIL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The networks of the comparison as people write them in plain PyTorch, for peers that do not offer them."""
+"""The compared networks in plain PyTorch, for packages that do not have them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CifarResNet(nn.Module):
 
 
 def with_small_stem(model: nn.Module) -> nn.Module:
-    """The usual change to a package's ResNet for small images: a 3x3 convolution, and no pooling."""
+    """Replace the stem of a ResNet by the usual one for small images: a 3x3 convolution without pooling."""
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model

@@ -1,4 +1,4 @@
-"""resnetlab's own training, as `resnetlab train` does it between two epochs: `fit` over an `Experiment`."""
+"""resnetlab's training loop, as `resnetlab train` runs it: `fit` over an `Experiment`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def training(job: Job, clock: Clock) -> None:
         augment=augment,
         optim=OptimConfig(name=job.optimizer, lr=0.01 if job.optimizer == "sgd" else 1e-3),
         batch_size=job.batch,
-        steps=steps + 8,  # the last ones are not waited for: what is made ahead of time is made to the end
+        steps=steps + 8,  # spare steps: prefetching continues to the end of the timed ones
     )
     experiment = Experiment.of(config)
     if len(experiment.batches.train) < steps:

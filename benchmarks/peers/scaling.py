@@ -1,4 +1,4 @@
-"""Our training, or its data pipeline alone, on images made in memory."""
+"""Our training, or its data pipeline alone, on images generated in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLASSES = 10
 
 
 def made_images(images: int, side: int) -> Any:
-    """A training split of noise, filled in place: a million images are 3 GB, once. The other splits are tiny."""
+    """Data set of noise with this many training images, filled in place; the other splits have two images each."""
     import torch
 
     from resnetlab.data.datasets import ImageData
@@ -63,7 +63,7 @@ def training(job: Job, clock: Clock) -> None:
 
 
 def pipeline(job: Job, clock: Clock) -> None:
-    """Work is the images of an epoch; `epoch_seconds` is how long it takes to its first batch."""
+    """Time the data pipeline; work is the images of an epoch, `epoch_seconds` the time to its first batch."""
     from resnetlab.data.loaders import TrainBatches
     from resnetlab.runs.build import make_augmentations
     from resnetlab.runs.config import AugmentConfig
@@ -73,7 +73,7 @@ def pipeline(job: Job, clock: Clock) -> None:
     steps = make_augmentations(AugmentConfig(crop=4, flip=True), job.image_size)
     batches = TrainBatches(data.train, data.preprocessing, steps, job.batch, 0, start())
     clock.result |= {"work": job.images, "images_of_work": job.images, "batch": job.batch}
-    next(batches.epoch(0))  # whatever is made once
+    next(batches.epoch(0))  # one-time work
     clock.start()
     for epoch in range(1, 10**6):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""timm's network, loader, transforms and optimiser, in the loop of its `train.py` (which is not in the package).
+"""timm's network, loader, transforms and optimiser, in the loop of its `train.py` (which the package does not contain).
 
 Fast: `--amp --amp-dtype bfloat16 --channels-last --torchcompile`, and as many loader workers as cores.
 """
@@ -54,7 +54,7 @@ def training(job: Job, clock: Clock) -> None:
 
 
 def make_loader(job: Job, images, where):
-    """timm's loader as its `train.py` makes it: 4 workers by default, pixels normalised by the prefetcher."""
+    """timm's loader as in its `train.py`: 4 workers by default, pixels normalised by the prefetcher."""
     from timm.data import create_loader
 
     return create_loader(
@@ -63,7 +63,7 @@ def make_loader(job: Job, images, where):
         batch_size=job.batch,
         is_training=True,
         no_aug=not job.augment,
-        color_jitter=None,  # the others have none: random resized crop and flip are left
+        color_jitter=None,  # as for the others: only random resized crop and flip
         num_workers=os.cpu_count() if job.fast else 4,
         device=where,
     )

@@ -1,7 +1,7 @@
 """Hugging Face's Trainer, with its own ResNet where it has one (the 7x7 stem), and torchvision's images.
 
-Fast: `bf16`, `torch_compile` and loader workers (its default is none); it has no option for channels_last, so the model
-is put into that layout by hand.
+Fast: `bf16`, `torch_compile` and loader workers (its default is none). It has no option for channels_last, so the model
+is converted to that layout here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def training(job: Job, clock: Clock) -> None:
 
 
 def network(job: Job, classes: int, clock: Clock):
-    """Their ResNet, or a plain network in the shape that their Trainer wants."""
+    """Their ResNet, or a plain network with the interface of their Trainer."""
     import torch
 
     from benchmarks.peers.networks import plain_network
@@ -80,7 +80,7 @@ def network(job: Job, classes: int, clock: Clock):
 
 
 def collate(samples):
-    """A batch as their examples make it."""
+    """Make a batch as in their examples."""
     import torch
 
     return {

@@ -1,7 +1,7 @@
 """ultralytics' classification trainer, its data set and its optimiser, around torchvision's networks.
 
-Fast: `compile`. Its `amp` and `channels_last` are for CUDA alone: on the CPU the one raises an error as bf16, and is
-switched off as fp16; the other is ignored with a warning.
+Fast: `compile`. Its `amp` and `channels_last` are for CUDA only: on the CPU, `amp` raises an error for bf16 and is
+switched off for fp16, and `channels_last` is ignored with a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def training(job: Job, clock: Clock) -> None:
     from benchmarks.peers.networks import plain_network
 
     class Network(ClassificationModel):
-        """Their model, with another network inside."""
+        """Their model with another network."""
 
         def __init__(self, classes: int) -> None:
             super().__init__("yolov8n-cls.yaml", nc=classes, verbose=False)
@@ -52,7 +52,7 @@ def training(job: Job, clock: Clock) -> None:
         "plots": False,
         "val": False,
         "save": False,
-        "auto_augment": None,  # the others have none: random resized crop and flip are left
+        "auto_augment": None,  # as for the others: only random resized crop and flip
         "erasing": 0.0,
         "hsv_h": 0.0,
         "hsv_s": 0.0,
@@ -75,7 +75,7 @@ def training(job: Job, clock: Clock) -> None:
 
 
 class Done(Exception):
-    """The last step is done: their loop would validate and save before it ends."""
+    """The last step is done; this skips the validation and saving at the end of their loop."""
 
 
 def leave_after(clock: Clock, job: Job) -> None:
@@ -84,7 +84,7 @@ def leave_after(clock: Clock, job: Job) -> None:
 
 
 def folder_with_validation(folder: Path, scratch: Path) -> Path:
-    """A folder of links with the `val` that they ask for, and never look at here."""
+    """Folder of links with the `val` that they require but do not use here."""
     linked = scratch / "images"
     linked.mkdir()
     (linked / "train").symlink_to((folder / "train").resolve())

@@ -41,7 +41,7 @@ def test_what_processes_share_counts_once() -> None:
         memory, until = Memory(process.pid), time.monotonic() + 20
         while (memory.peak() or 0) < 96 * MB and time.monotonic() < until:  # the child fills its own part
             memory.due = 0.0
-            memory.look()
+            memory.measure()
         peak = memory.peak()
         assert peak is not None
         assert 96 * MB < peak < 150 * MB  # four times 64 would be 256
@@ -51,9 +51,9 @@ def test_what_processes_share_counts_once() -> None:
         process.communicate()
 
 
-def test_looking_is_rare_where_it_is_dear() -> None:
+def test_memory_is_measured_rarely_when_it_is_expensive() -> None:
     memory = Memory(1, due=time.perf_counter() + 60)
-    memory.look()
+    memory.measure()
     assert memory.seen == []
     assert memory.peak() is None
 
@@ -68,7 +68,7 @@ def test_a_failure_is_the_last_line_of_what_was_said() -> None:
 
 
 def test_a_process_without_a_result_has_failed() -> None:
-    with pytest.raises(Failed, match="there is no 'nothing' here"):
+    with pytest.raises(Failed, match="unknown task 'nothing'"):
         Contender("ours", {"task": "nothing"})()
 
 

@@ -162,7 +162,7 @@ def test_bad_input_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: P
         (["trainig"], "unknown benchmark 'trainig'; did you mean 'training'?"),
         (["training", "--nets", "resnet19"], "unknown net 'resnet19'"),
         (["training", "--only", "tim"], "unknown peer 'tim'; did you mean 'timm'?"),
-        (["training", "--rounds", "0"], "--rounds is 0; give a whole number from 1 up"),
+        (["training", "--rounds", "0"], "--rounds is 0; give a whole number of at least 1"),
         (["training", "--data", str(tmp_path)], "has no train/<class>/*"),
         (["training", "--peer-path", "airbench"], "give it as PEER=FOLDER"),
     ):
