@@ -125,8 +125,7 @@ plt.rcParams.update(RULES | {"figure.dpi": 100, "axes.grid": True, "figure.const
 # \mathcal{F}(x) = \mathrm{BN}_2\big(W_2 * \mathrm{ReLU}(\mathrm{BN}_1(W_1 * x))\big).$$
 #
 # Now the identity is $\mathcal{F} = 0$, which weights of zero give. The two units of the library, plain and residual,
-# differ only in the addition (`norm_relu(norm, relu, x)` is `relu(norm(x))`, and `norm_add_relu` adds its last argument
-# before the ReLU):
+# differ only in the addition:
 
 # %%
 print(inspect.getsource(PlainBlock.forward))
