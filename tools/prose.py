@@ -20,14 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from resnetlab.models import build_model
-from resnetlab.models.summary import describe
+from resnetlab.models import build_model, summary
 
 ROOT = Path(__file__).parents[1]
 PAGES = (*sorted((ROOT / "notebooks").glob("*.py")), *(ROOT / "notebooks").glob("README.md"))
 MARKED = re.compile(r"<!--= ?(.+?) ?-->(.*?)<!--/-->", re.DOTALL)
 MEASURED = re.compile(r"\d[\d.,]* ?%|\d+\.\d+ (?:million|minutes|points)|\d{1,3}(?:,\d{3})+|\d+\.\d{2,}")
 GIVEN = {"1,000", "10,000", "45,000", "50,000", "60,000", "5,000", "95 %"}  # published data sets; the usual interval
+describe = cache(summary.describe)
 BEGINS = re.compile(r"^#? *(<!--=.+?-->)", re.MULTILINE)
 ELSEWHERE = re.compile(r"`[^`]*`|https?://\S+|arXiv:[\d.]+")  # code, addresses and papers have digits of their own
 
