@@ -75,8 +75,8 @@ def page() -> str:
 
 The table compares `resnetlab train {SHORT}`
 with runs in which one ingredient is replaced: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test
-images, which choose nothing. The recipe itself is longer and uses half of its epochs for the smallest images, not a third.
-Machine: {"; ".join(machines)}.
+images, which choose nothing. The recipe itself is longer and uses half of its epochs for the smallest images, not a
+third. Machine: {"; ".join(machines)}.
 
 | ingredient replaced | option | test, % | Δ | validation, % of {whole.validation_images:,} | training, s |
 |---|---|---:|---:|---:|---:|
