@@ -1,4 +1,4 @@
-"""Settings of the whole process, allocator and threads; only the command line changes them, never the library."""
+"""Settings of the whole process: allocator, threads, messages of decoders. Only the command line changes them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from functools import cache
 
 import torch
 
+from resnetlab.data.decode import silence_decoders
 from resnetlab.runtime import cpu_quota
 
 
 def tune() -> None:
-    """Prepare the process for computing: the allocator keeps freed memory, threads fit into the container's quota."""
+    """Prepare the process for computing.
+
+    The allocator keeps freed memory, threads fit into the container's quota, and decoders print nothing about bad
+    images, which the commands report themselves.
+    """
     keep_freed_memory()
     fit_threads_to_quota()
+    silence_decoders()
 
 
 def fit_threads_to_quota() -> None:
