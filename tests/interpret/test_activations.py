@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnetlab.interpret.activations import collect_activations
+from resnetlab.kernels.accelerate import accelerate
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import stage_rows
@@ -142,4 +143,13 @@ def test_half_precision_around_it_changes_nothing() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = collect_activations(model, picture())
     for one, other in zip(inside, collect_activations(model, picture()), strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet50", "fast_resnet8"])
+def test_an_accelerated_network_has_the_same_activations(name: str) -> None:
+    model = with_statistics(narrow(name))
+    plain = collect_activations(model, picture(), units=True)
+    accelerate(model)
+    for one, other in zip(plain, collect_activations(model, picture(), units=True), strict=True):
         np.testing.assert_array_equal(one.values, other.values)

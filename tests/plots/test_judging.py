@@ -89,9 +89,9 @@ def test_pairs_are_counted_both_ways_the_worst_first() -> None:
     (axes,) = confused_pairs(MATRIX, CLASSES, "t").axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [
-        *("cat taken for dog", "dog taken for cat"),
-        *(r"cat taken for \$ship\$", r"\$ship\$ taken for cat"),
-        *(r"\$ship\$ taken for dog", r"dog taken for \$ship\$"),
+        *("cat predicted as dog", "dog predicted as cat"),
+        *(r"cat predicted as \$ship\$", r"\$ship\$ predicted as cat"),
+        *(r"\$ship\$ predicted as dog", r"dog predicted as \$ship\$"),
     ]
     assert [bar.get_width() for bar in axes.patches] == [15, 10, 5, 0, 2, 0]
     assert [text.get_text().strip() for text in axes.texts] == [
@@ -126,7 +126,7 @@ def test_pairs_of_any_number_of_classes_fit(count: int) -> None:
 
 
 def test_where_nothing_is_wrong_the_picture_says_so() -> None:
-    assert "✓ No class was taken for another." in texts(confused_pairs(np.eye(3, dtype=int), CLASSES, "t"))
+    assert "✓ No class was confused with another." in texts(confused_pairs(np.eye(3, dtype=int), CLASSES, "t"))
     for draw in (confused_pairs, class_bars):
         assert "There are no images to show." in texts(draw(np.zeros((3, 3), int), CLASSES, "t"))
 
@@ -192,8 +192,8 @@ def test_the_histogram_counts_right_and_wrong_apart() -> None:
     heights = [[int(bar.get_height()) for bar in axes.patches] for axes in figure.axes]
     assert heights == [[0] * 12 + [1] + [0] * 6 + [2], [0] * 10 + [1] + [0] * 9]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["✓ right: 3 images, half of them above 97 %", "✗ wrong: 1 image, half of them above 50 %"]
-    assert "4 images, 75.00 % right" in texts(figure)
+    assert titles == ["✓ correct: 3 images, half of them above 97 %", "✗ wrong: 1 image, half of them above 50 %"]
+    assert "4 images, 75.00 % correct" in texts(figure)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5000])
@@ -219,7 +219,7 @@ def test_filters_are_scaled_one_by_one_and_gray_is_zero() -> None:
     assert second[1, 1].tolist() == [0.5, 0.5, 1]
     assert (third == 0.5).all()
     assert (seen[:, 61:64] == 1).all(), "white between them"
-    assert "3 filters of 2×2 pixels, each scaled by itself, largest weights first" in texts(figure)
+    assert "3 filters of 2×2 pixels, each on its own scale, largest weights first" in texts(figure)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3, 3), (16, 3, 3, 3), (64, 3, 7, 7), (64, 1, 7, 7), (300, 4, 3, 3)])

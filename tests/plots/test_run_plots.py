@@ -43,7 +43,7 @@ def epochs(count: int, **changes: Any) -> list[dict[str, Any]]:
 
 
 def predictions(count: int, *, wrong: int = 0, channels: int = 3, side: int = 8) -> dict[str, Any]:
-    """Images of which the last `wrong` are taken for the next class; image i is filled with the value i."""
+    """Images of which the last `wrong` are predicted as the next class; image i is filled with the value i."""
     true = np.arange(count) % 10
     predicted = true.copy()
     predicted[count - wrong :] = (predicted[count - wrong :] + 1) % 10
@@ -205,7 +205,7 @@ def test_samples_are_marked_right_or_wrong_by_colour_and_sign():
     for axes, colour in ((first, RIGHT), (last, WRONG)):
         assert axes.texts[0].get_color() == colour
         assert to_hex(axes.spines["left"].get_edgecolor()) == colour
-    assert "4 images: 3 right (✓), 1 wrong (✗)" in texts(figure)
+    assert "4 images: 3 correct (✓), 1 wrong (✗)" in texts(figure)
 
 
 def test_right_is_green_and_wrong_is_red():
@@ -260,7 +260,7 @@ def test_an_undefined_loss_is_the_worst():
 
 def test_nothing_to_show_is_said():
     figure = mistakes(**predictions(5), loss=np.zeros(5), classes=CLASSES, title="t")
-    assert "✓ No mistakes: every image was predicted right." in texts(figure)
+    assert "✓ No mistakes: every prediction is correct." in texts(figure)
     assert "No epoch has been finished yet." in texts(curves([], None, "t"))
     assert "There are no images to show." in texts(samples(**predictions(0), classes=CLASSES, title="t"))
 

@@ -1,1 +1,1 @@
-"""How well a network does: scores, pictures, and the files they are kept in."""
+"""Scores of a network: metrics, intervals, calibration and comparison, as numbers."""

@@ -1,4 +1,4 @@
-"""Whether a probability of 80 % is right 80 times in 100: calibration error, and the temperature that mends it.
+"""Calibration: the expected calibration error, and the temperature that reduces it.
 
 After Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017).
 """
@@ -21,7 +21,7 @@ COLDEST, HOTTEST = 1e-3, 1e3
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by, and the images it was fitted on; None where those cannot say what it should be."""
+    """Divisor of the logits, and the images it was fitted on; its value is None if they do not determine it."""
 
     value: float | None
     split: str
@@ -37,7 +37,7 @@ class Temperature:
 
     @classmethod
     def from_json(cls, given: object) -> Temperature | None:
-        """What `to_json` made, or None if that is not what is given."""
+        """The inverse of `to_json`; None for anything else."""
         if not isinstance(given, Mapping) or given.keys() != {"value", "split", "split_digest", "images"}:
             return None
         value = given["value"]
@@ -84,22 +84,22 @@ def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) 
     edges = np.arange(bins + 1) / bins
     which = np.searchsorted(edges[1:-1], confidence, side="left")
     count = np.bincount(which, minlength=bins)
-    sure = np.bincount(which, confidence, minlength=bins)
-    hits = np.bincount(which, right, minlength=bins)
+    total = np.bincount(which, confidence, minlength=bins)
+    correct = np.bincount(which, right, minlength=bins)
     return [
         {
             "low": float(edges[i]),
             "high": float(edges[i + 1]),
             "images": int(n),
-            "confidence": float(sure[i] / n) if n else None,
-            "accuracy": float(hits[i] / n) if n else None,
+            "confidence": float(total[i] / n) if n else None,
+            "accuracy": float(correct[i] / n) if n else None,
         }
         for i, n in enumerate(count)
     ]
 
 
 def expected_calibration_error(bins: Sequence[Mapping[str, Any]]) -> float:
-    """How far confidence and accuracy are apart, on average over the images: Guo et al., equation 3."""
+    """Mean distance of confidence and accuracy over the images: Guo et al., equation 3."""
     total = sum(row["images"] for row in bins)
     apart = (row["images"] * abs(row["accuracy"] - row["confidence"]) for row in bins if row["images"])
     return float(sum(apart) / total)
@@ -115,11 +115,11 @@ def tempered(probabilities: Probabilities, temperature: float) -> Probabilities:
 
 
 def fit_temperature(probabilities: Probabilities, labels: Labels) -> float | None:
-    """The temperature at which the loss is lowest; None where there is none, or none in 0.001 … 1000.
+    """The temperature with the lowest loss; None if there is none in 0.001 … 1000.
 
     The loss is convex in 1/T, and its slope there is by how much the mean logit, weighted with the tempered
-    probabilities, exceeds that of the true class. Without a mistake, the colder the better; where the true class does
-    no better than the mean of all, the hotter: such images cannot say what the temperature should be.
+    probabilities, exceeds that of the true class. Without a mistake, the lower the temperature, the lower the loss; if
+    the true class is no better than the mean of all classes, it is the other way around. Neither has a minimum.
     """
     from scipy.optimize import brentq
 

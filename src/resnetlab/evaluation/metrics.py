@@ -1,4 +1,4 @@
-"""Scores from probabilities and labels: scikit-learn's metrics, in float64, with undefined kept apart from zero."""
+"""Scores from probabilities and labels: scikit-learn's metrics, in float64, undefined is not zero."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Probabilities: TypeAlias = NDArray[np.float64]  # (N, K), rows sum to 1
 Labels: TypeAlias = NDArray[np.int64]  # (N,)
 Floats: TypeAlias = NDArray[np.float64]
 
-TOP = (1, 2, 3, 5)  # what `top_k_accuracy` of metrics.json has
+TOP = (1, 2, 3, 5)  # the keys of `top_k_accuracy` in metrics.json
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network did on one split: what selects epochs and steers schedules."""
+    """Loss, accuracy and macro-F1 on one split: they select epochs and control schedules."""
 
     loss: float
     accuracy: float
@@ -29,7 +29,7 @@ class Score:
 
 
 def score(probabilities: Probabilities, labels: Labels) -> Score:
-    """The three numbers of an epoch."""
+    """Loss, accuracy and macro-F1 of probabilities (N, K)."""
     predicted = probabilities.argmax(1)
     return Score(
         loss=float(losses(probabilities, labels).mean()),
@@ -45,7 +45,7 @@ def losses(probabilities: Probabilities, labels: Labels) -> Floats:
 
 
 def metrics(probabilities: Probabilities, labels: Labels, classes: Sequence[str]) -> dict[str, Any]:
-    """What `metrics.json` says of right and wrong in a split, JSON-able; what is undefined (0/0) is None, never 0.
+    """Scores of a split for metrics.json, JSON-able; an undefined score (0/0) is None, never 0.
 
     `loss` is the log-loss. A class without images has no recall, one that was never predicted no precision, one that is
     neither there nor predicted no F1, and one that no image or every image has no ROC AUC; means are over the classes
@@ -142,16 +142,16 @@ def brier(probabilities: Probabilities, labels: Labels) -> float:
 
 
 def top_k_accuracy(probabilities: Probabilities, labels: Labels, k: int) -> float:
-    """How often the true class is among the `k` likeliest; 1 where there are no more than `k` classes.
+    """Share of images whose true class is among the `k` most probable; 1 if there are at most `k` classes.
 
-    Among equals the first class counts as likelier, as in a prediction, so this is never below the accuracy;
+    Of equal probabilities the first class counts as higher, as in a prediction, so this is never below the accuracy;
     scikit-learn's `top_k_accuracy_score` prefers the last.
     """
     return float((places(probabilities, labels) < k).mean())
 
 
 def places(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
-    """How many classes count as likelier than the true one (N,): 0 where the prediction is right."""
+    """Number of classes (N,) that are more probable than the true one: 0 for a correct prediction."""
     true = probabilities[np.arange(len(labels)), labels][:, None]
     before = np.arange(probabilities.shape[1]) < labels[:, None]
     return np.asarray(((probabilities > true) | ((probabilities == true) & before)).sum(1))
@@ -173,10 +173,7 @@ def _constant(values: Labels) -> bool:
 
 
 def _mean(values: Floats, weights: NDArray[np.int64] | None = None) -> float:
-    """The weighted mean of what is defined, NaN where there is nothing to weigh.
-
-    The latter is why it is not left to scikit-learn, which gives up the weights where they sum to zero.
-    """
+    """Weighted mean of the defined values; NaN if their weights sum to zero, where scikit-learn ignores the weights."""
     known = ~np.isnan(values)
     weights = known if weights is None else weights * known
     total = weights.sum()

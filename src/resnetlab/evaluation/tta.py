@@ -19,12 +19,12 @@ def unchanged(images: Tensor) -> Tensor:
 
 
 def mirrored(images: Tensor) -> Tensor:
-    """Left and right exchanged."""
+    """Mirror left and right."""
     return images.flip(3)
 
 
 def shifted(step: int) -> View:
-    """Moved by `step` pixels (1 or -1) down and to the right; what comes in from outside is mirrored at the border."""
+    """A view that moves images by `step` pixels (1 or -1) down and right, and mirrors at the border."""
 
     def shift(images: Tensor) -> Tensor:
         height, width = images.shape[2:]

@@ -1,1 +1,1 @@
-"""What a network looks at: activations, Grad-CAM, embeddings, a diagram of its layers."""
+"""Interpretation of a network: activations, Grad-CAM, feature embeddings and a diagram of its layers."""

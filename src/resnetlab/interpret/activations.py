@@ -17,10 +17,6 @@ from resnetlab.models.summary import stage_of
 
 Floats = NDArray[np.float32]
 
-# A fused kernel may skip a norm's and a ReLU's own hooks, so their output is read as the input of the next module.
-# The pooled features are read there too: `fc` receives them without their 1×1 positions.
-READ_AT = {"image": "conv1", "relu": "maxpool", "last_relu": "avgpool", "avgpool": "fc"}
-
 
 @dataclass(frozen=True, eq=False)
 class Activation:
@@ -75,24 +71,13 @@ def collect_activations(network: ResNet, image: Tensor, *, units: bool = False) 
     names = ["image", *(section.name for section in sections(network))]
     if units:
         names = [name for section in names for name in (*unit_names(network, section), section)]
-    values: dict[str, Floats] = {}
+    values: dict[str, Floats] = {"image": batch[0].float().cpu().numpy()}
 
-    def keep(name: str, output: Tensor) -> None:
-        values[name] = output[0].float().cpu().numpy().copy()  # a ReLU in place would overwrite it
+    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        one = output[0].flatten() if name == "avgpool" else output[0]  # its maps are 1×1
+        values[name] = one.float().cpu().numpy().copy()  # a ReLU in place would overwrite it
 
-    def keep_output(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        keep(name, output)
-
-    def keep_input(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        keep(name, inputs[0])
-
-    hooks = []
-    for name in names:
-        if name in READ_AT:
-            module = network.get_submodule(READ_AT[name])
-            hooks.append(module.register_forward_pre_hook(partial(keep_input, name)))
-        else:
-            hooks.append(network.get_submodule(name).register_forward_hook(partial(keep_output, name)))
+    hooks = [network.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names[1:]]
     device = next(network.parameters()).device
     try:
         with evaluating(network), torch.inference_mode(), torch.autocast(device.type, enabled=False):

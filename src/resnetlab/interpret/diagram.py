@@ -1,4 +1,4 @@
-"""What is drawn of a network, read off its modules: a box for each layer of stem and head and for each unit."""
+"""Diagram of a network, read from its modules: a box for each layer of stem and head and for each unit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import stage_of
 
 MOST_UNITS = 6  # boxes in a stage; above it equal neighbours become one box, with their number
-NORM = "|"  # where a norm stands among the parts of a box, with the ReLU behind it
+NORM = "|"  # the place of a norm and its ReLU among the parts of a box
 
 
 @dataclass(frozen=True)
 class Box:
-    """One box: its parts in the order of the way through, and the shortcut that goes around it, if any does."""
+    """One box: its parts in the order of the forward pass, and its shortcut, if any."""
 
     parts: tuple[str, ...]
     shortcut: Literal["", "identity", "projection", "padding"] = ""
@@ -27,15 +27,15 @@ class Box:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Its parts without the norms."""
+        """The parts without the norms."""
         return tuple(part for part in self.parts if part != NORM)
 
 
 @dataclass(frozen=True)
 class Section:
-    """What lies between two places where one can look at the signal.
+    """A part of the network whose output is one activation.
 
-    `name` is the module whose output it is: conv1, relu, maxpool, layer1 and so on, last_relu, avgpool, fc.
+    `name` is the module that gives the output: conv1, relu, maxpool, layer1 and so on, last_relu, avgpool, fc.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Section:
 
 
 def sections(network: ResNet) -> list[Section]:
-    """The network from its first layer to its last; modules that do nothing have no section. Weights are not read.
+    """The network from its first layer to its last; modules without effect have no section. Weights are not read.
 
     >>> from resnetlab.models import build_model
     >>> [section.name for section in sections(build_model("resnet20", 10))]
@@ -70,7 +70,7 @@ def sections(network: ResNet) -> list[Section]:
 
 
 def count_shortcuts(network: ResNet) -> int:
-    """Residual units: additions on the way through.
+    """Number of residual units, which is that of additions.
 
     >>> from resnetlab.models import build_model
     >>> count_shortcuts(build_model("resnet34")), count_shortcuts(build_model("plain34"))
@@ -80,7 +80,7 @@ def count_shortcuts(network: ResNet) -> int:
 
 
 def of_convolution(conv: nn.Conv2d) -> str:
-    """Kernel, channels that leave it, and what is not usual about it, as in the paper's Fig. 3.
+    """Kernel size, output channels, and stride and groups if they are not 1, as in the paper's Fig. 3.
 
     >>> of_convolution(nn.Conv2d(3, 64, 7, stride=2)), of_convolution(nn.Conv2d(8, 8, 3, groups=4))
     ('7×7, 64 /2', '3×3, 8 in 4 groups')

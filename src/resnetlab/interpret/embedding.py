@@ -1,4 +1,4 @@
-"""Pooled features, caught on their way to the head, and their map in the plane: PCA, then t-SNE."""
+"""Pooled features, recorded at the input of the head, and their map in the plane: PCA, then t-SNE."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MOST = 2000  # images on a map; t-SNE takes seconds for them, and a minute for t
 
 @contextmanager
 def catching_features(network: ResNet, wanted: Sequence[int] | NDArray[np.integer]) -> Iterator[list[Tensor]]:
-    """While inside, `network.features` of the `wanted` images (their places in the split, rising) are kept, for free.
+    """Record the features of the `wanted` images (their places in the split, rising) while the network is scored.
 
-    The list holds one tensor (n, C) for each batch, on the device: what the head is given is what is kept, so the
-    images need not be seen twice.
+    The list gets one tensor (n, C) for each batch, on the device. The hook on the head is removed on leaving, and no
+    image is computed twice.
     """
     caught: list[Tensor] = []
     places, seen = np.asarray(wanted, np.int64), 0
@@ -40,7 +40,7 @@ def catching_features(network: ResNet, wanted: Sequence[int] | NDArray[np.intege
 
 
 def spread(count: int, most: int) -> NDArray[np.intp]:
-    """At most `most` of `count` places, evenly spread, in order.
+    """Select at most `most` of `count` places, evenly spread, in order.
 
     >>> spread(10, 4).tolist(), spread(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])
@@ -49,7 +49,7 @@ def spread(count: int, most: int) -> NDArray[np.intp]:
 
 
 def plane(features: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Features (N, C) as points (N, 2) whose neighbours are neighbours: PCA to 50 dimensions, then t-SNE from there.
+    """Map features (N, C) to points (N, 2) that keep neighbours together: PCA to 50 dimensions, then t-SNE.
 
     Few images or features without spread are only projected. van der Maaten and Hinton (2008); distances between
     far groups, and the axes, mean nothing.

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image the evidence for a class lies."""
+"""Grad-CAM: maps of the evidence for a class in an image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Maps = NDArray[np.float32]  # (N, H, W), in [0, 1]
 
 
 def grad_cam(network: ResNet, images: Tensor, classes: Tensor) -> Maps:
-    """For each of the `images` (N, C, H, W), normalised, a map (N, H, W) of what speaks for one of the `classes` (N,).
+    """Maps (N, H, W) of the evidence for `classes` (N,) in `images` (N, C, H, W), normalised.
 
     Selvaraju et al. (2017), equations 1 and 2: with A the output of the last stage and y the logit of the class,
-    relu(sum_c a_c A_c) where a_c is the mean of dy/dA_c over positions; here brought to the size of the image
-    (bilinear) and scaled to a maximum of 1. A map is zero where nothing speaks for the class.
+    relu(sum_c a_c A_c) where a_c is the mean of dy/dA_c over positions; here resized to the image
+    (bilinear) and scaled to a maximum of 1. A map is zero if there is no evidence for the class.
 
     Ours rather than captum's: this is all of it, for our networks the layer is known, and captum's `LayerGradCam`
     brings a dependency, runs the backward pass through the whole network, and leaves scaling to the caller.

@@ -1,4 +1,4 @@
-"""What a probability is worth, as a picture: reliability, before and after temperature, and confidence."""
+"""Calibration figures: reliability diagrams before and after temperature scaling, and histograms of confidence."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ Bin: TypeAlias = Mapping[str, Any]
 def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> Figure:
     """Accuracy over confidence, bin by bin, in a panel for each of `panels` (a caption and its bins).
 
-    On the dashed diagonal a probability is what it says. What is missing to it is red: the network is surer than it
-    may be; what is above it is blue. Lines are 95 % intervals (Wilson). Below, how many images each bin has.
+    On the dashed diagonal, accuracy and confidence are equal. A bar below it has a red gap, the network is
+    overconfident; a bar above it has a blue one, it is underconfident. Lines are 95 % intervals (Wilson). The lower
+    panel has the number of images in each bin.
     """
     heading = f"Reliability: {title}"
     images = sum(row["images"] for row in next(iter(panels.values()), ()))
     if not images:
         return empty_figure(heading, counted(0, "image"), "There are no images to show.")
-    subtitle = f"{counted(images, 'image')} · red: surer than right, blue: more often right than sure"
+    subtitle = f"{counted(images, 'image')} · red: overconfident, blue: underconfident"
     figure = new_figure(1.2 + 4.6 * len(panels), 5.2, heading, subtitle)
     fit_below_header(figure)
     grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, height_ratios=(4, 1))
@@ -65,15 +66,18 @@ def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> Figu
 def draw_reliability(axes: Axes, bins: Sequence[Bin]) -> None:
     """The bars, the gaps to the diagonal and the intervals of the bins that have images."""
     low, width = np.array([row["low"] for row in bins]), np.array([row["high"] - row["low"] for row in bins])
-    sure, right = np.array([row["confidence"] for row in bins]), np.array([row["accuracy"] for row in bins])
+    confidence, right = np.array([row["confidence"] for row in bins]), np.array([row["accuracy"] for row in bins])
     count = np.array([row["images"] for row in bins])
-    look: Any = {"align": "edge", "edgecolor": "white", "linewidth": 0.8}
-    axes.bar(low, np.minimum(right, sure), width, color=PALE, label="accuracy", **look)
-    for over, colour, label in ((sure > right, WRONG, "too sure"), (right > sure, VALIDATION, "not sure enough")):
-        bottom, gap = np.minimum(right, sure)[over], np.abs(right - sure)[over]
-        axes.bar(low[over], gap, width[over], bottom, color=colour, alpha=0.75, label=label, **look)
+    style: Any = {"align": "edge", "edgecolor": "white", "linewidth": 0.8}
+    axes.bar(low, np.minimum(right, confidence), width, color=PALE, label="accuracy", **style)
+    for over, colour, label in (
+        (confidence > right, WRONG, "overconfident"),
+        (right > confidence, VALIDATION, "underconfident"),
+    ):
+        bottom, gap = np.minimum(right, confidence)[over], np.abs(right - confidence)[over]
+        axes.bar(low[over], gap, width[over], bottom, color=colour, alpha=0.75, label=label, **style)
     axes.vlines(low + width / 2, *wilson(np.round(right * count), count), color=INK, lw=1.2, zorder=3)
-    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)), label="as sure as right")
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)), label="perfect calibration")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.yaxis.set_major_formatter(FuncFormatter(as_percent))
     axes.grid(axis="y")
@@ -81,20 +85,20 @@ def draw_reliability(axes: Axes, bins: Sequence[Bin]) -> None:
 
 @house_style()
 def confidence_histogram(confidence: NDArray[np.floating], right: NDArray[np.bool_], title: str) -> Figure:
-    """How sure the network is when it is right, and when it is wrong.
+    """Histograms of the confidence of correct and of wrong predictions.
 
     `confidence` (N,) is the probability of the predicted class, `right` (N,) whether that is the true one. Two panels
-    with scales of their own: beside thousands of right answers a few wrong ones would not be seen.
+    with scales of their own: beside thousands of correct predictions a few wrong ones would be invisible.
     """
     heading, count = f"Confidence: {title}", len(confidence)
     if not count:
         return empty_figure(heading, counted(0, "image"), "There are no images to show.")
-    subtitle = f"{counted(count, 'image')}, {percent(float(right.mean()), 2)} right"
+    subtitle = f"{counted(count, 'image')}, {percent(float(right.mean()), 2)} correct"
     figure = new_figure(9.8, 3, heading, subtitle)
     fit_below_header(figure)
     edges = np.linspace(0, 1, 21)
     for axes, chosen, word, colour in zip(
-        figure.subplots(1, 2, sharex=True), (right, ~right), ("✓ right", "✗ wrong"), (RIGHT, WRONG), strict=True
+        figure.subplots(1, 2, sharex=True), (right, ~right), ("✓ correct", "✗ wrong"), (RIGHT, WRONG), strict=True
     ):
         values = confidence[chosen]
         axes.hist(values, edges, color=colour, alpha=0.7, edgecolor="white", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""Class by class as a picture: how well each one is recognised, and which are taken for each other."""
+"""Figures of the classes: recall and precision of each, and the pairs that are confused most often."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from resnetlab.plots.style import (
     percent,
 )
 
-ROWS = 34  # classes in a column of bars; more classes stand in more columns
+ROWS = 34  # classes in a column of bars; more classes take more columns
 MOST_COLUMNS = 4
 PAIRS = 10
 
@@ -39,7 +39,7 @@ def class_bars(matrix: NDArray[np.integer], classes: Sequence[str], title: str) 
     """Recall (bars) and precision (diamonds) of each class with 95 % Wilson intervals, highest recall first.
 
     `matrix` (K, K) counts images by true class (row) and predicted class (column). A class without images has no
-    recall, one that was never predicted no precision; the former stand at the end.
+    recall, one that was never predicted no precision; classes without recall come last.
     """
     matrix = np.asarray(matrix)
     right, support, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
@@ -61,8 +61,8 @@ def class_bars(matrix: NDArray[np.integer], classes: Sequence[str], title: str) 
         axes.barh(places, recall[chosen], 0.72, color=PALE, label="recall")
         whiskers(axes, places + 0.12, right[chosen], support[chosen], VALIDATION)
         whiskers(axes, places - 0.12, right[chosen], predicted[chosen], TRAIN)
-        look = {"color": TRAIN, "ls": "none", "marker": "D", "markersize": 4}
-        axes.plot(precision[chosen], places - 0.12, label="precision", **look)
+        style = {"color": TRAIN, "ls": "none", "marker": "D", "markersize": 4}
+        axes.plot(precision[chosen], places - 0.12, label="precision", **style)
         accuracy = right.sum() / matrix.sum()
         axes.axvline(accuracy, color=MUTED, lw=1, ls=(0, (4, 3)), label=f"accuracy, {percent(accuracy, 2)}")
         labels = [f"{name(classes[i])}  {support[i]:>{len(str(support.max()))}}" for i in chosen]
@@ -93,20 +93,20 @@ def whiskers(
 
 @house_style()
 def confused_pairs(matrix: NDArray[np.integer], classes: Sequence[str], title: str) -> Figure:
-    """The up to ten pairs of classes that are taken for each other most often, both ways, with their counts.
+    """The up to ten pairs of classes that are confused most often, in both directions, with their counts.
 
-    Beside each bar stands its share of the images of the true class. `matrix` is that of `class_bars`.
+    The text beside a bar is its share of the images of the true class. `matrix` is that of `class_bars`.
     """
     matrix = np.asarray(matrix)
     support, wrong = matrix.sum(1), int(matrix.sum() - np.trace(matrix))
     heading = f"Most confused classes: {title}"
     if not wrong:
-        message = "✓ No class was taken for another." if matrix.sum() else "There are no images to show."
+        message = "✓ No class was confused with another." if matrix.sum() else "There are no images to show."
         return empty_figure(heading, counted(int(matrix.sum()), "image"), message)
     pairs = worst_pairs(matrix)[:PAIRS]
-    told = sum(int(matrix[i, j] + matrix[j, i]) for i, j in pairs)
+    shown = sum(int(matrix[i, j] + matrix[j, i]) for i, j in pairs)
     subtitle = (
-        f"{counted(told, 'mistake')} of {wrong:,} in {counted(len(pairs), 'pair')} · "
+        f"{counted(shown, 'mistake')} of {wrong:,} in {counted(len(pairs), 'pair')} · "
         f"beside the count, its share of the true class"
     )
     figure = new_figure(9.5, max(1.2, 0.52 * len(pairs) + 0.5), heading, subtitle)
@@ -118,7 +118,7 @@ def confused_pairs(matrix: NDArray[np.integer], classes: Sequence[str], title: s
     for (place, i, _), count in zip(bars, counts, strict=True):
         share = percent(count / support[i]) if support[i] else "–"
         axes.text(count, place, f"  {count:,} · {share}", va="center", size=9, color=MUTED)
-    labels = [f"{name(classes[i])} taken for {name(classes[j])}" for _, i, j in bars]
+    labels = [f"{name(classes[i])} predicted as {name(classes[j])}" for _, i, j in bars]
     axes.set_yticks([place for place, _, _ in bars], labels, size=9)
     axes.set(xlim=(0, 1.15 * counts.max()), ylim=(3 * len(pairs) - 1.3, -0.7))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -130,9 +130,9 @@ def confused_pairs(matrix: NDArray[np.integer], classes: Sequence[str], title: s
 
 
 def worst_pairs(matrix: NDArray[np.integer]) -> list[tuple[int, int]]:
-    """Pairs of classes by how many images of either were taken for the other, most first; none without.
+    """Pairs of classes by the number of images of either that were predicted as the other, most first; none with 0.
 
-    Of a pair, the way that happens more often stands first.
+    The first of a pair is the true class of the more frequent direction.
     """
     both = np.triu(matrix + matrix.T, k=1)
     flat = np.argsort(-both, axis=None, kind="stable")[: np.count_nonzero(both)]

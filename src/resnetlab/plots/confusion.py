@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: which class is taken for which."""
+"""The confusion matrix as a figure: true classes by predicted classes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def label_axes(axes: Axes, names: Sequence[str], size: float, upright: bool) -> 
 
 
 def cell_texts(matrix: NDArray[np.integer], shares: NDArray[np.float64], show: str) -> dict[tuple[int, int], list[str]]:
-    """What could be written in each cell that is not zero, the most important line first."""
+    """Text lines of each cell that is not zero, the most important one first."""
     texts = {}
     for row, column in np.argwhere(matrix).tolist():
         count, share = f"{matrix[row, column]:,}", percent(shares[row, column])
@@ -130,5 +130,5 @@ def write_cells(
     roomy = room_for_shares and cell > 3 * size and cell > 5.5 * LETTER * size
     for (row, column), lines in texts.items():
         colour = "white" if darkness[row, column] > 0.4 else INK
-        told = "\n".join(lines if roomy else lines[:1])
-        axes.text(column, row, told, ha="center", va="center", size=size, color=colour)
+        text = "\n".join(lines if roomy else lines[:1])
+        axes.text(column, row, text, ha="center", va="center", size=size, color=colour)

@@ -44,11 +44,11 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
 
 class Series(NamedTuple):
-    """One line of a panel: where its numbers stand in a row, what it is called, and how it looks."""
+    """One line of a panel: the prefix of its keys in a row, its label and its style."""
 
     prefix: str
     label: str
-    look: Mapping[str, Any]
+    style: Mapping[str, Any]
 
 
 SERIES = (
@@ -89,7 +89,7 @@ def curves(
 
 
 def summary(epochs: Sequence[EpochRow], test: Mapping[str, Any] | None, best_epoch: int | None) -> str:
-    """The subtitle: how long, how good at best, how good in the end."""
+    """The subtitle: number of epochs, best epoch and final test accuracy."""
     parts = [counted(len(epochs), "epoch")]
     best = [row for row in epochs if row["epoch"] == best_epoch]
     if best:
@@ -112,7 +112,7 @@ def draw_series(axes: Axes, epochs: Sequence[EpochRow], score: str, scale: float
     for series in SERIES:
         values = scale * column(epochs, f"{series.prefix}_{score}")
         if not np.isnan(values).all():
-            axes.plot(epoch, values, label=series.label, marker=marker, markersize=4, **series.look)
+            axes.plot(epoch, values, label=series.label, marker=marker, markersize=4, **series.style)
     train, validation = (scale * column(epochs, f"{prefix}_{score}") for prefix in ("train", "val"))
     axes.fill_between(epoch, train, validation, color=MUTED, alpha=0.13, lw=0, label="gap")
 
@@ -192,11 +192,11 @@ def overlaid_curves(runs: Sequence[tuple[str, Sequence[EpochRow]]], title: str) 
     fit_below_header(figure)
     loss, accuracy, over_time = figure.subplots(1, 3)
     for (label, rows), colour, dash in zip(drawn, itertools.cycle(COLOURS), itertools.cycle(DASHES), strict=False):
-        look = {"color": colour, "ls": dash, "lw": 1.7, "marker": "o" if len(rows) <= FEW else "", "markersize": 4}
+        style = {"color": colour, "ls": dash, "lw": 1.7, "marker": "o" if len(rows) <= FEW else "", "markersize": 4}
         epoch, minutes = column(rows, "epoch"), np.cumsum(column(rows, "train_seconds")) / 60
-        loss.plot(epoch, column(rows, "val_loss"), **look)
-        accuracy.plot(epoch, 100 * column(rows, "val_accuracy"), label=name(label, 40), **look)
-        over_time.plot(minutes, 100 * column(rows, "val_accuracy"), **look)
+        loss.plot(epoch, column(rows, "val_loss"), **style)
+        accuracy.plot(epoch, 100 * column(rows, "val_accuracy"), label=name(label, 40), **style)
+        over_time.plot(minutes, 100 * column(rows, "val_accuracy"), **style)
     longest = max((column(rows, "epoch") for _, rows in drawn), key=len)
     for axes, panel in ((loss, "Loss"), (accuracy, "Accuracy, %"), (over_time, "Accuracy, %, over time")):
         dress(axes, panel, longest)
@@ -211,5 +211,5 @@ def overlaid_curves(runs: Sequence[tuple[str, Sequence[EpochRow]]], title: str) 
 
 
 def only_loss(row: EpochRow) -> Mapping[str, object]:
-    """What counts for the loss axis: the loss that is drawn."""
+    """The validation loss alone, the only loss in the figure."""
     return {"val_loss": row.get("val_loss")}

@@ -1,4 +1,4 @@
-"""The network as a picture, drawn from its modules: stem, units with their shortcuts, and head, from top to bottom."""
+"""The network as a figure, drawn from its modules: stem, units with their shortcuts, and head, from top to bottom."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TABLE = 3.8
 WAY = "#8b93a1"
 
 LOOKS: dict[str, tuple[str, tuple[float, tuple[float, ...]] | Literal["-"], str]] = {
-    "identity": (INK, "-", "shortcut: the signal itself"),
-    "projection": (TEST, (0, (4, 2)), "shortcut through a 1×1 convolution"),
-    "padding": (TEST, (0, (1, 1.6)), "shortcut of every second pixel, new channels are zero"),
+    "identity": (INK, "-", "identity shortcut"),
+    "projection": (TEST, (0, (4, 2)), "projection shortcut: 1×1 convolution"),
+    "padding": (TEST, (0, (1, 1.6)), "zero-padding shortcut: every second pixel, new channels are zero"),
 }
 
 
 @dataclass(frozen=True)
 class Column:
-    """Where the boxes stand: inches from the left edge of the column."""
+    """Position and width of the boxes, in inches from the left edge of the column."""
 
     middle: float
     box: float  # width
@@ -44,7 +44,7 @@ class Column:
 
     @classmethod
     def around(cls, drawn: Sequence[Section]) -> Column:
-        """As wide as the longest of the boxes, their shortcuts and what is written beside them need."""
+        """A column with room for the longest box, its shortcut and the text beside it."""
         boxes = [box for section in drawn for box in section.boxes]
         longest = max(sum(length(part) for part in box.parts) for box in boxes)
         left = 0.62 if any(box.times > 1 for box in boxes) else 0.1
@@ -126,14 +126,14 @@ def canvas(figure: Figure) -> Axes:
 
 
 def band(axes: Axes, stage: str, across: tuple[float, float], down: tuple[float, float]) -> None:
-    """The ground on which a stage stands."""
+    """Draw the background of a stage."""
     shade = tinted(stage_colour(stage), 0.93)
     size = (across[1] - across[0], down[1] - down[0] - 0.03)
     axes.add_patch(Rectangle((across[0], down[0]), *size, facecolor=shade, linewidth=0, zorder=0))
 
 
 def flow(axes: Axes, x: float, top: float, bottom: float) -> None:
-    """The way through a band, behind its boxes, with an arrow where it goes on."""
+    """Draw the line through a band, behind its boxes, with an arrow at its end."""
     axes.plot((x, x), (top, bottom), color=WAY, linewidth=1.3, zorder=1, solid_capstyle="butt")
     axes.plot(x, bottom - 0.035, marker="v", markersize=4.5, color=WAY, zorder=1)
 
@@ -145,7 +145,7 @@ def draw_section(axes: Axes, section: Section, x: float, width: float, top: floa
 
 
 def draw_box(axes: Axes, box: Box, centre: tuple[float, float], width: float, shade: str) -> None:
-    """One box, with its parts, its shortcut, and how often it comes."""
+    """One box, with its parts, its shortcut, and its number of repetitions."""
     x, y = centre
     left, upper = x - width / 2, y - BOX / 2
     for behind in (2, 1, 0) if box.times > 1 else (0,):
@@ -174,7 +174,7 @@ def draw_box(axes: Axes, box: Box, centre: tuple[float, float], width: float, sh
 
 
 def draw_shortcut(axes: Axes, box: Box, x: float, right: float, y: float) -> None:
-    """Around the box, from the way above it to the way below it, where the two are added."""
+    """Draw the shortcut around a box, from the line above it to the addition below it."""
     colour, dashes, _ = LOOKS[box.shortcut]
     above, below = y - UNIT / 2, y + UNIT / 2
     out = right + 0.8 * BULGE
@@ -196,7 +196,7 @@ def write_costs(axes: Axes, row: StageRow, left: float, ends: Sequence[float], y
 
 
 def legend(axes: Axes, drawn: Sequence[Section], x: float, y: float) -> None:
-    """What the lines and stripes mean, as far as they are drawn."""
+    """Explain the lines and stripes that the figure contains."""
     boxes = [box for section in drawn for box in section.boxes]
     used = [LOOKS[kind] for kind in LOOKS if any(box.shortcut == kind for box in boxes)]
     stripe = Rectangle((x, y - 0.075), STRIPE, 0.15, facecolor=stage_colour("layer1"), linewidth=0)
@@ -210,7 +210,7 @@ def legend(axes: Axes, drawn: Sequence[Section], x: float, y: float) -> None:
 
 
 def write(axes: Axes, x: float, y: float, text: str) -> float:
-    """Small words, and where the next may begin."""
+    """Write small text, and return the x position after it."""
     axes.text(x, y + 0.005, text, size=8, color=MUTED, va="center")
     return x + len(text) * 0.062 + 0.2
 

@@ -1,4 +1,4 @@
-"""Images with what they are and what the model took them for: a sample of all of them, and the worst mistakes."""
+"""Images with true and predicted class: a sample of a split, and its worst mistakes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def samples(
     chosen = np.unique(np.linspace(0, len(images) - 1, min(MOST, len(images))).astype(int))
     captions = [caption(true[i], predicted[i], probability[i], classes) for i in chosen]
     right = int(np.sum(true[chosen] == predicted[chosen]))
-    scores = f"{right} right (✓), {len(chosen) - right} wrong (✗)"
+    scores = f"{right} correct (✓), {len(chosen) - right} wrong (✗)"
     return gallery(images[chosen], captions, heading, f"{of_total(len(chosen), len(images))}: {scores}")
 
 
@@ -73,13 +73,13 @@ def mistakes(
 ) -> Figure:
     """The up to 25 mistakes with the highest `loss` (N,), worst first; a loss that is NaN counts as the worst.
 
-    The other arguments are those of `samples`. Where nothing is wrong, the figure says so.
+    The other arguments are those of `samples`. Without mistakes, the figure has a sentence instead.
     """
     heading = f"Worst mistakes: {title}"
     wrong = np.flatnonzero(true != predicted)
     total = counted(len(images), "image")
     if not len(wrong):
-        return empty_figure(heading, total, "✓ No mistakes: every image was predicted right.", RIGHT)
+        return empty_figure(heading, total, "✓ No mistakes: every prediction is correct.", RIGHT)
     costs = np.nan_to_num(loss[wrong].astype(np.float64), nan=np.inf)
     chosen = wrong[np.argsort(-costs, kind="stable")[:MOST]]
     subtitle = f"{len(chosen)} of {counted(len(wrong), 'mistake')} in {total}, highest loss first"
@@ -88,7 +88,7 @@ def mistakes(
 
 
 def caption(true: int, predicted: int, probability: float, classes: Sequence[str]) -> list[Line]:
-    """What the model says, coloured and marked by whether it is right, and what is the case."""
+    """Predicted class, marked and coloured as correct or wrong, and true class."""
     mark, colour = ("✓", RIGHT) if true == predicted else ("✗", WRONG)
     return [
         Line(f"{mark} {name(classes[predicted], 14)} ({percent(probability)})", colour, "bold"),
@@ -145,5 +145,5 @@ def write(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def of_total(shown: int, total: int) -> str:
-    """How many of the images are here."""
+    """Number of images shown, and of how many."""
     return f"{shown} of {counted(total, 'image')}, evenly spread" if shown < total else counted(total, "image")

@@ -1,4 +1,4 @@
-"""What a network has learned, as pictures: first filters, the map of its features, and where it looks (Grad-CAM)."""
+"""Figures of a trained network: first filters, the map of its features, and Grad-CAM heat maps."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def darker(shade: str) -> str:
 def filters(weights: Floats, title: str) -> Figure:
     """The filters of the first convolution, `weights` (out, in, k, k), those with the largest weights first.
 
-    Each is scaled by itself: gray is zero, and the largest weight is black or white (in colour, per channel).
+    Each has its own scale: gray is zero, and the largest weight is black or white (in colour, per channel).
     """
     weights = np.asarray(weights, np.float64)
     strength = np.abs(weights).reshape(len(weights), -1).max(1)
@@ -63,7 +63,7 @@ def filters(weights: Floats, title: str) -> Figure:
     rows = math.ceil(len(tiles) / columns)
     size = "×".join(map(str, weights.shape[:1:-1]))
     shown = f"{len(tiles)} of {len(weights)}" if len(tiles) < len(weights) else f"{len(weights)}"
-    subtitle = f"{shown} filters of {size} pixels, each scaled by itself, largest weights first"
+    subtitle = f"{shown} filters of {size} pixels, each on its own scale, largest weights first"
     wide, tall = columns * SIDE - GAP, rows * SIDE - GAP
     figure = new_figure(max(6.5, wide + 2 * MARGIN), tall + MARGIN, f"First filters: {title}", subtitle)
     width, height = figure.get_size_inches()
@@ -106,9 +106,9 @@ def embedding_map(points: Floats, true: Labels, predicted: Labels, *, classes: S
     axes = figure.add_axes((MARGIN / width, MARGIN / height, 1 - 2 * MARGIN / width, 7.4 / height))
     paint = np.array(colours(len(classes)))[true]
     size = float(np.clip(9000 / len(points), 7, 40))
-    for chosen, look in ((~wrong, {"s": size, "alpha": 0.55, "lw": 0}), (wrong, {"s": 2.2 * size, "marker": "x"})):
+    for chosen, style in ((~wrong, {"s": size, "alpha": 0.55, "lw": 0}), (wrong, {"s": 2.2 * size, "marker": "x"})):
         across, up = points[chosen].T
-        axes.scatter(across, up, c=paint[chosen], **look)
+        axes.scatter(across, up, c=paint[chosen], **style)
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
     axes.margins(0.03)
@@ -155,21 +155,23 @@ def grad_cams(
     classes: Sequence[str],
     title: str,
 ) -> Figure:
-    """Each of the `images` (N, H, W, C), uint8, and where the evidence for two classes lies in it.
+    """Each of the `images` (N, H, W, C), uint8, with heat maps of the evidence for two classes.
 
     `maps` (N, 2, H, W) in [0, 1] are those of the two classes in `named` (N, 2), the predicted one first, with their
     `probability` (N, 2); `true` (N,) is the true class.
     """
-    heading = f"Where it looks (Grad-CAM): {title}"
+    heading = f"Grad-CAM: {title}"
     if not len(images):
         return empty_figure(heading, counted(0, "image"), "There are no images to show.")
-    subtitle = "each image, then what speaks for the class it was taken for, and for the true one or else the runner-up"
+    subtitle = (
+        "each image, with heat maps for the predicted class and for the true class, or for the second most probable one"
+    )
     tiles, captions = [], []
-    for image, pair, label, classes_of, sure in zip(images, maps, true, named, probability, strict=True):
-        first = caption(int(label), int(classes_of[0]), float(sure[0]), classes)
+    for image, pair, label, classes_of, shares in zip(images, maps, true, named, probability, strict=True):
+        first = caption(int(label), int(classes_of[0]), float(shares[0]), classes)
         tiles += [colour(image), *(overlay(image, map_) for map_ in pair)]
         captions.append(first)
-        for index, share, map_ in zip(classes_of, sure, pair, strict=True):
+        for index, share, map_ in zip(classes_of, shares, pair, strict=True):
             found = "" if map_.any() else ", no evidence"
             captions.append([Line(f"for {name(classes[index], 16)}", INK), Line(percent(float(share)) + found)])
     return gallery(np.stack(tiles), captions, heading, subtitle, columns=6)

@@ -1,4 +1,4 @@
-"""The picture of a learning-rate range test: the loss over the learning rates that were tried."""
+"""The figure of a learning-rate range test: the loss over the learning rates tried."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def range_test(
 ) -> Figure:
     """The loss of each step and its smoothed course over the learning rate, on a logarithmic axis.
 
-    Lines stand at the steepest descent, where the loss diverged, and at what is suggested.
+    Vertical lines mark the steepest descent, the divergence and the suggestion.
     """
-    told = "no suggestion: the loss does not fall" if suggestion is None else f"suggested peak {suggestion:.2g}"
+    outcome = "no suggestion: the loss does not fall" if suggestion is None else f"suggested peak {suggestion:.2g}"
     steps = f"{counted(len(rates), 'step')} at rising learning rates"
-    figure = new_figure(8.5, 4.2, f"Learning-rate range test: {name(title, 60)}", f"{steps} · {told}")
+    figure = new_figure(8.5, 4.2, f"Learning-rate range test: {name(title, 60)}", f"{steps} · {outcome}")
     fit_below_header(figure)
     axes = figure.subplots()
     axes.set_xscale("log")

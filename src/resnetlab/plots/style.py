@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, the header, how names and numbers are written, and how they are saved.
+"""Style of all figures: colours, fonts, header, format of names and numbers, and saving.
 
 Only matplotlib's `Figure` is used, never pyplot: no display is needed and no figure outlives its last reference.
 """
@@ -58,7 +58,7 @@ RULES = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw by our rules, whatever the user's matplotlibrc says; the settings found are put back. Also a decorator."""
+    """Draw with our settings instead of the user's matplotlibrc, and restore them afterwards. Also a decorator."""
     installed = set(font_manager.get_font_names())
     family = [name for name in FONTS if name in installed]
     with matplotlib.style.context(["default", {**RULES, "font.family": family}]):
@@ -83,7 +83,7 @@ def fit_below_header(figure: Figure) -> None:
 
 
 def empty_figure(title: str, subtitle: str, message: str, colour: str = MUTED) -> Figure:
-    """A figure that has nothing to show, and says so."""
+    """A figure with a message instead of axes."""
     figure = new_figure(7, 1.4, title, subtitle)
     figure.text(0.5, 0.3, name(message, 60), size=14, color=colour, ha="center")
     return figure
@@ -101,7 +101,7 @@ def name(text: object, longest: int = 20) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share as people write it: never rounded to nothing or to everything; undefined is a dash.
+    """Format a share in per cent, never rounded to 0 or 100 %; undefined is a dash.
 
     >>> percent(0.98765), percent(0.98765, 1), percent(0.9996), percent(0.0001), percent(float("nan"))
     ('99 %', '98.8 %', '>99 %', '<1 %', '–')

@@ -1,4 +1,4 @@
-"""Pages: a run as one HTML file, and several compared. The package itself is callable: `resnetlab.report(run)`."""
+"""HTML pages: the report of a run and the comparison of several. The package is callable: `resnetlab.report(run)`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class CallablePackage(ModuleType):
     """This package, which shares its name with the public function."""
 
     def __call__(self, run: Path | str, out: Path | str | None = None) -> Path:
-        """Write the page of a run and return its path; see `resnetlab.report.write.write_report`."""
+        """Write the report of a run and return its path; see `resnetlab.report.write.write_report`."""
         from resnetlab.report.write import write_report
 
         return write_report(run, out)

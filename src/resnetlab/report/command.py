@@ -1,4 +1,4 @@
-"""The exact command that makes a run again, from its config."""
+"""The exact command that reproduces a run, from its config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HIDDEN = ("recipe", "epochs", "steps")
 
 
 def commands(config: RunConfig, extended_at: Sequence[int] = ()) -> list[str]:
-    """What to type: the recipe and every setting that differs from it; a run that was extended takes several.
+    """The commands that reproduce a run: its recipe and every setting that differs; several for an extended run.
 
     >>> commands(recipes.get("quickstart").changed({"epochs": 5, "seed": 3, "augment": {"flip": True}}))
     ['resnetlab train quickstart --augment.flip --seed 3 --epochs 5']
@@ -33,12 +33,12 @@ def commands(config: RunConfig, extended_at: Sequence[int] = ()) -> list[str]:
 
 
 def typed(*words: str) -> str:
-    """Words as they are typed into a shell, on one line."""
+    """Quote words for a shell, on one line."""
     return printable(shlex.join(words))
 
 
 def flag(path: str, value: Any) -> Iterator[str]:
-    """One setting as words."""
+    """The command-line words of one setting."""
     section, _, name = SHORT_FLAGS.get(path, path).replace("_", "-").rpartition(".")
     dotted = f"{section}." if section else ""
     if isinstance(value, bool):
