@@ -146,7 +146,7 @@ def test_runs_are_listed_best_first_and_unreadable_ones_below(command: Any, run:
     code, out, _ = command("runs")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if "resnet20" in line] == ["best", "equal", "low", "none"]
-    assert out.splitlines()[-1].startswith("left out: ")
+    assert out.splitlines()[-1].startswith("not listed: ")
     assert "broken/config.json" in out.splitlines()[-1]
 
 

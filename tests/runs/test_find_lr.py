@@ -131,7 +131,7 @@ def test_a_learning_rate_that_blows_up_ends_the_test(command: Any) -> None:
 def test_the_picture_is_saved_where_out_says(command: Any, tmp_path: Path) -> None:
     code, out, err = command("find-lr", *FAST, "--out", "rates.png")
     assert code == 0, err
-    assert "the picture is rates.png" in out
+    assert "the figure is rates.png" in out
     assert [path.name for path in tmp_path.iterdir()] == ["rates.png"]
     with Image.open(tmp_path / "rates.png") as picture:
         assert picture.width > 800

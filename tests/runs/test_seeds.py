@@ -116,7 +116,7 @@ def test_the_summary_and_the_table_say_what_the_runs_scored(command: Any, tmp_pa
     assert "3 runs were scored on it, 3 times in all" in out
     code, out, _ = command("runs")
     assert code == 0
-    assert "series quickstart-001: its runs are listed by `resnetlab runs runs/quickstart-001`" in out
+    assert "series quickstart-001: `resnetlab runs runs/quickstart-001` lists its runs" in out
 
 
 def test_without_a_final_test_validation_is_summed_up_and_the_test_split_left_alone(
@@ -124,7 +124,7 @@ def test_without_a_final_test_validation_is_summed_up_and_the_test_split_left_al
 ) -> None:
     code, out, _ = command(*TINY, "--seeds", 2, "--out", "sweep", "--final-test", "never")
     assert code == 0
-    assert "144 val images, on which each chose its best epoch" in out
+    assert "144 val images, on which each run selected its best epoch" in out
     assert read(tmp_path / "sweep")["split"] == "val"
     assert not list(tmp_path.rglob("*ledger*"))
 

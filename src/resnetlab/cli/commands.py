@@ -80,7 +80,7 @@ def find_lr(arguments: Sequence[str]) -> None:
             console.print(line)
         if given.out is not None:
             draw(config, found, given.out)
-            console.print(f"the picture is {given.out}")
+            console.print(f"the figure is {given.out}")
 
 
 def resume(arguments: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         return
     tables.show_scores(result)
     if given.split == "test":
-        tables.say(score.test_set_line(score.ledger_of(given.source), result))
+        tables.print_line(score.test_set_line(score.ledger_of(given.source), result))
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -147,7 +147,7 @@ def compare(arguments: Sequence[str]) -> None:
     if given.out is not None:
         page = write_comparison(given.out, comparison)
         if not given.json_:
-            tables.say(f"the page is {page}")
+            tables.print_line(f"the page is {page}")
 
 
 def baseline(arguments: Sequence[str]) -> None:
@@ -168,7 +168,7 @@ def baseline(arguments: Sequence[str]) -> None:
         watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
         comparison, folder = baseline(settings, given.weights, given.out, **watched)
     tables.show_comparison(comparison)
-    tables.say(f"the page is {write_comparison(folder, comparison)}")
+    tables.print_line(f"the page is {write_comparison(folder, comparison)}")
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -176,7 +176,7 @@ def report(arguments: Sequence[str]) -> None:
     from resnetlab.cli import tables
     from resnetlab.report.write import write_report
 
-    tables.say(f"the page is {write_report(given.run, given.out)}")
+    tables.print_line(f"the page is {write_report(given.run, given.out)}")
 
 
 def runs(arguments: Sequence[str]) -> None:
@@ -204,7 +204,7 @@ def models(arguments: Sequence[str]) -> None:
     tables.show_model(model, image)
     if given.save_figure is not None:
         model.save_figure(given.save_figure, image)
-        tables.say(f"the figure is {given.save_figure}")
+        tables.print_line(f"the figure is {given.save_figure}")
 
 
 def require_figure(file: Path | None, image: Path | None) -> None:

@@ -1,9 +1,9 @@
-"""Tables on the console: the zoo, a network stage by stage, the runs of a folder, the scores of a split."""
+"""Tables on stdout: networks, one network stage by stage, the runs of a folder, scores and comparisons."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,16 @@ from rich.table import Table
 
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
-from resnetlab.evaluation.comparison import Comparison
-from resnetlab.report.comparison import WORDS, cost, heading, quality, sentences
 from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
 from resnetlab.runs.messages import score_line
 from resnetlab.runs.series import SUMMARY, Series
 
 if TYPE_CHECKING:
     from resnetlab.cli.inspection import ImageActivations, InspectedModel
+    from resnetlab.evaluation.comparison import Comparison
+
+
+WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed")
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -29,48 +31,50 @@ def show_json(value: Mapping[str, Any]) -> None:
 
 
 def show_scores(scores: Mapping[str, Any]) -> None:
-    """The result of an evaluation, class by class, and in a line or two."""
+    """Print the scores of a split: a row per class, the means, accuracy and calibration."""
     table = make_table("class", "precision", "recall", "F1", "images")
     for row in scores["per_class"]:
-        table.add_row(shown(row["name"]), *rates(row), str(row["support"]))
+        table.add_row(escaped(row["name"]), *rates(row), str(row["support"]))
     table.add_section()
     for average in ("macro", "weighted"):
         table.add_row(f"{average} mean", *rates(scores[average]), f"{scores['images']:,}")
     output().print(table)
-    say(score_line(scores))
-    say(calibration_line(scores["calibration"]))
+    print_line(score_line(scores))
+    print_line(calibration_line(scores["calibration"]))
 
 
 def calibration_line(calibration: Mapping[str, Any]) -> str:
-    """How far probabilities are off, and how far after the temperature."""
-    told, after = f"calibration error {percent(calibration['ece'])}", calibration["after"]
+    """The calibration error in a line, before and after temperature scaling."""
+    error, after = f"calibration error {percent(calibration['ece'])}", calibration["after"]
     if after is None:
-        return f"      {told}"
+        return f"      {error}"
     temperature = calibration["temperature"]
     used = f"temperature {temperature['value']:.3f}, fitted on {temperature['images']:,} {temperature['split']} images"
-    return f"      {told}, {percent(after['ece'])} at {used}"
+    return f"      {error}, {percent(after['ece'])} at {used}"
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """What each run scored and took, and whether the best is better."""
-    say(heading(comparison))
+    """Print scores and cost of each run, and which differences are significant."""
+    from resnetlab.report.comparison import WORDS, cost, heading, quality, sentences
+
+    print_line(heading(comparison))
     for cells in (quality(comparison), cost(comparison)):
-        table = make_table(*cells.columns)
+        table = make_table(*cells.columns, words=WORDS)
         for row in cells.rows:
             table.add_row(*map(escape, row))
         output().print(table)
     for sentence in sentences(comparison):
-        say(sentence)
+        print_line(sentence)
 
 
 def show_series(series: Series) -> None:
-    """The scores of each run of a series, and what they say together."""
+    """Print the scores of each run of a series, and their mean, spread and range."""
     summary = series.summary()
     rows, together = summary["runs"], summary["together"]
     table = make_table("seed", "accuracy", "macro-F1", "loss", "training, s")
     forms = {"accuracy": "{:.2%}", "macro_f1": "{:.2%}", "loss": "{:.4f}", "train_seconds": "{:.1f}"}
     for row in rows:
-        table.add_row(str(row["seed"]), *(written(form, row[score]) for score, form in forms.items()))
+        table.add_row(str(row["seed"]), *(formatted(form, row[score]) for score, form in forms.items()))
     table.add_section()
     for label, numbers in (
         ("mean ± std", ("mean", "std")),
@@ -78,33 +82,33 @@ def show_series(series: Series) -> None:
         ("max", ("max",)),
         (f"{summary['level']:.0%} interval of the mean", ("interval",)),
     ):
-        table.add_row(label, *(repeated(form, together[score], numbers) for score, form in forms.items()))
+        table.add_row(label, *(formatted_statistics(form, together[score], numbers) for score, form in forms.items()))
     output().print(table)
     images = f"{rows[0]['images']:,} " if rows else ""
-    chosen = "" if summary["split"] == "test" else ", on which each chose its best epoch"
-    say(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
-    say(f"the series is in {series.path}: {SUMMARY}, {', '.join(row['folder'] for row in rows)}")
+    chosen = "" if summary["split"] == "test" else ", on which each run selected its best epoch"
+    print_line(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
+    print_line(f"the series is in {series.path}: {SUMMARY}, {', '.join(row['folder'] for row in rows)}")
 
 
-def written(form: str, value: float | None) -> str:
+def formatted(form: str, value: float | None) -> str:
     return "–" if value is None else form.format(value)
 
 
-def repeated(form: str, repeats: Mapping[str, Any] | None, names: Sequence[str]) -> str:
-    """One or two numbers of what runs say together: "a ± b", "a to b", or a dash where there is nothing to say."""
+def formatted_statistics(form: str, repeats: Mapping[str, Any] | None, names: Sequence[str]) -> str:
+    """Statistics of repeated runs, as "a ± b" or "a to b"; a dash if they are undefined."""
     values = [None] if repeats is None else [repeats[name] for name in names]
     if isinstance(values[0], tuple):
-        return " to ".join(written(form, end) for end in values[0])
-    return " ± ".join(written(form, value) for value in values)
+        return " to ".join(formatted(form, end) for end in values[0])
+    return " ± ".join(formatted(form, value) for value in values)
 
 
-def say(line: str) -> None:
-    """A line in which no word is taken for markup or for a command to the terminal."""
+def print_line(line: str) -> None:
+    """Print a line. Rich markup in it is printed as it is, and control characters are escaped."""
     output().print(printable(line), markup=False, soft_wrap=True)
 
 
 def show_models(image_size: int | None, stem: str) -> None:
-    """Every network with its cost, at one image size or at the one its paper used."""
+    """Print every network with its cost, at one image size or at that of its paper."""
     from resnetlab.models.summary import table as zoo
 
     rows = zoo(image_size, stem=stem)
@@ -116,7 +120,7 @@ def show_models(image_size: int | None, stem: str) -> None:
 
 
 def show_model(model: InspectedModel, image: ImageActivations | None = None) -> None:
-    """One network stage by stage, with the statistics of an image's activations, and notes about training it."""
+    """Print one network stage by stage, the statistics of an image's activations, and notes about training it."""
     rows, statistics = model.rows(), {} if image is None else image.statistics()
     table = make_table("stage", "output", "parameters", "MACs", *(("mean", "std") if image else ()))
     for row in rows:
@@ -124,23 +128,23 @@ def show_model(model: InspectedModel, image: ImageActivations | None = None) -> 
         table.add_row(*cells, *(f"{value:.4g}" for value in statistics.get(row.stage, ())))
     table.add_section()
     table.add_row("total", "", f"{sum(row.params for row in rows):,}", millions(sum(row.macs for row in rows)))
-    say(model.heading)
+    print_line(model.heading)
     output().print(table)
     for line in [*model.notes(), *([] if image is None else [image.prediction()])]:
-        say(line)
+        print_line(line)
 
 
 def show_runs(folder: Path) -> None:
-    """The runs in a folder by validation accuracy, and how often each test set was looked at.
+    """Print the runs in a folder by validation accuracy, and the uses of each test set.
 
-    A folder that cannot be read is named below the table.
+    Unreadable runs are listed below the table. Raises BadInput if there are no runs.
     """
     if not folder.is_dir():
-        raise BadInput(f"{printable(folder)} is not a folder; `resnetlab train` makes runs in ./runs")
+        raise BadInput(f"{printable(folder)} is not a folder; `resnetlab train` writes runs to ./runs")
     found = [RunFolder(config.parent) for config in sorted(folder.glob("*/config.json"))]
     series = [path.parent for path in sorted(folder.glob(f"*/{SUMMARY}"))]
     if not found and not series:
-        raise BadInput(f"there are no runs in {printable(folder)}; `resnetlab train` makes one")
+        raise BadInput(f"there are no runs in {printable(folder)}; `resnetlab train` trains one")
     rows, broken = [], []
     for run in found:
         try:
@@ -152,20 +156,20 @@ def show_runs(folder: Path) -> None:
         table.add_row(*cells)
     if rows:
         output().print(table)
-    told = [f"series {path.name}: its runs are listed by `resnetlab runs {path}`" for path in series]
-    for line in [*told, *looks_at_test_sets(folder), *(f"left out: {reason}" for reason in broken)]:
-        say(line)
+    notes = [f"series {path.name}: `resnetlab runs {path}` lists its runs" for path in series]
+    for line in [*notes, *test_set_lines(folder), *(f"not listed: {reason}" for reason in broken)]:
+        print_line(line)
 
 
 def run_row(run: RunFolder) -> tuple[tuple[float, float], list[str]]:
-    """Its place among the others, by its best validation accuracy and then its loss in that epoch; and its cells."""
+    """The sort key of a run, its best validation accuracy and then the loss of that epoch, and its cells."""
     config, rows, test = run.config, run.rows, run.final_metrics("test")
     merit = min(((-row["val_accuracy"], row["val_loss"]) for row in rows), default=(1.0, 0.0))
     minutes = sum(row["train_seconds"] for row in rows) / 60
     return merit, [
-        shown(run.path.name),
+        escaped(run.path.name),
         config.model.name,
-        shown(Path(config.data.name).name),
+        escaped(Path(config.data.name).name),
         str(len(rows)),
         percent(-merit[0] if rows else None),
         percent(test["accuracy"] if test else None),
@@ -174,22 +178,21 @@ def run_row(run: RunFolder) -> tuple[tuple[float, float], list[str]]:
     ]
 
 
-def looks_at_test_sets(folder: Path) -> list[str]:
-    """What the ledger of a folder of runs says, a line for each test set."""
-    ledger = AccessLog(None, (folder / SHARED_LEDGER,))
-    looks, notes = ledger.accesses()
+def test_set_lines(folder: Path) -> list[str]:
+    """The uses of each test set by the runs in a folder, a line per test set."""
+    log = AccessLog(None, (folder / SHARED_LEDGER,))
+    accesses, notes = log.accesses()
     lines = []
-    for digest, look in {look.split_digest: look for look in looks}.items():
-        count = ledger.count("", digest)
-        told = f"{runs_were(count.runs)} scored on it, {times(count.accesses)} in all"
-        lines.append(f"test set {digest[:8]}, {look.images:,} images of {look.data}: {told}")
+    for digest, access in {access.split_digest: access for access in accesses}.items():
+        count = log.count("", digest)
+        uses = f"{runs_were(count.runs)} scored on it, {times(count.accesses)} in all"
+        lines.append(f"test set {digest[:8]}, {access.images:,} images of {access.data}: {uses}")
     return [*lines, *notes]
 
 
-def make_table(*columns: str) -> Table:
-    """A plain table: words to the left, numbers to the right."""
+def make_table(*columns: str, words: Collection[str] = WORD_COLUMNS) -> Table:
+    """An empty table; columns in `words` are aligned to the left, the others, numbers, to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = {"class", "run", "stage", "model", "data", "from", "state", "output", "seed", *WORDS}
     for column in columns:
         table.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     return table
@@ -212,6 +215,6 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2%}"
 
 
-def shown(name: str) -> str:
-    """A name from outside, without markup or control characters."""
+def escaped(name: str) -> str:
+    """A name from outside, with Rich markup and control characters escaped."""
     return escape(printable(name))
