@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnetlab.cli.commands import COMMANDS
+from resnetlab.runs import recipes
 
 
 def modules_after(code: str, cwd: Path) -> set[str]:
@@ -46,6 +48,13 @@ except SystemExit as stop:
     assert not stop.code
 """
     assert not modules_after(code, tmp_path) & {"torch", "torchvision", "sklearn", "matplotlib", "numpy"}
+
+
+def test_the_list_of_runs_imports_no_torch(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "unfinished"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(recipes.quickstart().to_json()))
+    assert not modules_after(MAIN.format(words=["runs"]), tmp_path) & {"torch", "torchvision", "sklearn", "matplotlib"}
 
 
 def test_importing_the_package_imports_no_torch(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Seeded fuzzing through the command line: a case is a pure function of its name, so that name repeats a failure."""
+"""Seeded fuzzing of the command line. A case is a pure function of its name, so the name reproduces a failure."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def nested(kind: type, depth: int) -> Any:
     return value
 
 
-class Chance(random.Random):
-    """Damage by a seed: `Chance("a name")` does the same for ever."""
+class Fuzzer(random.Random):
+    """A random source of damage; `Fuzzer("a name")` always does the same."""
 
-    def nasty(self) -> Any:
-        """A value that JSON can carry and nobody expects."""
+    def unusual_value(self) -> Any:
+        """An unexpected value that JSON can represent."""
         return self.choice(VALUES)()
 
     def damaged(self, content: bytes) -> bytes:
-        """`content` with a few bytes flipped, set, put in, taken out, repeated, zeroed or cut off."""
+        """`content` with a few bytes flipped, set, inserted, removed, repeated, zeroed or truncated."""
         data = bytearray(content)
         for _ in range(self.choice((1, 1, 1, 2, 3, 8))):
             near = min(len(data), self.choice((16, 64, 1024, 2**40)))  # mostly where the structure is
@@ -104,18 +104,20 @@ class Chance(random.Random):
         for _ in range(self.choice((1, 1, 2, 3))):
             holders = list(containers(value))
             if not holders:
-                return self.nasty()
+                return self.unusual_value()
             self.change(self.choice(holders))
         return value
 
     def change(self, holder: Any) -> None:
-        """One thing in a dictionary or a list."""
+        """Change one item of a dictionary or a list."""
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
         if not keys or self.random() < 0.1:
             if isinstance(holder, dict):
-                holder[self.choice(("", "nmae", "more", "epochs", "\x1b[2J\n", "\ud800", "k" * 300))] = self.nasty()
+                holder[self.choice(("", "nmae", "more", "epochs", "\x1b[2J\n", "\ud800", "k" * 300))] = (
+                    self.unusual_value()
+                )
             else:
-                holder.append(self.nasty())
+                holder.append(self.unusual_value())
             return
         key, others = self.choice(keys), list(holder.values()) if isinstance(holder, dict) else list(holder)
         old = holder[key]
@@ -129,7 +131,7 @@ class Chance(random.Random):
             case 3 if isinstance(old, str):
                 holder[key] = self.choice((old + " ", old.upper(), old[:-1], [old], {old: old}, old * 100))
             case _:
-                holder[key] = self.nasty()
+                holder[key] = self.unusual_value()
 
 
 def containers(value: Any) -> list[Any]:
@@ -144,8 +146,8 @@ def containers(value: Any) -> list[Any]:
     return found
 
 
-class Judge:
-    """Runs commands in this process as a terminal would, and holds what they do against what is promised."""
+class CommandCheck:
+    """Runs commands in this process, and collects every case in which a promise is broken."""
 
     def __init__(self) -> None:
         self.codes: Counter[int] = Counter()
@@ -179,27 +181,27 @@ class Judge:
         self.slowest = max(self.slowest, seconds)
         return code, out, err
 
-    def settle(self) -> None:
-        """All problems at once: one bug makes many."""
+    def assert_no_problems(self) -> None:
+        """Fail with all problems at once, because one bug causes many."""
         codes = dict(sorted(self.codes.items()))
-        told = f"{self.codes.total()} commands, exit codes {codes}, slowest {self.slowest:.2f} s"
-        print(told)
-        assert not self.problems, "\n".join([told, f"{len(self.problems)} problems", *self.problems[:20]])
+        summary = f"{self.codes.total()} commands, exit codes {codes}, slowest {self.slowest:.2f} s"
+        print(summary)
+        assert not self.problems, "\n".join([summary, f"{len(self.problems)} problems", *self.problems[:20]])
 
 
 @pytest.fixture
-def judge() -> Judge:
-    return Judge()
+def check() -> CommandCheck:
+    return CommandCheck()
 
 
 @pytest.fixture(scope="session")
-def chance() -> type[Chance]:
-    return Chance
+def fuzzer() -> type[Fuzzer]:
+    return Fuzzer
 
 
 @pytest.fixture(params=[60, pytest.param(1000, marks=pytest.mark.slow)], ids=lambda count: f"{count} cases")
 def cases(request: pytest.FixtureRequest) -> range:
-    """The numbers of the cases: a slice of them, or, marked slow, all."""
+    """The numbers of the cases: the first ones, or all where marked slow."""
     return range(request.param)
 
 

@@ -38,57 +38,57 @@ def inline(value: Any) -> str:
     return json.dumps(value).replace("Infinity", "inf").replace("NaN", "nan")
 
 
-def twice(chance: Any, text: str) -> str:
-    """One of the lines two times, with another value: a key that is said twice."""
+def twice(fuzzer: Any, text: str) -> str:
+    """The text with one of its lines repeated at the top, so that a key is given twice."""
     lines = text.splitlines(keepends=True)
-    line = chance.choice(lines)
+    line = fuzzer.choice(lines)
     return "".join([*lines[:1], line, *lines[1:]])
 
 
-def written(chance: Any, folder: Path) -> Path:
-    """A config file after something happened to it."""
-    config = recipes.get(chance.choice(sorted(recipes.RECIPES))).to_json()
-    if chance.random() < 0.5:  # people write a few settings, not all
-        config = {name: config[name] for name in chance.sample(sorted(config), 4)}
-    kind = chance.randrange(5)
+def written(fuzzer: Any, folder: Path) -> Path:
+    """The path of a new config file that was mutated in one of several ways."""
+    config = recipes.get(fuzzer.choice(sorted(recipes.RECIPES))).to_json()
+    if fuzzer.random() < 0.5:  # people write a few settings, not all
+        config = {name: config[name] for name in fuzzer.sample(sorted(config), 4)}
+    kind = fuzzer.randrange(5)
     if kind < 3:
-        config = chance.changed(config)
-    is_toml = isinstance(config, dict) and chance.random() < 0.5 and "[[[[[[" not in repr(config)
-    text = as_toml(config) if is_toml else json.dumps(config, indent=1, ensure_ascii=chance.random() < 0.5)
+        config = fuzzer.changed(config)
+    is_toml = isinstance(config, dict) and fuzzer.random() < 0.5 and "[[[[[[" not in repr(config)
+    text = as_toml(config) if is_toml else json.dumps(config, indent=1, ensure_ascii=fuzzer.random() < 0.5)
     if kind == 3:
-        text = twice(chance, text)
-    content = text.encode("utf-8", chance.choice(("surrogatepass", "replace")))
+        text = twice(fuzzer, text)
+    content = text.encode("utf-8", fuzzer.choice(("surrogatepass", "replace")))
     if kind == 4:
-        content = chance.damaged(content)
-    if chance.random() < 0.05:
-        content = chance.choice((b"\xef\xbb\xbf" + content, text.encode("utf-16", "replace"), b"", b"\0" * 50))
+        content = fuzzer.damaged(content)
+    if fuzzer.random() < 0.05:
+        content = fuzzer.choice((b"\xef\xbb\xbf" + content, text.encode("utf-16", "replace"), b"", b"\0" * 50))
     path = folder / ("config.toml" if is_toml else "config.json")
     path.write_bytes(content)
     return path
 
 
 def test_mutated_configs(
-    cases: range, chance: Any, judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cases: range, fuzzer: Any, check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for case in cases:
         name = f"config {case}"
-        path = written(chance(name), tmp_path)
-        code, out, _ = judge(name, "train", "--config", path, "--print-config")
+        path = written(fuzzer(name), tmp_path)
+        code, out, _ = check(name, "train", "--config", path, "--print-config")
         if code == 0:
             printed = json.loads(out)
             assert RunConfig.model_validate(printed).to_json() == printed, name
             path.unlink()
             (tmp_path / "whole.json").write_text(out)
-            assert judge(name, "train", "--config", "whole.json", "--print-config")[1] == out, name
+            assert check(name, "train", "--config", "whole.json", "--print-config")[1] == out, name
             (tmp_path / "whole.json").unlink()
         else:
             assert not out, name
             path.unlink()
         assert not list(tmp_path.iterdir()), name
-    judge.settle()
-    assert set(judge.codes) == {0, 2}
-    assert min(judge.codes.values()) > 2
+    check.assert_no_problems()
+    assert set(check.codes) == {0, 2}
+    assert min(check.codes.values()) > 2
 
 
 FLAGS = """
@@ -107,21 +107,21 @@ GIVEN = (
 
 
 def test_random_command_lines(
-    cases: range, chance: Any, judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cases: range, fuzzer: Any, check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What would begin to train prints its config instead, or names data that is not there."""
+    """Commands that would train print their config instead, or name missing data."""
     monkeypatch.chdir(tmp_path)
     first = [*COMMANDS, "train", "train", "resume", "evaluate", "", "trian", "--version", "--debug"]
     for case in cases:
         name = f"words {case}"
-        draw = chance(name)
+        draw = fuzzer(name)
         words = [draw.choice(first)]
         if words[0] == "train":
             words += draw.choice(([], [draw.choice([*recipes.RECIPES, "nothing"])]))
         for _ in range(draw.randrange(6)):
             flag, value = (
                 draw.choice(FLAGS),
-                draw.choice((*GIVEN, draw.choice(sorted(ARCHITECTURES)), repr(draw.nasty())[:9])),
+                draw.choice((*GIVEN, draw.choice(sorted(ARCHITECTURES)), repr(draw.unusual_value())[:9])),
             )
             words += draw.choice(([flag], [flag, value], [flag, value], [f"{flag}={value}"], [value]))
         words = [word.replace("\0", "") for word in words if word != "--debug"]  # which is there to show tracebacks
@@ -131,14 +131,14 @@ def test_random_command_lines(
             words += draw.choice((["--print-config"], ["--data", "nowhere/at/all"], ["--data", "x" * 300]))
         if words[:1] in (["baseline"], ["find-lr"]):
             words += ["--data", draw.choice(("nowhere/at/all", "x" * 300))]
-        judge(f"{name} {words!r}"[:3000], *words)
+        check(f"{name} {words!r}"[:3000], *words)
         assert not list(tmp_path.iterdir()), name
-    judge.settle()
-    assert set(judge.codes) == {0, 2}
+    check.assert_no_problems()
+    assert set(check.codes) == {0, 2}
 
 
 @pytest.mark.parametrize("path", sorted(CRASHERS.iterdir()), ids=lambda path: path.name)
-def test_configs_that_once_crashed(path: Path, judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configs_that_once_crashed(path: Path, check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert judge(path.name, "train", "--config", path, "--print-config")[0] == 2
-    judge.settle()
+    assert check(path.name, "train", "--config", path, "--print-config")[0] == 2
+    check.assert_no_problems()

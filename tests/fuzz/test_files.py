@@ -52,7 +52,7 @@ def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def resealed(content: bytes) -> bytes:
-    """The same with a digest that is right, where there is a place for one."""
+    """The content with a correct digest, if it has a digest field."""
     match = re.search(rb'digest\\": \\"([0-9a-f]{64})', content)
     if match is None:
         return content
@@ -61,27 +61,27 @@ def resealed(content: bytes) -> bytes:
 
 
 def with_header(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """The file with its header changed as text, its length and the digest made right again."""
+    """The file with its header changed as text, and length and digest corrected."""
     length = int.from_bytes(content[:8], "little")
     head = change(content[8 : 8 + length])
     return resealed(len(head).to_bytes(8, "little") + head + content[8 + length :])
 
 
-def with_other_tensors(chance: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_other_tensors(fuzzer: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """One to three tensors missing, renamed, added, of another shape or type, or full of nonsense."""
     tensors = dict(tensors)
-    for _ in range(chance.choice((1, 1, 2, 3))):
-        name = chance.choice(sorted(tensors))
+    for _ in range(fuzzer.choice((1, 1, 2, 3))):
+        name = fuzzer.choice(sorted(tensors))
         value = tensors[name]
-        change = chance.randrange(12)
+        change = fuzzer.randrange(12)
         if change <= 1:
             del tensors[name]
         elif change == 2:
-            tensors[chance.choice((name + "x", "more", "optimizer.x", "optimizer.a/b", "model.", "\ud83d", ""))] = (
+            tensors[fuzzer.choice((name + "x", "more", "optimizer.x", "optimizer.a/b", "model.", "\ud83d", ""))] = (
                 tensors.pop(name)
             )
         elif change == 3:
-            tensors[chance.choice(sorted(tensors))] = value.clone()
+            tensors[fuzzer.choice(sorted(tensors))] = value.clone()
         else:
             tensors[name] = (
                 value[None],
@@ -96,25 +96,25 @@ def with_other_tensors(chance: Any, tensors: dict[str, Tensor]) -> dict[str, Ten
     return {name.encode("utf-8", "replace").decode(): value for name, value in tensors.items()}
 
 
-def mutated(chance: Any, path: Path, spare: Path) -> bytes:
-    """The content of a sealed file after something happened to it."""
+def mutated(fuzzer: Any, path: Path, spare: Path) -> bytes:
+    """The content of a sealed file, mutated in one of several ways."""
     content = path.read_bytes()
-    kind = chance.randrange(8)
+    kind = fuzzer.randrange(8)
     if kind <= 2:
-        return bytes(chance.damaged(content))
+        return bytes(fuzzer.damaged(content))
     if kind == 3:
-        return resealed(chance.damaged(content))
+        return resealed(fuzzer.damaged(content))
     if kind == 4:
-        return with_header(content, chance.damaged)
+        return with_header(content, fuzzer.damaged)
     tensors, facts = read_sealed(path)
     if kind <= 6:
-        facts = chance.changed(facts)
+        facts = fuzzer.changed(facts)
         if not isinstance(facts, dict):
             facts = {"facts": facts}
         facts.pop("digest", None)
     else:
-        tensors = with_other_tensors(chance, tensors)
-        if "weights_digest" in facts and chance.random() < 0.8:
+        tensors = with_other_tensors(fuzzer, tensors)
+        if "weights_digest" in facts and fuzzer.random() < 0.8:
             facts["weights_digest"] = weights_digest(tensors)
     write_sealed(spare, tensors, facts)
     return spare.read_bytes()
@@ -147,20 +147,20 @@ def to_the_end(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_mutated_checkpoints(  # noqa: PLR0917 - fixtures
-    cases: range, run: RunFolder, chance: Any, judge: Any, to_the_end: list[int], tmp_path: Path
+    cases: range, run: RunFolder, fuzzer: Any, check: Any, to_the_end: list[int], tmp_path: Path
 ) -> None:
     newest, older = run.all_checkpoints()
     files = snapshot(run.path)
     for case in cases:
         name = f"checkpoint {case}"
-        draw = chance(name)
+        draw = fuzzer(name)
         content = mutated(draw, newest, tmp_path / "spare")
         newest.write_bytes(content)
         alone = draw.random() < 0.5
         if alone:
             older.unlink()
         to_the_end.clear()
-        code, out, _ = judge(name, "resume", run.path)
+        code, out, _ = check(name, "resume", run.path)
         assert bool(to_the_end) == (code in (0, 5)), name
         if to_the_end == [10]:
             assert "trying the one before" in out, name
@@ -169,13 +169,13 @@ def test_mutated_checkpoints(  # noqa: PLR0917 - fixtures
         assert not list(run.path.rglob(".*.tmp")), name
         json.loads(after["config.json"])
         put_back(run.path, files)
-    judge.settle()
-    assert judge.codes[0] > 10
-    assert judge.codes[3] > 10
+    check.assert_no_problems()
+    assert check.codes[0] > 10
+    assert check.codes[3] > 10
 
 
 def loaded(path: Path) -> str:
-    """What a model file cannot be loaded for, as the command line says it; nothing if it can."""
+    """The error message of loading a model file; empty if it can be loaded."""
     try:
         resnetlab.load(path, "cpu")
     except BadInput as error:
@@ -184,19 +184,19 @@ def loaded(path: Path) -> str:
 
 
 def test_mutated_model_files(  # noqa: PLR0917 - fixtures
-    cases: range, run: RunFolder, chance: Any, judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cases: range, run: RunFolder, fuzzer: Any, check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.safetensors"
     for case in cases:
         name = f"model {case}"
-        draw = chance(name)
+        draw = fuzzer(name)
         path.write_bytes(mutated(draw, run.best, tmp_path / "spare"))
-        _, out, err = judge(name, "evaluate", path, "--data", "digits", *["--json"] * draw.randrange(2))
+        _, out, err = check(name, "evaluate", path, "--data", "digits", *["--json"] * draw.randrange(2))
         assert "NaN" not in out, name
         assert loaded(path) in ("", err), name
-    judge.settle()
-    assert judge.codes[2] > 10
+    check.assert_no_problems()
+    assert check.codes[2] > 10
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "spare"]
 
 
@@ -238,25 +238,25 @@ def forge(path: Path, change: Callable[[Tensors, Facts], object]) -> None:
 
 
 @pytest.mark.parametrize("kind", FORGED)
-def test_checkpoints_that_once_crashed(kind: str, run: RunFolder, judge: Any, to_the_end: list[int]) -> None:
-    """The one before is used; where there is none, it is said that none is left."""
+def test_checkpoints_that_once_crashed(kind: str, run: RunFolder, check: Any, to_the_end: list[int]) -> None:
+    """The checkpoint before it is used; if there is none, the error says so."""
     files = snapshot(run.path)
     newest, older = run.all_checkpoints()
     forge(newest, FORGED[kind])
-    code, out, err = judge(kind, "resume", run.path)
+    code, out, err = check(kind, "resume", run.path)
     assert (code, to_the_end) == (0, [10]), err
     assert "has a right digest, but not what a checkpoint holds" in out
     older.unlink()
-    assert judge(kind, "resume", run.path)[0] == 3
+    assert check(kind, "resume", run.path)[0] == 3
     put_back(run.path, files)
-    judge.settle()
+    check.assert_no_problems()
 
 
-def test_weights_of_another_type_are_not_cast_in_silence(run: RunFolder, judge: Any, to_the_end: list[int]) -> None:
+def test_weights_of_another_type_are_not_cast_in_silence(run: RunFolder, check: Any, to_the_end: list[int]) -> None:
     files = snapshot(run.path)
     newest, _ = run.all_checkpoints()
     forge(newest, lambda tensors, _: tensors.update({"model.fc.bias": tensors["model.fc.bias"].double()}))
-    code, _, err = judge("double", "resume", run.path)
+    code, _, err = check("double", "resume", run.path)
     assert code == 2
     assert "fc.bias (here (10,), there (10,) torch.float64)" in err
     put_back(run.path, files)
@@ -264,26 +264,26 @@ def test_weights_of_another_type_are_not_cast_in_silence(run: RunFolder, judge: 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_a_model_that_gives_no_numbers_gives_no_scores(
-    value: float, run: RunFolder, judge: Any, tmp_path: Path
+    value: float, run: RunFolder, check: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.safetensors"
     tensors, facts = read_sealed(run.best)
     tensors["fc.weight"].fill_(value)
     tensors["fc.bias"].fill_(value)
     write_sealed(path, tensors, {**facts, "weights_digest": weights_digest(tensors)})
-    code, _, err = judge("not finite", "evaluate", path, "--data", "digits")
+    code, _, err = check("not finite", "evaluate", path, "--data", "digits")
     assert code == 5
     assert "output is NaN or infinite for 144 of 144 images" in err
     with pytest.raises(NonFinite, match="nothing to predict from"):
         resnetlab.load(path, "cpu")(np.zeros((8, 8), np.uint8))
 
 
-def test_an_epoch_whose_steps_were_all_left_out_is_no_division_by_zero(run: RunFolder, judge: Any) -> None:
+def test_an_epoch_whose_steps_were_all_left_out_is_no_division_by_zero(run: RunFolder, check: Any) -> None:
     """Sums of nothing are what `--on-nonfinite skip` leaves behind an epoch of a few bad steps."""
     files = snapshot(run.path)
     newest, _ = run.all_checkpoints()
     forge(newest, lambda tensors, facts: (tensors["sums"].zero_(), facts["counters"].update(step=12, batch=2)))
-    code, out, err = judge("sums of nothing", "resume", run.path)
+    code, out, err = check("sums of nothing", "resume", run.path)
     assert code == 0, err
     assert "epoch 3/3" in out
     put_back(run.path, files)

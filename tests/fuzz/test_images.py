@@ -89,11 +89,11 @@ def mutated(draw: Any, whole: list[tuple[str, bytes]]) -> tuple[str, bytes]:
 
 @pytest.mark.usefixtures("silent")
 def test_mutated_pictures_give_a_prediction_or_a_sentence(
-    cases: range, whole: list[tuple[str, bytes]], classifier: Classifier, chance: Any, tmp_path: Path
+    cases: range, whole: list[tuple[str, bytes]], classifier: Classifier, fuzzer: Any, tmp_path: Path
 ) -> None:
     refused = 0
     for case in cases:
-        ending, content = mutated(chance(f"picture {case}"), whole)
+        ending, content = mutated(fuzzer(f"picture {case}"), whole)
         path = tmp_path / f"case-{case}.{ending}"
         path.write_bytes(content)
         began = time.process_time()
@@ -118,8 +118,8 @@ def test_mutated_pictures_in_a_folder_to_train_on(  # noqa: PLR0917 - fixtures
     cases: range,
     whole: list[tuple[str, bytes]],
     tiny: str,
-    chance: Any,
-    judge: Any,
+    fuzzer: Any,
+    check: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -129,7 +129,7 @@ def test_mutated_pictures_in_a_folder_to_train_on(  # noqa: PLR0917 - fixtures
     monkeypatch.chdir(tmp_path)
     for case in range(len(cases) // 5):
         name = f"folder {case}"
-        draw = chance(name)
+        draw = fuzzer(name)
         bad = draw.sample(range(10), draw.choice((1, 1, 5)))
         for number in range(10):
             ending, content = mutated(draw, whole) if number in bad else draw.choice(whole)
@@ -138,12 +138,12 @@ def test_mutated_pictures_in_a_folder_to_train_on(  # noqa: PLR0917 - fixtures
             path.write_bytes(content)
         policy = draw.choice(("error", "skip"))
         words = ("--data.bad-images", policy, "--model", tiny, "--batch-size", 4, "--out", "run")
-        code, _, err = judge(name, "train", "--data", "data", *words)
+        code, _, err = check(name, "train", "--data", "data", *words)
         assert code in (0, 2), name
         if code == 2:
             assert "data/class-" in err, name
             assert not (tmp_path / "run").exists(), name
         for path in sorted(tmp_path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-    judge.settle()
-    assert set(judge.codes) == {0, 2}
+    check.assert_no_problems()
+    assert set(check.codes) == {0, 2}
