@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from resnetlab.cli.parsing import Arguments, Metavar, Positional, read_settings
 from resnetlab.runs import recipes
-from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig, Section
+from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 File = Metavar("FILE")
@@ -20,10 +20,10 @@ RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100":
 class RecipeArguments(Arguments):
     """Arguments that describe a run: options come before a config file, and that before the recipe."""
 
-    settings: ClassVar[type[Section] | None] = RunConfig
+    settings: ClassVar[type[RunConfig] | None] = RunConfig
     recipe: Annotated[str | None, Positional("[RECIPE]")] = None
-    """recipe to start from; default: quickstart, or with --data cifar10 and cifar100 cifar10-resnet18, or with --data
-    FOLDER folder"""
+    """recipe to start from; default: depends on --data: quickstart for digits, cifar10-resnet18 for cifar10 and
+    cifar100, folder for a folder"""
     config: Annotated[Path | None, File] = None
     """a .json or .toml file with settings of the run, such as the config.json of another run"""
 
@@ -108,7 +108,7 @@ class ResumeArguments(Arguments):
         "resnetlab resume runs/quickstart-001 --epochs 60",
         "resnetlab resume runs/quickstart-001 --lr 0.01 --allow-change optim.lr",
     )
-    settings: ClassVar[type[Section] | None] = RunConfig
+    settings: ClassVar[type[RunConfig] | None] = RunConfig
     run: Annotated[Path, Positional("RUN")]
     """folder of a run or of a series"""
     allow_change: Annotated[tuple[str, ...], Metavar("SETTING")] = ()

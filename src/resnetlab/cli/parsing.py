@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args,
 from pydantic import Field
 
 from resnetlab.errors import BadInput, printable
-from resnetlab.runs.config import SHORT_FLAGS, Section, choices
+from resnetlab.runs.config import SHORT_FLAGS, RunConfig, Section, choices
 
 Command = TypeVar("Command", bound="Arguments")
 
@@ -36,7 +36,7 @@ class Positional(Metavar):
 class Arguments(Section):
     """The arguments of one command: a field is an option, a section a group of options, the docstring its help."""
 
-    settings: ClassVar[type[Section] | None] = None
+    settings: ClassVar[type[RunConfig] | None] = None
     """settings of a run that the command accepts as options too; those that were given end up in `changes`"""
     examples: ClassVar[tuple[str, ...]] = ()
     changes: dict[str, Any] = Field(default_factory=dict)
@@ -46,8 +46,8 @@ class Arguments(Section):
         option = next((option for option in options_of(cls) if option.path == names[0]), None)
         return str(names[0]) if option is None else option.name
 
-    def defaults(self) -> Section | None:
-        """The settings before the options change them, for the help; None if they are not known."""
+    def defaults(self) -> RunConfig | None:
+        """The settings of the run before the options change them; None if they depend on a run."""
         return None
 
     @classmethod
@@ -248,8 +248,8 @@ def help_text(kind: type[Arguments], program: str, given: Mapping[str, Any]) -> 
         start = None
         with contextlib.suppress(BadInput):  # help is shown whatever the other words are
             start = kind(**given).defaults()
-        heading = f"settings of the run{'' if start else ' (default: unchanged)'}:"
-        lists |= option_lists(heading, kind.settings, start)
+        defaults = f"defaults of the recipe {start.recipe}" if start else "default: unchanged"
+        lists |= option_lists(f"settings of the run ({defaults}):", kind.settings, start)
     shown = [f"{fill(heading, width)}\n{listing(rows, width)}" for heading, rows in lists.items()]
     return "\n\n".join([usage, *purpose, *examples, *shown])
 

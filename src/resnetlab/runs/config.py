@@ -110,7 +110,7 @@ class DataConfig(Section):
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """side of the square input image, in pixels; default: chosen from the data"""
     fit: Literal["crop", "squash", "pad"] = "crop"
-    """how to make an image square: crop the longer side, squash it, or pad the shorter one"""
+    """how to make an image square; crop: take the centre; squash: change the aspect ratio; pad: add black borders"""
     normalize: Literal["dataset", "imagenet"] = "dataset"
     """mean and standard deviation for normalisation; imagenet for networks pretrained on ImageNet"""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
