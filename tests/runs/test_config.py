@@ -16,7 +16,7 @@ from resnetlab.data.preprocess import FITS
 from resnetlab.errors import BadInput
 from resnetlab.models.zoo import SHORTCUTS, STEMS
 from resnetlab.runs import recipes
-from resnetlab.runs.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig
+from resnetlab.runs.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, differences, flat
 from resnetlab.runtime import DEVICES, PRECISIONS
 from resnetlab.training.optim import OPTIMIZERS
 from resnetlab.training.schedule import SHAPES
@@ -81,6 +81,26 @@ def test_a_mistake_is_one_sentence_with_the_path_to_the_field(changes: dict[str,
 def test_a_new_length_replaces_the_old_one_whichever_way_it_is_given() -> None:
     assert recipes.get("paper-resnet20").changed({"epochs": 3}).steps is None
     assert recipes.quickstart().changed({"steps": 3}).epochs is None
+
+
+def test_differences_are_paths_with_the_values_before_and_after() -> None:
+    before = recipes.quickstart()
+    after = before.changed({"seed": 3, "optim": {"lr": 0.5}, "augment": {"sizes": [0.5, 1]}, "steps": 7})
+    assert differences(before, before) == []
+    assert differences(before, after) == [
+        ("augment.sizes", [], [0.5, 1.0]),
+        ("optim.lr", 0.03, 0.5),
+        ("epochs", 30, None),
+        ("steps", None, 7),
+        ("seed", 0, 3),
+    ]
+    assert str(differences(before, after)[1]) == "optim.lr was 0.03, now 0.5"
+    assert flat(after.to_json())["optim.lr"] == 0.5
+
+
+def test_the_config_of_an_older_run_loads() -> None:
+    config = recipes.quickstart()
+    assert RunConfig.model_validate(config.to_json() | {"extended_at": [10, 20]}) == config
 
 
 def test_a_config_cannot_be_changed_in_place() -> None:

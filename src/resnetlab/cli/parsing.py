@@ -78,26 +78,29 @@ class Option:
     @property
     def usage(self) -> str:
         """The values after the flag."""
-        return {0: "", "*": f"{self.metavar} ..."}.get(self.values or 1, self.metavar) if self.values != 0 else ""
+        return "" if self.values == 0 else f"{self.metavar} ..." if self.values == "*" else self.metavar
+
+
+HIDDEN = ("changes", "recipe")  # fields that are no options
 
 
 def options_of(kind: type[Section], prefix: str = "") -> Iterator[Option]:
     """The options that a section's fields declare, with those of the sections inside it."""
     for name, info in kind.model_fields.items():
         path, annotation = prefix + name, info.annotation
+        metavar = next((extra for extra in info.metadata if isinstance(extra, Metavar)), None)
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield from options_of(annotation, f"{path}.")
-        elif path not in ("changes", "recipe", "extended_at") or any(isinstance(m, Positional) for m in info.metadata):
-            given = next((extra for extra in info.metadata if isinstance(extra, Metavar)), None)
+        elif path not in HIDDEN or metavar is not None:
             plain, is_optional = without_none(annotation)
             names = [path, *([SHORT_FLAGS[path]] if path in SHORT_FLAGS else [])][::-1]
             yield Option(
                 path,
                 " ".join((info.description or "").split()),
-                str(given or metavar_of(plain)),
+                str(metavar or metavar_of(plain)),
                 number_of_values(plain),
                 is_optional,
-                isinstance(given, Positional),
+                isinstance(metavar, Positional),
                 info.is_required(),
                 tuple(flag(name) for name in names),
                 tuple(flag(name, "no-") for name in names) if plain is bool else (),
