@@ -124,15 +124,25 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     from safetensors.torch import save
 
     head = json.dumps({"digest": UNSEALED, **facts})
-    content = bytearray(
-        save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {KEY: head})
-    )
+    content = bytearray(save(apart(tensors), {KEY: head}))
     place = content.find(UNSEALED.encode())
     digest = hashlib.sha256(content).hexdigest()
     content[place : place + 64] = digest.encode()
     with replacing(path, len(content)) as file:
         file.write(content)
     return digest
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, contiguous, those that share memory (tied weights) as copies."""
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu().contiguous()
+        storage = here.untyped_storage().data_ptr()
+        found[name] = here.clone() if storage in storages and here.numel() else here
+        storages.add(storage)
+    return found
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -21,6 +21,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 Network = TypeVar("Network", bound=nn.Module)
 CPUINFO = Path("/proc/cpuinfo")
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+IMPORTED_IN = os.getpid()
 CUBLAS_WORKSPACE = ":4096:8"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -118,6 +119,28 @@ class Runtime:
             "python": platform.python_version(),
             "platform": platform.platform(),
         }
+
+
+@contextlib.contextmanager
+def one_thread_after_fork(device: torch.device) -> Iterator[None]:
+    """Compute with one thread on the CPU if this process was forked after this module was imported.
+
+    The other threads of OpenMP do not exist in the child, and an operation that several threads share would wait for
+    them for ever. Raises BadInput on CUDA, which does not work in a forked process.
+    """
+    if os.getpid() == IMPORTED_IN:
+        yield
+        return
+    if device.type == "cuda":
+        raise BadInput(
+            "CUDA does not work in a forked process; start it with multiprocessing's 'spawn' method, or use the CPU"
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def start(device: str = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +18,11 @@ from PIL import Image
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
 from resnetlab.inference.model_file import read_model, save_model
-from resnetlab.inference.predict import BATCH, Classifier, Picture, Prediction, load
+from resnetlab.inference.predict import BATCH, Classifier, ImageLike, Prediction, load, load_model
+from resnetlab.models.blocks import BasicBlock
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
+from resnetlab.runtime import one_thread_after_fork
 
 TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
 CLASSES = ("cat", "dog", "newt", 'a, "b"')
@@ -68,6 +76,140 @@ def test_every_form_of_the_same_picture_gives_the_same_answer(
     assert classifier([pixels]) == [expected]
 
 
+def test_bytes_files_and_tensors_give_the_same_answer(classifier: Classifier, tmp_path: Path) -> None:
+    pixels = noise(1, 23, 40)
+    path = png(tmp_path, pixels)
+    expected, content = classifier(path), path.read_bytes()
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    with path.open("rb") as file, path.open("rb", buffering=0) as unbuffered:
+        for image in (
+            content,
+            bytearray(content),
+            memoryview(content),
+            file,
+            file,  # it need not stand at its beginning
+            unbuffered,
+            io.BytesIO(content),
+            OnlyRead(content),
+            tensor,
+            tensor.float() / 255,
+            (tensor.double() / 255).requires_grad_(),
+            pixels.astype(np.float32) / 255,
+        ):
+            assert classifier(image) == expected, type(image)
+    assert classifier(tensor[0]) == classifier(tensor[:1]) == classifier(pixels[..., 0])
+
+
+class OnlyRead:
+    """A stream that cannot seek, as of a web server."""
+
+    def __init__(self, content: bytes) -> None:
+        self.read = io.BytesIO(content).read
+
+
+def test_any_iterable_of_images_is_predicted_in_its_order(classifier: Classifier) -> None:
+    images = [noise(seed) for seed in range(BATCH + 3)]
+    expected = classifier(images)
+    for some in (iter(images), (image for image in images), tuple(images), map(np.copy, images)):
+        assert classifier(some) == expected
+    assert classifier(iter(())) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (None, "NoneType is not an image; give a path"),
+        (3, "int is not an image"),
+        ({"a.png": 1}, "dict is not an image"),
+        ([None], "NoneType is not an image"),
+        ([[]], "list is not an image"),
+        (b"", "the file"),
+        (b"no image", "not an image of a known format"),
+        (io.StringIO("text"), "text mode"),
+        (io.BytesIO(), "the file"),
+        (torch.zeros(2, 3, 8, 8), r"the tensor has shape \(2, 3, 8, 8\)"),
+        (torch.zeros(8, 8, 3), r"\(3, H, W\) is needed"),
+        (torch.full((8, 8), 2.0), r"\[0, 1\] is needed"),
+        (torch.zeros(8, 8, dtype=torch.int64), "int64"),
+        (torch.zeros(8, 8, dtype=torch.complex64), "complex64"),
+    ],
+)
+def test_anything_else_is_refused_in_a_sentence(classifier: Classifier, given: object, sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        classifier(given)  # type: ignore[call-overload]
+
+
+def test_a_closed_file_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    with png(tmp_path, noise(1)).open("rb") as file:
+        pass
+    with pytest.raises(BadInput, match="closed file"):
+        classifier(file)
+
+
+def test_eight_threads_at_once_get_the_answers_of_one(classifier: Classifier) -> None:
+    images = [noise(seed) for seed in range(16)]
+    expected = [classifier(image) for image in images]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(classifier, images * 4)) == expected * 4
+
+
+FORK = """
+import os, sys
+import numpy as np
+import torch
+import resnetlab
+
+torch.set_num_threads(2)
+model, image = sys.argv[1], np.full((40, 40, 3), 100, np.uint8)
+parent = resnetlab.load(model, device="cpu")
+large = torch.randn(512, 512)
+expected = parent(image), float((large @ large).sum())  # the threads are running now
+child = os.fork()
+if child == 0:
+    assert parent(image).predicted == expected[0].predicted
+    assert resnetlab.load(model, device="cpu")([image] * 70)[69].predicted == expected[0].predicted
+    assert torch.get_num_threads() == 2
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert parent(image) == expected[0]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_of_a_process_with_two_threads_predicts(tmp_path: Path) -> None:
+    """torch's own operations wait for ever there: OpenMP's threads do not survive a fork."""
+    model = build_model("resnet20", 3, image_size=64)
+    see = Preprocessing(image_size=64, resize_to=64, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    save_model(tmp_path / "model", model.eval(), CLASSES[:3], see, {})
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path / "model")],
+        env=environment | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_cuda_after_a_fork_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnetlab.runtime.IMPORTED_IN", -1)
+    with pytest.raises(BadInput, match="'spawn'"), one_thread_after_fork(torch.device("cuda")):
+        pass
+
+
+def test_load_model_gives_the_plain_network(model_file: Path) -> None:
+    for source in (model_file, str(model_file.parent), SimpleNamespace(path=model_file.parent)):
+        network = load_model(source)
+        assert not network.training
+        assert type(network.layer1[0]) is BasicBlock
+        assert network(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
+    assert load(SimpleNamespace(path=model_file.parent), "cpu").classes == CLASSES
+    with pytest.raises(BadInput, match="int is not a model"):
+        load_model(3)  # type: ignore[arg-type]
+
+
 def test_probabilities_are_those_of_the_network(classifier: Classifier, model_file: Path) -> None:
     """By hand: the centre of the stored pixels, scaled, through the network, softmax."""
     pixels = noise(2)
@@ -94,7 +236,7 @@ def test_probabilities_are_named_sum_to_one_and_come_likeliest_first(classifier:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, BATCH, BATCH + 1])
 def test_many_at_once_equal_one_by_one_in_the_same_order(classifier: Classifier, count: int) -> None:
-    pictures: list[Picture] = [noise(seed, 10 + seed % 3, 10) for seed in range(count)]
+    pictures: list[ImageLike] = [noise(seed, 10 + seed % 3, 10) for seed in range(count)]
     together = classifier(pictures)
     assert len(together) == count
     for picture, answer in zip(pictures, together, strict=True):

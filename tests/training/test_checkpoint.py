@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput, DiskTrouble
@@ -174,7 +174,7 @@ def test_a_checkpoint_with_another_number_of_classes_is_refused_by_name_and_shap
     state.model, state.average = model, WeightAverage(model, 0.0)
     save_checkpoint(path, state, {})
     told = refused(path, trained())
-    assert "holds another network; tensors that differ: fc.bias (here (3,), there (5,)), fc.weight (here (3, 8)" in told
+    assert "holds another network; different tensors: fc.bias (here (3,), there (5,)), fc.weight (here (3, 8)" in told
 
 
 def test_where_an_architecture_was_published_makes_no_other_network(tmp_path: Path) -> None:
@@ -207,3 +207,33 @@ def test_a_missing_checkpoint_and_a_missing_folder_are_explained(tmp_path: Path)
     assert "could not read" in refused(tmp_path / "none.ckpt", make_state())
     with pytest.raises(DiskTrouble, match="could not write"):
         save_checkpoint(tmp_path / "none" / "a.ckpt", make_state(), {})
+
+
+class Tied(nn.Module):
+    """A module of somebody else's, in which two layers share their weights."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.second.weight = self.first.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(self.first(images.flatten(1)).relu())
+
+
+def test_any_module_can_be_saved_and_resumed_and_only_into_its_own_kind(tmp_path: Path) -> None:
+    def state(model: nn.Module) -> TrainState:
+        return TrainState.begin(model, make_optimizer(model, "sgd", lr=0.1), FP32, ema=0.5)
+
+    torch.manual_seed(0)
+    one, other = state(Tied()), state(Tied())
+    one.model(torch.randn(4, 8)).sum().backward()
+    one.optimizer.step()
+    save_checkpoint(tmp_path / "tied.ckpt", one, {})
+    load_checkpoint(tmp_path / "tied.ckpt", other)
+    require_equal(everything(other), everything(one))
+    assert other.model.second.weight is other.model.first.weight
+    assert "another network" in refused(tmp_path / "tied.ckpt", make_state("sgd"))
+    assert "another network" in refused(tmp_path / "tied.ckpt", state(Tied(4)))
+    save_checkpoint(tmp_path / "resnet.ckpt", make_state("sgd"), {})
+    assert "another network" in refused(tmp_path / "resnet.ckpt", state(Tied()))

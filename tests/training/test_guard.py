@@ -1,7 +1,8 @@
-"""NaN and infinity never reach the weights, and a step that was left out changes nothing."""
+"""NaN and infinity never reach weights or running statistics, and a skipped step changes nothing."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -59,7 +60,7 @@ def batches(*numbers: tuple[int, int]) -> Batches:
 
 def everything(state: TrainState) -> dict[str, Tensor]:
     tensors = state.model.state_dict() | optimizer_tensors(state.model, state.optimizer) | {"sums": state.sums}
-    return {n: value.clone() for n, value in tensors.items() if "num_batches_tracked" not in n}
+    return {n: value.clone() for n, value in tensors.items()}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -80,6 +81,35 @@ def test_a_step_that_is_not_finite_changes_nothing(optimizer: str, steps_before:
     assert not torch.equal(everything(ours)["fc.weight"], before["fc.weight"])
 
 
+@pytest.mark.parametrize("skips", [0, 1])
+def test_a_step_with_an_infinite_running_statistic_is_skipped_although_its_loss_is_finite(skips: int) -> None:
+    ours = state("sgd", skips=skips)
+    train_step(ours, next(batches().train.epoch(0)), PLAN, RUNTIME)
+    with torch.no_grad():
+        ours.model.conv1.weight.mul_(1e25)  # the variance overflows, and the norm divides by infinity: zeros
+    before = copy.deepcopy(ours.model.state_dict())
+    batch = next(batches().train.epoch(1))
+    assert PLAN.loss_fn(copy.deepcopy(ours.model)(batch.images), batch.labels).isfinite()
+    train_step(ours, batch, PLAN, RUNTIME)
+    assert all(torch.equal(value, before[name]) for name, value in ours.model.state_dict().items())
+    assert ours.guard.skipped_steps() == 1
+    assert ours.guard.failed_step() == (None if skips else 1)
+
+
+def test_a_buffer_that_is_meant_to_be_infinite_skips_nothing_and_is_not_averaged() -> None:
+    class Masked(torch.nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 3))
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+            self.register_buffer("empty", torch.zeros(0))
+
+    model = Masked()
+    ours = TrainState.begin(model, make_optimizer(model, "sgd", lr=0.05), RUNTIME, ema=0.5)
+    train_step(ours, next(batches().train.epoch(0)), PLAN, RUNTIME)
+    assert ours.guard.skipped_steps() == 0
+    assert ours.average.model.state_dict()["mask"].tolist() == [0.0, -torch.inf]
+
+
 def test_the_run_stops_at_the_first_one_and_names_its_images() -> None:
     ours, poisoned = state("sgd", skips=0), batches((1, 2))
     events = fit(ours, poisoned, PLAN, RUNTIME)
@@ -92,7 +122,7 @@ def test_the_run_stops_at_the_first_one_and_names_its_images() -> None:
     assert all(value.isfinite().all() for value in ours.model.state_dict().values())
 
 
-def test_as_many_as_are_allowed_are_left_out_and_one_more_is_an_error() -> None:
+def test_as_many_steps_as_allowed_are_skipped_and_one_more_is_an_error() -> None:
     ours = state("sgd", skips=2)
     reports = [e for e in fit(ours, batches((0, 1), (2, 0)), PLAN, RUNTIME) if isinstance(e, EpochReport)]
     assert len(reports) == 3
@@ -103,7 +133,7 @@ def test_as_many_as_are_allowed_are_left_out_and_one_more_is_an_error() -> None:
         list(fit(state("sgd", skips=1), batches((0, 1), (2, 0)), PLAN, RUNTIME))
 
 
-def test_without_trouble_the_guard_changes_no_bit() -> None:
+def test_the_guard_changes_no_bit_of_finite_steps() -> None:
     watched, bare = state("sgd", skips=0), state("sgd", skips=0)
     for batch in batches().train.epoch(0):
         train_step(watched, batch, PLAN, RUNTIME)

@@ -1,4 +1,4 @@
-"""Muon: a step turns every direction of a kernel equally, and the rest goes by torch's AdamW."""
+"""Muon: a step is equally long in every direction of a kernel; other parameters are updated as by torch's AdamW."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_kernel_keeps_its_norm_but_for_the_last_step() -> None:
     assert float(net[0].weight.detach().norm()) == pytest.approx(8**0.5, rel=0.05)
 
 
-def test_what_is_not_a_kernel_moves_as_by_adamw() -> None:
+def test_other_parameters_are_updated_as_by_adamw() -> None:
     net = a_net()
     net(torch.zeros(2, 3, 6, 6))
     other = copy.deepcopy(net)
@@ -72,3 +72,15 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     for key, values in optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, memory["state"][key][name]) for name, value in values.items())
+
+
+def test_weight_decay_leaves_kernels_alone_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    plain = a_net()
+    plain(torch.zeros(2, 3, 6, 6))
+    decayed = copy.deepcopy(plain)
+    learn(plain, make_optimizer(plain, "muon", lr=0.05), 1)
+    assert not caplog.messages
+    learn(decayed, make_optimizer(decayed, "muon", lr=0.05, weight_decay=0.5), 1)
+    assert caplog.messages == ["weight decay is not applied to convolution kernels: Muon keeps their norm fixed"]
+    assert torch.equal(plain[0].weight, decayed[0].weight)
+    assert not torch.equal(plain[3].weight, decayed[3].weight)

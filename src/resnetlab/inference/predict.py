@@ -1,27 +1,44 @@
-"""From a model file to named probabilities."""
+"""Predict: from a model file and images to named probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import IO, Any, Protocol, TypeAlias, overload
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from resnetlab.errors import BadInput, NonFinite
 from resnetlab.inference.model_file import Model, read_model
-from resnetlab.runtime import Runtime, start
+from resnetlab.runtime import Runtime, one_thread_after_fork, start
 
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray
-BATCH = 64
+ImageLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Tensor
+)
+FORMS = (
+    "a path, the bytes of a file, a file opened in binary mode, a PIL image, an array (H, W[, C]) or a tensor "
+    "([C, ]H, W)"
+)
+BATCH = 64  # images that go through the network at once
+
+
+class Run(Protocol):
+    """A run, as `resnetlab.train` returns it."""
+
+    @property
+    def path(self) -> Path: ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image: the likeliest class, and the probability of each, likeliest first."""
+    """The prediction for one image: the most probable class, and the probability of every class in falling order."""
 
     predicted: str
     probability: float
@@ -29,60 +46,127 @@ class Prediction:
 
 
 class Classifier:
-    """A trained network with everything it needs to be asked: its classes and its preprocessing.
+    """A trained network together with its classes and its preprocessing; it can be called from several threads at once.
 
     >>> from resnetlab.data.preprocess import Preprocessing
     >>> from resnetlab.models import build_model
-    >>> see = Preprocessing(image_size=8, resize_to=8, channels=1, mean=(0.5,), std=(0.25,))
-    >>> model = Model(build_model("resnet20", 2, in_channels=1).eval(), ("cat", "dog"), see, {}, "")
-    >>> sorted(Classifier(model)(np.zeros((9, 12), np.uint8)).probabilities)
+    >>> preprocessing = Preprocessing(image_size=8, resize_to=8, channels=1, mean=(0.5,), std=(0.25,))
+    >>> network = build_model("resnet20", 2, in_channels=1).eval()
+    >>> classifier = Classifier(Model(network, ("cat", "dog"), preprocessing, {}, ""))
+    >>> sorted(classifier(np.zeros((9, 12), np.uint8)).probabilities)
     ['cat', 'dog']
     """
 
     def __init__(self, model: Model, runtime: Runtime | None = None) -> None:
+        """Move the network of `model` to the device of `runtime` (default: the CPU, in fp32)."""
         self.runtime = runtime or Runtime(torch.device("cpu"))
         self.model = model
         self.classes = model.classes
-        self.network = self.runtime.place(model.network).eval()
+        with one_thread_after_fork(self.runtime.device):
+            self.network = self.runtime.place(model.network).eval()
 
     @overload
-    def __call__(self, images: Picture) -> Prediction: ...
+    def __call__(self, images: ImageLike) -> Prediction: ...  # type: ignore[overload-overlap]  # bytes are iterable
     @overload
-    def __call__(self, images: list[Picture]) -> list[Prediction]: ...
-    def __call__(self, images: Picture | list[Picture]) -> Prediction | list[Prediction]:
-        """Predict one image, or a list of them: paths, PIL images, or arrays (H, W) or (H, W, C).
+    def __call__(self, images: Iterable[ImageLike]) -> list[Prediction]: ...
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Prediction | list[Prediction]:
+        """Predict one image, or each image of a list, generator or other iterable, in its order.
 
-        Raises BadInput, naming the file, for what cannot be read as an image, and NonFinite where the network gives no
-        numbers.
+        An image is a path, the bytes of an image file, a file opened in binary mode, a PIL image, an array (H, W),
+        (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays and tensors are uint8, or float in
+        [0, 1]. Any size is resized as in training.
+
+        In a process that was forked after torch was imported, the CPU computes with one thread. Raises BadInput, naming
+        the file, for anything that cannot be read as an image, and NonFinite if the network's output is not finite.
         """
-        if isinstance(images, str | Path | Image.Image | np.ndarray):
+        if is_one_image(images):
             return self._predict([images])[0]
-        return [p for first in range(0, len(images), BATCH) for p in self._predict(images[first : first + BATCH])]
+        if not isinstance(images, Iterable) or isinstance(images, Mapping):
+            raise BadInput(f"{type(images).__name__} is not an image; give {FORMS}, or several of them in a list")
+        return [prediction for batch in in_batches(images) for prediction in self._predict(batch)]
 
     @torch.inference_mode()
-    def _predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        see = self.model.preprocessing
-        pixels = torch.from_numpy(np.stack([see.read(picture) for picture in pictures])).to(self.runtime.device)
-        with self.runtime.autocast():
-            logits = self.network(see.normalize(pixels))
-        if not logits.isfinite().all():
-            raise NonFinite("the network's output is NaN or infinite; there is nothing to predict from")
-        return [self._prediction(row) for row in logits.cpu().double().softmax(1)]
+    def _predict(self, images: Sequence[Any]) -> list[Prediction]:
+        preprocessing = self.model.preprocessing
+        pixels = np.stack([preprocessing.read(readable(image)) for image in images])
+        with one_thread_after_fork(self.runtime.device), self.runtime.autocast():
+            logits = self.network(preprocessing.normalize(torch.from_numpy(pixels).to(self.runtime.device)))
+            if not logits.isfinite().all():
+                raise NonFinite("the output of the network is NaN or infinite, so there is no prediction")
+            return [self._prediction(row) for row in logits.cpu().double().softmax(1)]
 
-    def _prediction(self, probabilities: torch.Tensor) -> Prediction:
+    def _prediction(self, probabilities: Tensor) -> Prediction:
         order = probabilities.argsort(descending=True, stable=True).tolist()
         named = {self.classes[i]: float(probabilities[i]) for i in order}
         return Prediction(self.classes[order[0]], float(probabilities[order[0]]), named)
 
 
-def load(path: str | Path, device: str = "auto") -> Classifier:
-    """The classifier in a model file, or in a run folder's best weights; it computes in fp32.
+def is_one_image(images: object) -> bool:
+    """Return True for everything that is not a collection of images, although one could iterate over it."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+    return isinstance(images, kinds) or hasattr(images, "read")
 
-    Raises BadInput for a file that is missing, damaged or foreign.
+
+def readable(image: Any) -> Path | IO[bytes] | Image.Image | np.ndarray:
+    """Convert an image in any of the accepted forms to one that `Preprocessing.read` takes."""
+    match image:
+        case str() | os.PathLike():
+            return Path(image)
+        case bytes() | bytearray() | memoryview():
+            return io.BytesIO(image)
+        case Image.Image() | np.ndarray():
+            return image
+        case Tensor():
+            if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3)):
+                raise BadInput(f"the tensor has shape {tuple(image.shape)}; (H, W), (1, H, W) or (3, H, W) is needed")
+            values = image.detach().cpu()
+            values = values.float() if values.is_floating_point() else values
+            return np.asarray(values.movedim(0, -1) if values.ndim == 3 else values)
+        case io.TextIOBase():
+            raise BadInput("the file is open in text mode; open images in binary mode: open(path, 'rb')")
+        case _ if hasattr(image, "read"):
+            return image  # type: ignore[no-any-return]
+    raise BadInput(f"{type(image).__name__} is not an image; give {FORMS}")
+
+
+def in_batches(images: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield lists of up to BATCH images, without reading ahead of them."""
+    iterator = iter(images)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def load(source: str | os.PathLike[str] | Run, device: str = "auto") -> Classifier:
+    """Load the classifier in a model file, or the best weights of a run or run folder; it computes in fp32.
+
+    `device` is auto, cpu, cuda or mps. Raises BadInput for a file that is missing, damaged or of another kind.
+
+    >>> load("model.safetensors")  # doctest: +SKIP
     """
-    file = Path(path)
+    return Classifier(read_model(model_path(source)), start(device, "fp32"))
+
+
+def load_model(source: str | os.PathLike[str] | Run) -> nn.Module:
+    """Load the network alone from a model file, run folder or run: a plain module in evaluation mode, fp32, on the CPU.
+
+    It maps normalised images (N, C, H, W) to logits (N, classes); `load` adds preprocessing and class names. Raises
+    BadInput for a file that is missing, damaged or of another kind.
+
+    >>> load_model("runs/quickstart-001").training  # doctest: +SKIP
+    False
+    """
+    return read_model(model_path(source)).network
+
+
+def model_path(source: str | os.PathLike[str] | Run) -> Path:
+    """Return the path of the model file in a run folder, or `source` itself if it is a file."""
+    if not isinstance(source, str | os.PathLike):
+        source = getattr(source, "path", source)
+    if not isinstance(source, str | os.PathLike):
+        raise BadInput(f"{type(source).__name__} is not a model; give a model file, a run folder or a run")
+    file = Path(source)
     if file.is_dir():
         file = file / "best.safetensors"
         if not file.exists():
-            raise BadInput(f"{path} is a folder without best.safetensors; give a model file or a run folder")
-    return Classifier(read_model(file), start(device, "fp32"))
+            raise BadInput(f"{source} is a folder without best.safetensors; give a model file or a run folder")
+    return file

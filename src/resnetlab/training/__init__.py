@@ -1,1 +1,1 @@
-"""How a network learns: the loop, optimisers, schedules, averages, checkpoints."""
+"""Training: the loop, optimisers, learning-rate schedules, weight averages and checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole training state in one sealed file, so that going on equals never having stopped."""
+"""Checkpoints: the whole training state in one sealed file, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMAT, VERSION = "resnetlab-checkpoint", 1
 
 
 def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
-    """Write `state`, and whatever `facts` the caller wants to find beside it, whole or not at all."""
+    """Write `state` and the caller's `facts` (JSON-able) to a file, whole or not at all. Raises DiskTrouble."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     if state.average.decay:
         tensors |= {f"average.{name}": value for name, value in state.average.model.state_dict().items()}
@@ -60,23 +60,24 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
         raise BadInput(f"{printable(path)} has checkpoint format {given}; this version reads {VERSION}")
     try:
         # The architecture too, not the tensors alone: a plain net has the keys of a residual one.
+        given = facts["architecture"]
         if isinstance(state.model, ResNet):
-            other = Architecture.from_json(facts["architecture"]) != state.model.architecture
+            is_other = Architecture.from_json(given) != state.model.architecture
         else:
-            other = facts["architecture"] != architecture_of(state.model)
-    except (KeyError, TypeError, BadInput) as error:
+            is_other = given != architecture_of(state.model)
+    except (KeyError, TypeError, BadInput) as error:  # BadInput: no such architecture
         raise _incomplete(path, error) from error
-    if other:
-        raise BadInput(f"{printable(path)} holds another network than this run trains: {_shown(facts['architecture'])}")
+    if is_other:
+        raise BadInput(f"{printable(path)} holds another network than this run trains: {_shown(given)}")
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:
         require_same(state.average.model, part(tensors, "average."), path)
-    try:  # a digest can be right and the rest not: whatever is missing or nonsense must show before anything changes
+    try:  # the digest can be right and the content not: find that out before anything changes
         step, batch, seconds = counters(facts["counters"])
         scores = tuple(
             Score(**{name: float(number(value)) for name, value in score.items()}) for score in facts["scores"]
         )
-        memory = optimizer_memory(state.model, state.optimizer, part(tensors, "optimizer."))
+        optimizer = optimizer_state(state.model, state.optimizer, part(tensors, "optimizer."))
         sums, left_out = like(state.sums, tensors["sums"]), like(state.guard.counts, tensors["left_out"])
         scaler = {name: number(value) for name, value in facts["scaler"].items()}
         facts["environment"] = dict(facts.get("environment", {}).items())
@@ -87,8 +88,8 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     if state.average.decay:
         state.average.model.load_state_dict(part(tensors, "average."))
     state.optimizer.state.clear()
-    state.optimizer.state.update(memory)
-    if scaler.keys() == state.scaler.state_dict().keys():  # else it was written in another precision: begin afresh
+    state.optimizer.state.update(optimizer)
+    if scaler.keys() == state.scaler.state_dict().keys():  # else: another precision
         state.scaler.load_state_dict(scaler)
     state.sums.copy_(sums)
     state.guard.counts.copy_(left_out)
@@ -97,12 +98,12 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
 
 
 def architecture_of(model: nn.Module) -> dict[str, Any]:
-    """What a checkpoint says of its network: the architecture, or the class of a network that is not from the zoo."""
+    """Return the architecture as JSON, or the name of the class of a network that is not a `ResNet`."""
     return model.architecture.to_json() if isinstance(model, ResNet) else {"module": type(model).__qualname__}
 
 
 def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
-    """Step, batch and seconds; ValueError for what cannot have been counted."""
+    """Return step, batch and seconds; ValueError for impossible values."""
     step, batch, seconds = given["step"], given["batch"], float(number(given["seconds"]))
     if type(step) is not int or type(batch) is not int or not 0 <= batch <= step < 2**53 or not 0 <= seconds < math.inf:
         raise ValueError(f"its counters are {dict(given)}")
@@ -110,21 +111,21 @@ def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
 
 
 def number(value: object) -> Any:
-    """The value; TypeError if it is no number. A score may be NaN: undefined."""
+    """Return the value; TypeError if it is not a number. A score may be NaN (undefined)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} stands where a number is needed")
+        raise TypeError(f"{value!r} is not a number")
     return value
 
 
 def like(here: Tensor, there: Tensor) -> Tensor:
-    """`there`; ValueError unless it has the shape and type of `here`."""
+    """Return `there`; ValueError unless it has the shape and type of `here`."""
     if (here.shape, here.dtype) != (there.shape, there.dtype):
-        raise ValueError(f"{_kind(there)} stands where {_kind(here)} is needed")
+        raise ValueError(f"{_kind(there)} instead of {_kind(here)}")
     return there
 
 
 def optimizer_tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory by parameter name, e.g. "momentum_buffer/layer1.0.conv1.weight"."""
+    """Return the optimiser's state by parameter name, e.g. "momentum_buffer/layer1.0.conv1.weight"."""
     return {
         f"{key}/{name}": value
         for name, parameter in model.named_parameters()
@@ -133,30 +134,30 @@ def optimizer_tensors(model: nn.Module, optimizer: optim.Optimizer) -> dict[str,
     }
 
 
-def optimizer_memory(
+def optimizer_state(
     model: nn.Module, optimizer: optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> dict[Tensor, dict[str, Tensor]]:
-    """The inverse of `optimizer_tensors`; each tensor gets its parameter's device and memory layout back.
+    """Return the optimiser's state from `optimizer_tensors`, on each parameter's device and in its memory format.
 
-    ValueError unless every trained parameter has what the optimiser keeps, or, before the first step, none has.
+    ValueError unless every trained parameter has its state or, before the first step, none has.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    wanted = {f"{key}/{name}" for name, parameter in trained.items() for key in memory_of(optimizer, parameter)}
+    wanted = {f"{key}/{name}" for name, parameter in trained.items() for key in state_keys(optimizer, parameter)}
     if tensors.keys() != wanted and (tensors or isinstance(optimizer, optim.SGD)):
-        raise ValueError(f"the optimiser's memory differs: {', '.join(sorted(tensors.keys() ^ wanted)[:3])}")
-    memory: dict[Tensor, dict[str, Tensor]] = {parameter: {} for parameter in trained.values() if tensors}
+        raise ValueError(f"the optimiser's state differs: {', '.join(sorted(tensors.keys() ^ wanted)[:3])}")
+    state: dict[Tensor, dict[str, Tensor]] = {parameter: {} for parameter in trained.values() if tensors}
     for path, value in tensors.items():
         key, name = path.split("/", 1)
         parameter = trained[name]
-        if key == "step":  # Adam's count, too: a fused optimiser wants it beside the parameter
-            memory[parameter][key] = like(value.new_zeros((), dtype=torch.float32), value).to(parameter.device)
+        if key == "step":  # of Adam; a fused optimiser needs it on the parameter's device
+            state[parameter][key] = like(value.new_zeros((), dtype=torch.float32), value).to(parameter.device)
         else:
-            memory[parameter][key] = torch.empty_like(parameter, requires_grad=False).copy_(like(parameter, value))
-    return memory
+            state[parameter][key] = torch.empty_like(parameter, requires_grad=False).copy_(like(parameter, value))
+    return state
 
 
-def memory_of(optimizer: optim.Optimizer, parameter: Tensor) -> tuple[str, ...]:
-    """What the optimiser keeps for a parameter."""
+def state_keys(optimizer: optim.Optimizer, parameter: Tensor) -> tuple[str, ...]:
+    """Return the names of the optimiser's tensors for a parameter."""
     if isinstance(optimizer, optim.SGD):
         return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
     if isinstance(optimizer, Muon) and parameter.ndim == 4:
@@ -165,27 +166,28 @@ def memory_of(optimizer: optim.Optimizer, parameter: Tensor) -> tuple[str, ...]:
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def require_same(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """BadInput unless `tensors` fit the network name by name, shape by shape and type by type."""
+    """Raise BadInput unless the names, shapes and types of `tensors` are those of the network."""
     here = {name: _kind(value) for name, value in model.state_dict().items()}
     there = {name: _kind(value) for name, value in tensors.items()}
     differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
         shown = ", ".join(f"{printable(n)} (here {here.get(n)}, there {there.get(n)})" for n in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise BadInput(f"{printable(path)} holds another network; tensors that differ: {shown}{more}")
+        raise BadInput(f"{printable(path)} holds another network; different tensors: {shown}{more}")
 
 
 def _kind(value: Tensor) -> str:
-    """The shape, and the type where it is not the usual one."""
+    """Return the shape, and the type unless it is float32."""
     return f"{tuple(value.shape)}" + ("" if value.dtype == torch.float32 else f" {value.dtype}")
 
 
 def _incomplete(path: Path, error: Exception) -> Damaged:
-    return Damaged(f"{printable(path)} has a right digest, but not what a checkpoint holds: {_shown(error)}")
+    return Damaged(f"{printable(path)} has the right digest, but not the content of a checkpoint: {_shown(error)}")
 
 
 def _shown(value: object) -> str:

@@ -1,37 +1,40 @@
-"""An exponential moving average of the weights, which often validates better than the weights themselves."""
+"""An exponential moving average of the weights, which often scores better on validation than the weights."""
 
 from __future__ import annotations
 
 import copy
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-Network = TypeVar("Network", bound=nn.Module)
 
+class WeightAverage:
+    """`average = decay * average + (1 - decay) * weights` after every step; with a decay of 0 it is the network itself.
 
-class WeightAverage(Generic[Network]):
-    """`average = decay * average + (1 - decay) * weights` after every step; a decay of 0 is the network itself.
-
-    Parameters and floating-point buffers (the batch-norm statistics) are averaged, integer buffers are copied.
+    Parameters and floating-point buffers (the batch-norm statistics) are averaged, other buffers are copied.
     """
 
-    def __init__(self, model: Network, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.model: Network = copy.deepcopy(model).requires_grad_(False) if decay else model
-        # Whoever loads weights copies them into these tensors; looking them up takes as long as averaging them.
+        self.model: nn.Module = copy.deepcopy(model).requires_grad_(False) if decay else model
+        # Listed once: finding the tensors takes as long as averaging them, and loading weights copies into them.
         pairs = list(zip(tensors_of(self.model), tensors_of(model), strict=True)) if decay else []
-        self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self.copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.averaged = [pair for pair in pairs if is_averaged(pair[0])]
+        self.copied = [pair for pair in pairs if not is_averaged(pair[0])]
 
     @torch.no_grad()
     def update(self) -> None:
+        """Move the average towards the current weights by one step."""
         if self.averaged:
-            mine, theirs = map(list, zip(*self.averaged, strict=True))
-            torch._foreach_lerp_(mine, theirs, 1 - self.decay)
-        for counter, its in self.copied:
-            counter.copy_(its)
+            averages, weights = map(list, zip(*self.averaged, strict=True))
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        for counter, current in self.copied:
+            counter.copy_(current)
+
+
+def is_averaged(tensor: Tensor) -> bool:
+    """Return True for floating-point tensors, unless they hold infinities (an attention mask): inf - inf is NaN."""
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:

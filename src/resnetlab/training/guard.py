@@ -1,8 +1,9 @@
-"""Keeping NaN and infinity away from the weights, without waiting for the device at every step.
+"""Keep NaN and infinity out of the weights and the running statistics, without waiting for the device at every step.
 
-A step whose loss or gradient is not finite changes nothing: the fused optimisers leave weights and their own memory
-alone where they are told of an infinity, and the norms' statistics are put back. Such steps are counted on the device;
-the host looks at the count now and then, and before every checkpoint.
+A step is skipped if its loss, its gradient or a running statistic (of batch norm) is not finite: the fused optimisers
+change neither weights nor their own state if `found_inf` is set, and all buffers are restored. A loss can be finite
+where a statistic is not: a norm divides by an infinite variance, and its output is zero. Skipped steps are counted on
+the device; the host reads the count every few steps and before every checkpoint.
 """
 
 from __future__ import annotations
@@ -12,41 +13,48 @@ from torch import Tensor, nn, optim
 
 
 class Guard:
-    """Watches over a network's weights and statistics; `allowed` steps may be left out before it is an error."""
+    """Skips steps that are not finite; more than `allowed` of them are an error, which the training loop raises."""
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, allowed: int, device: torch.device) -> None:
         self.allowed = allowed
         self.optimizer = optimizer
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        self.counts = torch.tensor([0, -1], device=device)  # steps left out; the one that was one too many
+        self.buffers = list(model.buffers())
+        # A buffer that is not finite from the beginning (an attention mask, say) is meant to be so.
+        self.statistics = [b for b in self.buffers if b.is_floating_point() and b.numel() and bool(b.isfinite().all())]
+        self.counts = torch.tensor([0, -1], device=device)  # skipped steps; the step that was one too many, or -1
 
-    def remember(self) -> list[Tensor]:
-        """The norms' statistics before a forward pass."""
-        return [buffer.clone() for buffer in self.statistics]
+    @torch.no_grad()
+    def snapshot(self) -> list[Tensor]:
+        """Copy all buffers before a forward pass, to restore them if the step is skipped."""
+        return [buffer.clone() for buffer in self.buffers]
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        """The norm of the whole gradient, a scalar on the device."""
+        """Return the norm of the whole gradient, a scalar on the device."""
         return nn.utils.get_total_norm(p.grad for p in self.parameters if p.grad is not None)
 
     @torch.no_grad()
-    def judge(self, step: int, before: list[Tensor], *numbers: Tensor) -> Tensor:
-        """Whether one of `numbers` is not finite, a scalar on the device; if so, the coming update will do nothing."""
-        bad = ~torch.isfinite(torch.stack(numbers)).all()
-        for buffer, old in zip(self.statistics, before, strict=True):
+    def check_finite(self, step: int, before: list[Tensor], *numbers: Tensor) -> Tensor:
+        """Return a scalar on the device, true if one of `numbers` or of the running statistics is not finite.
+
+        If it is, the buffers are what they were in the snapshot `before`, and the coming optimiser step does nothing.
+        """
+        largest = torch._foreach_norm(self.statistics, torch.inf) if self.statistics else ()
+        bad = ~torch.isfinite(torch.stack((*numbers, *(value.to(numbers[0].dtype) for value in largest)))).all()
+        for buffer, old in zip(self.buffers, before, strict=True):
             buffer.copy_(torch.where(bad, old, buffer))
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-        left_out, culprit = self.counts
-        self.counts = torch.stack((left_out + bad, torch.where(bad & (left_out == self.allowed), step, culprit)))
+        skipped, failed = self.counts
+        self.counts = torch.stack((skipped + bad, torch.where(bad & (skipped == self.allowed), step, failed)))
         return bad
 
-    def left_out(self) -> int:
-        """How many steps changed nothing so far. Waits for the device."""
+    def skipped_steps(self) -> int:
+        """Return the number of steps skipped so far. Waits for the device."""
         return int(self.counts[0])
 
-    def culprit(self) -> int | None:
-        """The step that was one too many, if there was one. Waits for the device."""
+    def failed_step(self) -> int | None:
+        """Return the step that was one too many to skip, or None. Waits for the device."""
         step = int(self.counts[1])
         return None if step < 0 else step

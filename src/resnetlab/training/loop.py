@@ -1,4 +1,4 @@
-"""The training loop. Read `fit`, then `train_step`; there is nothing else."""
+"""The training loop: `fit` repeats `train_step`, and scores the network after each epoch."""
 
 from __future__ import annotations
 
@@ -21,29 +21,35 @@ from resnetlab.training.ema import WeightAverage
 from resnetlab.training.guard import Guard
 from resnetlab.training.selection import has_stalled
 
-LOOK_EVERY = 50  # steps between two looks at the guard; each waits for the device
+CHECK_EVERY = 50  # steps between two readings of the guard's counts; each waits for the device
 
 
 @dataclass
 class TrainState:
-    """Everything that changes during training, so everything a checkpoint holds."""
+    """Everything that changes during training, and so the content of a checkpoint.
+
+    The network may be any module that maps images (N, C, H, W) to logits (N, classes).
+    """
 
     model: nn.Module
-    average: WeightAverage[nn.Module]
+    average: WeightAverage
     optimizer: optim.Optimizer
     scaler: GradScaler
     guard: Guard
     sums: Tensor  # loss, correct answers and images of the unfinished epoch, on the device
     step: int = 0
-    batch: int = 0  # batches of the unfinished epoch that are done
-    seconds: float = 0.0  # spent on them
+    batch: int = 0  # finished batches of the unfinished epoch
+    seconds: float = 0.0  # time spent on them
     scores: tuple[Score, ...] = ()  # validation scores of the finished epochs
 
     @classmethod
     def begin(
         cls, model: nn.Module, optimizer: optim.Optimizer, runtime: Runtime, *, ema: float = 0.0, skips: int = 0
     ) -> TrainState:
-        """The state before the first step of a network that is on the device already."""
+        """Return the state before the first step; `model` must be on the device already.
+
+        `ema` is the decay of the weight average (0: none), `skips` the number of non-finite steps that may be skipped.
+        """
         return cls(
             model=model,
             average=WeightAverage(model, ema),
@@ -60,7 +66,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that stays the same."""
+    """The settings of a training run, which do not change while it runs."""
 
     steps: int
     schedule: Callable[[int, Sequence[Score]], float]
@@ -68,32 +74,33 @@ class Plan:
     accumulate: int = 1
     clip_norm: float = math.inf
     criterion: str = "accuracy"
-    patience: int = 0  # epochs without a better one before training stops early; 0 is never
+    patience: int = 0  # epochs without improvement before training stops early; 0: never
 
     def is_over(self, state: TrainState) -> bool:
+        """Return True after the last step, or between two epochs if training has stalled."""
         between_epochs = state.batch == 0
         return between_epochs and (state.step >= self.steps or has_stalled(state.scores, self.criterion, self.patience))
 
 
 class TrainingBatches(Protocol):
-    """Batches of any epoch, from any position in it: `TrainBatches`, or those of a data set read item by item."""
+    """Training batches of any epoch, from any position in it: `TrainBatches`, or any other class with these methods."""
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Return the number of batches in an epoch."""
         ...
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """The batches number `start` up to `stop` (default: all) of one epoch."""
+        """Yield the batches of one epoch from number `start` up to `stop` (default: all)."""
         ...
 
     def names(self, epoch: int, number: int) -> list[str]:
-        """The names of the images of one batch."""
+        """Return the names of the images in one batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Batches:
-    """What the network sees: training batches, a fixed sample of the same images unaugmented, and validation."""
+    """Training batches, a fixed sample of the training images without augmentation, and validation batches."""
 
     train: TrainingBatches
     train_sample: Iterable[Batch]
@@ -102,7 +109,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class StepDone:
-    """The state is between two steps: it can be saved, and training may stop here. Reading this waits for nothing."""
+    """An optimiser step is complete: the state can be saved, and training may stop here."""
 
     epoch: int
     batch: int
@@ -111,7 +118,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch as it is recorded; `running` scores average over augmented batches while the weights change."""
+    """The record of one epoch. The `running` scores are means over augmented batches while the weights changed."""
 
     epoch: int  # from 1
     step: int
@@ -122,13 +129,16 @@ class EpochReport:
     val: Score
     train_seconds: float
     images_per_second: float
-    left_out: int = 0  # steps of the run so far whose loss or gradient was not finite
+    left_out: int = 0  # non-finite steps of the run so far, which were skipped; the name is a key of metrics.jsonl
 
 
 def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> Iterator[StepDone | EpochReport]:
-    """Train from wherever `state` is to the end of the plan; the caller records, saves, plots, and may stop listening.
+    """Train from `state` to the end of the plan; a generator of events.
 
-    Raises NonFinite when more steps were left out than the guard allows, or when validation finds no finite loss.
+    It yields a `StepDone` after every optimiser step and an `EpochReport` after every epoch's validation. After each of
+    them `state` can be saved, and the caller may stop iterating.
+
+    Raises NonFinite if more steps had to be skipped than the guard allows, or if the validation loss is not finite.
     """
     while not plan.is_over(state):
         state.model.train()
@@ -138,7 +148,7 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
             with runtime.deterministic_algorithms():
                 train_step(state, batch, plan, runtime)
             state.seconds = time.perf_counter() - began
-            if state.step % LOOK_EVERY == 0:
+            if state.step % CHECK_EVERY == 0:
                 require_finite(state, batches, plan)
             yield StepDone(state.epoch, state.batch, stop)
         with runtime.deterministic_algorithms():
@@ -147,12 +157,12 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
 
 
 def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) -> None:
-    """One optimiser step: forward and backward over the parts of a batch, clip, update."""
+    """Do one optimiser step: forward and backward over the parts of a batch, clip the gradient, update."""
     lr = plan.schedule(state.step, state.scores)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
 
-    before, sums = state.guard.remember(), torch.zeros_like(state.sums)
+    before, sums = state.guard.snapshot(), torch.zeros_like(state.sums)
     parts = max(1, min(plan.accumulate, len(batch.labels) // 2))  # a norm cannot train on a single image
     for images, labels in zip(batch.images.tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
         with runtime.autocast():
@@ -165,8 +175,8 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
 
     state.scaler.unscale_(state.optimizer)
     norm = state.guard.gradient_norm()
-    # A scaler expects infinite gradients, and leaves those steps out by itself.
-    bad = state.guard.judge(state.step, before, sums[0], torch.zeros_like(norm) if state.scaler.is_enabled() else norm)
+    checked = torch.zeros_like(norm) if state.scaler.is_enabled() else norm  # a scaler skips such steps by itself
+    bad = state.guard.check_finite(state.step, before, sums[0], checked)
     if plan.clip_norm < math.inf:
         nn.utils.clip_grads_with_norm_(state.model.parameters(), plan.clip_norm, norm)
     state.scaler.step(state.optimizer)  # a disabled scaler passes everything through
@@ -180,7 +190,7 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
 
 
 def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> EpochReport:
-    """Score the epoch's weights, count the epoch as done, and begin the next one's sums."""
+    """Score the weights after an epoch, add the score to the state, and reset the sums for the next epoch."""
     require_finite(state, batches, plan)
     loss, correct, images = state.sums.tolist()
     seconds = state.seconds
@@ -188,7 +198,7 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
     train = evaluate(state.average.model, batches.train_sample, runtime)
     val = evaluate(state.average.model, batches.val, runtime)
     if not math.isfinite(val.loss):  # the epoch's last step may be the one that blew up
-        raise NonFinite(f"the validation loss became {val.loss} in epoch {state.epoch + 1} ({told(state.step, lr)})")
+        raise NonFinite(f"the validation loss became {val.loss} in epoch {state.epoch + 1} ({advice(state.step, lr)})")
     state.scores += (val,)
     state.sums.zero_()
     state.batch, state.seconds = 0, 0.0
@@ -196,29 +206,30 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
         epoch=state.epoch,
         step=state.step,
         lr=lr,
-        running_loss=loss / max(images, 1),  # none, if every step was left out
+        running_loss=loss / max(images, 1),  # 0 images if every step was skipped
         running_accuracy=correct / max(images, 1),
         train=train,
         val=val,
         train_seconds=seconds,
         images_per_second=images / max(seconds, 1e-9),
-        left_out=state.guard.left_out(),
+        left_out=state.guard.skipped_steps(),
     )
 
 
 def require_finite(state: TrainState, batches: Batches, plan: Plan) -> None:
-    """NonFinite, with the step and its images, if more steps had to be left out than are allowed."""
-    culprit = state.guard.culprit()
-    if culprit is None:
+    """Raise NonFinite, naming the step and its images, if more steps were skipped than are allowed."""
+    failed = state.guard.failed_step()
+    if failed is None:
         return
     began = state.step - state.batch  # the step at which this epoch began
-    names = batches.train.names(state.epoch, culprit - began)
+    names = batches.train.names(state.epoch, failed - began)
     shown = f"{', '.join(map(printable, names[:3]))}{f' and {len(names) - 3} more' * (len(names) > 3)}"
-    when = told(culprit + 1, plan.schedule(culprit, state.scores))
+    when = advice(failed + 1, plan.schedule(failed, state.scores))
     raise NonFinite(
-        f"the loss or its gradient became NaN or infinite in epoch {state.epoch + 1} ({when}); its images: {shown}"
+        f"the loss, its gradient or a running statistic became NaN or infinite in epoch {state.epoch + 1} ({when}); "
+        f"its images: {shown}"
     )
 
 
-def told(step: int, lr: float) -> str:
+def advice(step: int, lr: float) -> str:
     return f"step {step}, learning rate {lr:.3g}: try a smaller --lr, a warm-up, or --clip-norm 1"

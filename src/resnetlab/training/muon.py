@@ -1,8 +1,9 @@
-"""Muon (Jordan et al. 2024): a step for convolution kernels whose every direction is equally long.
+"""Muon (Jordan et al. 2024): an optimiser step for convolution kernels that is equally long in every direction.
 
-The momentum of a kernel, as a matrix (out_channels, everything else), is replaced by the nearest matrix with singular
-values of about 1, found by a few Newton-Schulz iterations; the kernel itself keeps the norm of such a matrix, so that
-the learning rate is the share of a kernel that a step turns. What is not a kernel goes by Adam with decoupled decay.
+The momentum of a kernel, as a matrix (out_channels, in_channels * height * width), is replaced by the nearest matrix
+whose singular values are about 1, found by a few Newton-Schulz iterations. The kernel is scaled to the norm of such a
+matrix before each step, so the learning rate is the step's length relative to the kernel. Weight decay would only
+scale the kernel, too, and is not applied to it. All other parameters are trained by Adam with decoupled weight decay.
 """
 
 from __future__ import annotations
@@ -14,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from resnetlab.training.bare import Bare
-
-# Of the quintic a x + b x^3 + c x^5: not convergence to 1, but the steepest start that ends between 0.7 and 1.2.
+# Coefficients of a x + b x^3 + c x^5. It does not converge to 1: it is the steepest that ends between 0.7 and 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
-    """A matrix (m, n) with the same singular vectors and singular values near 1, in the matrix's own dtype.
+    """Return a matrix (m, n) with the same singular vectors and singular values near 1, in the same dtype.
 
     >>> values = torch.linalg.svdvals(orthogonalized(torch.randn(8, 20), 5))
     >>> bool(((0.5 < values) & (values < 1.5)).all())
@@ -38,10 +37,11 @@ def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
     return x.t() if tall else x  # type: ignore[no-any-return]
 
 
-class Muon(Bare, optim.Optimizer):
-    """Muon for parameters with four dimensions, Adam for the others, at `lr_share` of the learning rate.
+class Muon(optim.Optimizer):
+    """Muon for parameters of four dimensions; Adam, at `lr_share` of the learning rate, for the others.
 
-    `precision` is the dtype of the iterations. A step that the guard calls not finite (`found_inf`) changes nothing.
+    `weight_decay` applies to the others only. `precision` is the dtype of the Newton-Schulz iterations. A step for
+    which `found_inf` is set changes nothing.
     """
 
     found_inf: Tensor | None = None
@@ -71,24 +71,26 @@ class Muon(Bare, optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 if parameter.ndim == 4:
-                    self.turn(parameter, group)
+                    self.muon(parameter, group)
                 else:
                     self.adam(parameter, group)
 
-    def turn(self, kernel: nn.Parameter, group: dict[str, Any]) -> None:
+    def muon(self, kernel: nn.Parameter, group: dict[str, Any]) -> None:
+        """Update a kernel (out_channels, in_channels, height, width)."""
         assert kernel.grad is not None
         state = self.state[kernel]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(kernel)
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(kernel.grad)
         ahead = kernel.grad.add(momentum, alpha=group["momentum"])
-        # As (O, H, W, C) a channels_last kernel is a matrix without a copy; the order of columns means nothing here.
+        # As (O, H, W, C) a channels_last kernel is a matrix without a copy; the order of the columns has no effect.
         flat = ahead.permute(0, 2, 3, 1)
-        turned = orthogonalized(flat.flatten(1).to(self.precision)).to(kernel.dtype).view(flat.shape)
+        direction = orthogonalized(flat.flatten(1).to(self.precision)).to(kernel.dtype).view(flat.shape)
         kernel.mul_(math.sqrt(len(kernel)) / kernel.norm())
-        kernel.add_(turned.permute(0, 3, 1, 2), alpha=-group["lr"])
+        kernel.add_(direction.permute(0, 3, 1, 2), alpha=-group["lr"])
 
     def adam(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        """Update any other parameter."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:

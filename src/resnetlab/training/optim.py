@@ -1,24 +1,48 @@
-"""Optimisers by name, with or without weight decay on norms and biases."""
+"""Optimisers by name, with or without weight decay on norms and biases, and without importing torch's compiler."""
 
 from __future__ import annotations
+
+import inspect
+import logging
 
 import torch
 from torch import nn, optim
 
 from resnetlab.errors import unknown
-from resnetlab.training.bare import Bare
-from resnetlab.training.muon import Muon
+from resnetlab.training import muon
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
-
-class SGD(Bare, optim.SGD): ...
-
-
-class Adam(Bare, optim.Adam): ...
+_log = logging.getLogger(__name__)
 
 
-class AdamW(Bare, optim.AdamW): ...
+class Undecorated:
+    """The first base of an optimiser class whose methods are to be as they were written, without decorators.
+
+    torch decorates these methods to keep its compiler away from them, and imports the compiler to do so even if nothing
+    is ever compiled: a second and a hundred megabytes of memory before the first step.
+    """
+
+    add_param_group = inspect.unwrap(optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(optim.Optimizer.load_state_dict)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.step = torch.no_grad()(inspect.unwrap(cls.step))  # type: ignore[attr-defined]
+
+
+class SGD(Undecorated, optim.SGD): ...
+
+
+class Adam(Undecorated, optim.Adam): ...
+
+
+class AdamW(Undecorated, optim.AdamW): ...
+
+
+class Muon(Undecorated, muon.Muon): ...
 
 
 def make_optimizer(
@@ -34,9 +58,13 @@ def make_optimizer(
     lr_share: float = 0.05,
     precision: torch.dtype = torch.float32,
 ) -> optim.Optimizer:
-    """An optimiser over the parameters that are not frozen, its update fused into one pass over them.
+    """Return an optimiser over the parameters that are not frozen, with a fused update.
 
-    With `decay_norms=False` only matrices and kernels decay: a norm's scale or a bias at zero regularises nothing.
+    With `decay_norms=False` weight decay applies to matrices and kernels only: norms and biases gain nothing from it.
+    Muon keeps the norm of its kernels fixed and decays none of them. Raises BadInput for an unknown name.
+
+    >>> type(make_optimizer(nn.Linear(2, 2), "adamw", lr=1e-3, weight_decay=0.05)).__name__
+    'AdamW'
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if decay_norms:
@@ -51,7 +79,7 @@ def make_optimizer(
         case "sgd":
             sgd = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused)
             for parameter in trained if momentum else ():
-                # Otherwise taken from uninitialised memory, if the first step of all has to be left out.
+                # Otherwise it is uninitialised memory if the very first step is skipped.
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return sgd
         case "adam":
@@ -59,5 +87,7 @@ def make_optimizer(
         case "adamw":
             return AdamW(groups, lr=lr, betas=betas, fused=fused)
         case "muon":
+            if weight_decay:
+                _log.warning("weight decay is not applied to convolution kernels: Muon keeps their norm fixed")
             return Muon(groups, lr=lr, momentum=momentum, betas=betas, lr_share=lr_share, precision=precision)
     raise unknown("optimiser", name, OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step and the finished epochs' scores: nothing to restore or to drift."""
+"""Learning rates as pure functions of the step and the scores of finished epochs, so there is no state to restore."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from resnetlab.evaluation.metrics import Score
 
 @dataclass(frozen=True)
 class Schedule:
-    """`schedule(step, scores)` is the learning rate of a step; steps count from 0.
+    """`schedule(step, scores)` returns the learning rate of a step; steps count from 0.
 
-    The fields a shape does not name in its docstring mean nothing to it.
+    A shape uses the fields that its docstring names, and ignores the others.
+
+    >>> Schedule("cosine", 0.1, steps=100, steps_per_epoch=10)(50)
+    0.05
     """
 
     shape: str
@@ -38,7 +41,7 @@ class Schedule:
 
 
 def constant(_schedule: Schedule, _step: int, _scores: Sequence[Score]) -> float:
-    """The peak throughout."""
+    """Return 1: the peak throughout."""
     return 1.0
 
 
@@ -49,12 +52,12 @@ def linear(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
 
 
 def step_decay(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
-    """Times `gamma` after every `every_epochs` epochs."""
+    """Multiply by `gamma` after every `every_epochs` epochs."""
     return schedule.gamma ** (step // schedule.steps_per_epoch // schedule.every_epochs)
 
 
 def multistep(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
-    """Times `gamma` at each of the `milestones` (He et al. 2015, Section 4.2: at 1/2 and 3/4)."""
+    """Multiply by `gamma` at each of the `milestones` (He et al. 2015, Section 4.2: at 1/2 and 3/4)."""
     return schedule.gamma ** sum(step >= milestone * schedule.steps for milestone in schedule.milestones)
 
 
@@ -73,7 +76,7 @@ def one_cycle(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
 
 
 def plateau(schedule: Schedule, _step: int, scores: Sequence[Score]) -> float:
-    """Times `gamma` whenever the validation loss has not fallen by 0.01 % for more than `patience` epochs."""
+    """Multiply by `gamma` whenever the validation loss has not fallen by 0.01 % for more than `patience` epochs."""
     factor, best, waited = 1.0, math.inf, 0
     for score in scores:
         if score.loss < best * (1 - 1e-4):
@@ -104,9 +107,9 @@ SHAPES: dict[str, Shape] = {
 
 @dataclass(frozen=True)
 class Extended:
-    """A schedule that was over at `start` and goes on to `steps`; past steps keep what they had.
+    """A schedule that ended at `start` and was extended to `steps`; earlier steps keep their learning rates.
 
-    A constant schedule stays constant; after any other, a cosine falls from a tenth of the peak to nothing.
+    A constant schedule stays constant; after any other, a cosine falls from a tenth of the peak to zero.
     """
 
     before: Schedule | Extended
