@@ -245,7 +245,7 @@ def test_checkpoints_that_once_crashed(kind: str, run: RunFolder, check: Any, to
     forge(newest, FORGED[kind])
     code, out, err = check(kind, "resume", run.path)
     assert (code, to_the_end) == (0, [10]), err
-    assert "has a right digest, but not what a checkpoint holds" in out
+    assert "has the right digest, but not the content of a checkpoint" in out
     older.unlink()
     assert check(kind, "resume", run.path)[0] == 3
     put_back(run.path, files)

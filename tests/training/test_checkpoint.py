@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from resnetlab.data.preprocess import Preprocessing
@@ -14,10 +15,11 @@ from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference.model_file import save_model
+from resnetlab.kernels.accelerate import accelerate
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
-from resnetlab.training.checkpoint import load_checkpoint, optimizer_tensors, save_checkpoint
+from resnetlab.training.checkpoint import architecture_of, load_checkpoint, optimizer_tensors, save_checkpoint
 from resnetlab.training.ema import WeightAverage
 from resnetlab.training.loop import TrainState
 from resnetlab.training.optim import make_optimizer
@@ -235,5 +237,13 @@ def test_any_module_can_be_saved_and_resumed_and_only_into_its_own_kind(tmp_path
     assert other.model.second.weight is other.model.first.weight
     assert "another network" in refused(tmp_path / "tied.ckpt", make_state("sgd"))
     assert "another network" in refused(tmp_path / "tied.ckpt", state(Tied(4)))
+    assert "another network" in refused(tmp_path / "tied.ckpt", state(nn.Linear(8, 8)))
     save_checkpoint(tmp_path / "resnet.ckpt", make_state("sgd"), {})
     assert "another network" in refused(tmp_path / "resnet.ckpt", state(Tied()))
+
+
+def test_a_network_of_torchvision_has_the_same_architecture_plain_and_accelerated() -> None:
+    network = torchvision.models.resnet18()
+    plain = architecture_of(network)
+    assert plain == {"module": "ResNet"}
+    assert architecture_of(accelerate(network)) == plain

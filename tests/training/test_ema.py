@@ -26,7 +26,7 @@ def step(model: nn.Module, optimizer: optim.Optimizer, seed: int) -> None:
     optimizer.step()
 
 
-def trained(decay: float, steps: int) -> tuple[ResNet, WeightAverage[ResNet], AveragedModel]:
+def trained(decay: float, steps: int) -> tuple[ResNet, WeightAverage, AveragedModel]:
     model = build_model(TINY, 3)
     optimizer = optim.SGD(model.parameters(), lr=0.05)
     average = WeightAverage(model, decay)

@@ -14,6 +14,7 @@ from torch import Tensor, nn, optim
 from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import read_sealed, write_sealed
+from resnetlab.kernels.swap import Fast
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.training.loop import TrainState
@@ -99,7 +100,10 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
 
 def architecture_of(model: nn.Module) -> dict[str, Any]:
     """Return the architecture as JSON, or the name of the class of a network that is not a `ResNet`."""
-    return model.architecture.to_json() if isinstance(model, ResNet) else {"module": type(model).__qualname__}
+    if isinstance(model, ResNet):
+        return model.architecture.to_json()
+    plain = model.plain if isinstance(model, Fast) else type(model)  # of another precision, the same network
+    return {"module": plain.__qualname__}
 
 
 def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
