@@ -62,7 +62,7 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     try:
         # The architecture too, not the tensors alone: a plain net has the keys of a residual one.
         given = facts["architecture"]
-        if isinstance(state.model, ResNet):
+        if isinstance(state.model, ResNet) and "module" not in given:
             is_other = Architecture.from_json(given) != state.model.architecture
         else:
             is_other = given != architecture_of(state.model)
