@@ -31,6 +31,7 @@ BENCHMARKS = {
     "beside_script": "time of a recipe, compared with ten epochs of the tutorial's script",
     "numerics": "validation loss of the fast path, compared with plain float32",
     "floor": "training, compared with the sum of its convolutions alone",
+    "accelerate": "torchvision's networks in a plain loop, with and without resnetlab.accelerate",
     "notebook": "the classic tutorial's ResNet-34 from start to exit, compared with the plain script",
     "evaluation": "evaluating 10,000 images of CIFAR's size",
     "data": "augmented images per second, without training",

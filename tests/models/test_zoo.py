@@ -82,7 +82,7 @@ def test_a_description_of_no_network_is_refused(change, sentence):
 
 
 def test_an_incomplete_description_is_refused():
-    with pytest.raises(BadInput, match="without 'units_per_stage'"):
+    with pytest.raises(BadInput, match="no 'units_per_stage'"):
         Architecture.from_json({"unit": "basic"})
     with pytest.raises(BadInput, match="an object with named fields"):
         Architecture.from_json([])  # type: ignore[arg-type]

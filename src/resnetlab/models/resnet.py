@@ -18,10 +18,10 @@ from resnetlab.models.zoo import Architecture
 
 
 class ResNet(nn.Module):
-    """Images (N, in_channels, H, W), float and normalised, to logits (N, num_classes).
+    """A network from images (N, in_channels, H, W), float and normalised, to logits (N, num_classes).
 
-    Build it with `build_model`, which draws the weights from a seed; the bare constructor leaves them to torch's
-    global generator. He et al. 2015 (Table 1 and Section 4.2), 2016 for the pre-activation units.
+    Build it with `build_model`, which draws the weights from a seed; the constructor draws them from torch's global
+    generator. He et al. 2015 (Table 1 and Section 4.2), 2016 for the pre-activation units.
 
     >>> import torch
     >>> from resnetlab.models import build_model

@@ -1,4 +1,4 @@
-"""What a network costs: shapes, parameters and multiply-adds per stage, worked out without computing a number."""
+"""Shapes, parameters and multiply-adds of a network, stage by stage, without any computation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import ARCHITECTURES, resolve
 
-# What the papers train on with each stem, (image side in pixels, classes): ImageNet, CIFAR-10.
+# Image side in pixels and classes in the papers, by stem: ImageNet, CIFAR-10.
 PAPER_SETTING = {"imagenet": (224, 1000), "cifar": (32, 10), "whitened": (32, 10)}
 
 
@@ -23,7 +23,7 @@ class StageRow:
     shape: tuple[int, ...]
     params: int
     macs: int
-    idle: int = 0  # weights of 3x3 kernels that only ever meet padding
+    idle: int = 0  # weights of 3x3 kernels that are only ever multiplied with padding
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ZooRow:
 
 
 def stage_of(module_name: str) -> str:
-    """The stage that a module or parameter belongs to.
+    """The stage to which a module or parameter belongs.
 
     >>> stage_of("bn1.weight"), stage_of("layer2.0.conv1"), stage_of("last_bn.bias")
     ('stem', 'layer2', 'head')
@@ -52,7 +52,7 @@ def stage_of(module_name: str) -> str:
 
 
 def idle_weights(conv: nn.Conv2d, height: int, width: int) -> int:
-    """Weights of a convolution that meet nothing but padding in every position, for inputs of that size.
+    """The number of weights of a convolution that are only multiplied with padding, for inputs of that size.
 
     >>> idle_weights(nn.Conv2d(1, 1, 3, padding=1), 1, 1)
     8
@@ -66,7 +66,7 @@ def idle_weights(conv: nn.Conv2d, height: int, width: int) -> int:
 
 
 def stage_rows(model: ResNet, image_size: int) -> list[StageRow]:
-    """The rows of any network, wherever its weights are: none of them is read or changed."""
+    """The rows of a network, which may be on any device: its weights are neither read nor changed."""
     stages = ["stem", *(f"layer{index + 1}" for index in range(len(model.stages))), "head"]
     shapes, macs, idle = {}, dict.fromkeys(stages, 0), dict.fromkeys(stages, 0)
     params = dict.fromkeys(stages, 0)
@@ -75,7 +75,7 @@ def stage_rows(model: ResNet, image_size: int) -> list[StageRow]:
 
     def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         stage = stage_of(name)
-        shapes[stage] = tuple(output.shape[1:])  # the last module of a stage to run has the stage's output
+        shapes[stage] = tuple(output.shape[1:])  # in the end, that of the stage's last module
         if isinstance(module, nn.Conv2d):
             macs[stage] += module.weight[0].numel() * output[0].numel()
             if module.kernel_size == (3, 3):
@@ -85,7 +85,12 @@ def stage_rows(model: ResNet, image_size: int) -> list[StageRow]:
 
     handles = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name]
     weightless = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-    size = (2, model.in_channels, image_size, image_size)  # two images, for a norm cannot train on one 1x1 map
+    size = (
+        2,
+        model.in_channels,
+        image_size,
+        image_size,
+    )  # a norm cannot train on one value
     images = torch.empty(size, dtype=model.fc.weight.dtype, device="meta")
     try:
         with torch.no_grad():
@@ -115,7 +120,7 @@ def describe(
     stem: str = "auto",
     shortcut: str | None = None,
 ) -> list[StageRow]:
-    """The network of that name stage by stage, for images of `image_size` x `image_size` pixels.
+    """The rows of the network of that name, for images of `image_size` x `image_size` pixels.
 
     >>> [(row.stage, row.shape) for row in describe("resnet34", 224)][-2:]
     [('layer4', (512, 7, 7)), ('head', (1000,))]
@@ -123,11 +128,11 @@ def describe(
     architecture = resolve(name, stem=stem, image_size=image_size, shortcut=shortcut)
     with torch.device("meta"):
         model = ResNet(architecture, num_classes, in_channels)
-    return stage_rows(model.eval(), image_size)  # a norm in training mode takes twice as long to work out
+    return stage_rows(model.eval(), image_size)  # in training mode shapes take twice as long
 
 
 def table(image_size: int | None = None, *, stem: str = "auto") -> list[ZooRow]:
-    """The whole zoo: at `image_size`, or each network at the image size that its paper used."""
+    """The rows of the zoo at `image_size`; by default each network at the image size of its paper."""
     rows = []
     for name, architecture in ARCHITECTURES.items():
         papers_size, num_classes = PAPER_SETTING[architecture.stem]
@@ -141,7 +146,7 @@ def table(image_size: int | None = None, *, stem: str = "auto") -> list[ZooRow]:
 
 
 def warnings_for(name: str, image_size: int, *, stem: str = "auto") -> list[str]:
-    """What a person should know before training this network on images of that size; mostly nothing.
+    """Warnings about training this network on images of that size; usually none.
 
     >>> warnings_for("resnet34", 224)
     []
@@ -159,8 +164,8 @@ def warnings_for(name: str, image_size: int, *, stem: str = "auto") -> list[str]
     idle, params = sum(row.idle for row in starved), sum(row.params for row in rows)
     stages = " and ".join(row.stage for row in starved)
     return [
-        f"at {image_size} px with the {chosen} stem, the maps in {stages} of {name} are 1×1: only the centre of a 3×3 "
-        "kernel meets anything but padding there (four taps where the map was still 2×2), so "
+        f"at {image_size} px with the {chosen} stem, the maps in {stages} of {name} are 1×1: there only the centre of "
+        "a 3×3 kernel is multiplied with a pixel (four weights where the map was 2×2), the rest with padding, so "
         f"{idle / 1e6:.3g} of the network's {params / 1e6:.3g} million weights ({idle / params:.0%}) are never used; "
         f"{advice}"
     ]

@@ -1,4 +1,4 @@
-"""Every architecture by name: the paper's Table 1 and Section 4.2, and what grew from them. Imports no torch."""
+"""Every architecture by name: the paper's Table 1 and Section 4.2, and their successors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from resnetlab.errors import BadInput, unknown
 UNITS = ("basic", "bottleneck", "plain", "preact", "pooled")
 STEMS = ("imagenet", "cifar", "whitened")
 SHORTCUTS = ("A", "B", "C")  # zero-pad, projection where the shape changes, projection everywhere (He et al. 2015, 3.3)
-LARGEST_FOR_CIFAR_STEM = 64  # pixels; above it the 7x7/2 stem and its pooling are worth what they throw away
-MOST_STAGES, MOST_UNITS, WIDEST = 8, 2048, 8192  # a description read from a file must not build for hours
+LARGEST_FOR_CIFAR_STEM = 64  # pixels; above it the 7x7/2 stem and its pooling save more than they lose
+MOST_STAGES, MOST_UNITS, WIDEST = 8, 2048, 8192  # a description read from a file must not take hours to build
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One column of Table 1 (He et al. 2015): all that is needed to build a network, as plain data.
+    """One column of Table 1 (He et al. 2015): the description of a network, as plain data.
 
-    `shortcut` says nothing about a plain unit, which has none. `groups` and `group_width` are for the bottleneck
-    alone: its 3x3 convolution has `groups` groups of `group_width` channels in a stage of 64, and widens with the
-    stage. Raises `BadInput` for values that describe no network.
+    `shortcut` has no effect on plain units. `groups` and `group_width` are for the bottleneck alone: in a stage of 64
+    channels its 3x3 convolution has `groups` groups of `group_width` channels, and it widens with the stage. Raises
+    `BadInput` for values that describe no network.
 
     >>> Architecture("basic", (2, 2, 2, 2)).to_json()["units_per_stage"]
     [2, 2, 2, 2]
@@ -30,12 +30,12 @@ class Architecture:
     unit: str
     units_per_stage: tuple[int, ...]
     width: int = 64  # channels of the first stage; every later stage doubles it
-    widths: tuple[int, ...] = ()  # or the channels of each stage, where they do not double
+    widths: tuple[int, ...] = ()  # the channels of each stage, if they do not double
     stem: str = "imagenet"
     shortcut: str = "B"
     groups: int = 1
     group_width: int = 64
-    source: str = field(default="", compare=False)  # where in which paper; the words make no other network
+    source: str = field(default="", compare=False)  # the paper, and the place in it; ignored by ==
 
     def __post_init__(self) -> None:
         for kind, given, allowed in (
@@ -57,7 +57,7 @@ class Architecture:
         if not isinstance(self.widths, tuple) or not all(_is_count(width) and width <= WIDEST for width in self.widths):
             raise BadInput(f"widths is {self.widths!r}; give whole numbers from 1 to {WIDEST}, one per stage")
         if self.widths and len(self.widths) != len(stages):
-            raise BadInput(f"widths {self.widths!r} and units_per_stage {stages!r} tell of different numbers of stages")
+            raise BadInput(f"widths {self.widths!r} and units_per_stage {stages!r} have different numbers of stages")
         if self.unit != "bottleneck" and (self.groups, self.group_width) != (1, 64):
             raise BadInput(f"groups and group_width belong to the bottleneck; the {self.unit} unit has neither")
         if self.width * self.group_width < 64:
@@ -66,21 +66,21 @@ class Architecture:
             raise BadInput(f"source is {self.source!r}; give a text")
 
     def channels(self, stage: int) -> int:
-        """Channels of a stage, counted from 0, before the unit's expansion."""
+        """The channels of stage 0, 1, …, before the unit's expansion."""
         return self.widths[stage] if self.widths else self.width * 2**stage
 
     @property
     def unit_options(self) -> dict[str, int]:
-        """What this unit's constructor takes beyond its channels, stride and shortcut."""
+        """The arguments of the unit's constructor besides channels, stride and shortcut."""
         return {"groups": self.groups, "group_width": self.group_width} if self.unit == "bottleneck" else {}
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as what JSON knows."""
+        """The fields as JSON types."""
         return asdict(self) | {"units_per_stage": list(self.units_per_stage), "widths": list(self.widths)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Architecture:
-        """The inverse of `to_json`. Raises `BadInput` for unknown or absent keys and for wrong values.
+        """Build an architecture from the result of `to_json`. Raises `BadInput` for wrong keys or values.
 
         >>> Architecture.from_json(ARCHITECTURES["resnet34"].to_json()) == ARCHITECTURES["resnet34"]
         True
@@ -93,7 +93,7 @@ class Architecture:
                 raise unknown("field of an architecture", str(key), known)
         for key in ("unit", "units_per_stage"):
             if key not in data:
-                raise BadInput(f"an architecture without {key!r}; it has the fields {', '.join(known)}")
+                raise BadInput(f"an architecture has no {key!r}; its fields are {', '.join(known)}")
         lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **lists})
 
@@ -123,7 +123,7 @@ def _cifar(n: int, unit: str, shortcut: str, source: str) -> Architecture:
 
 CIFAR = {f"resnet{d}": _cifar(n, "basic", "A", "He 2015, 4.2 and Table 6") for d, n in N_OF_CIFAR.items()}
 
-# The same nets without shortcuts: what the paper compares with.
+# The same networks without shortcuts, for comparison.
 PLAIN = {
     f"plain{d}": replace(IMAGENET[f"resnet{d}"], unit="plain", source="He 2015, 4.1 and Table 2") for d in (18, 34)
 } | {f"plain{d}": _cifar(n, "plain", "A", "He 2015, 4.2 and Fig. 6") for d, n in N_OF_CIFAR.items() if d <= 56}
@@ -149,10 +149,10 @@ ARCHITECTURES: dict[str, Architecture] = IMAGENET | CIFAR | PLAIN | PREACT | WID
 def resolve(
     name: str, *, stem: str = "auto", image_size: int | None = None, shortcut: str | None = None
 ) -> Architecture:
-    """The architecture of that name, with its stem chosen and, if asked for, other shortcuts.
+    """The architecture of that name, with its stem chosen and its shortcuts replaced if `shortcut` is given.
 
-    Stem "auto" goes by the images: up to 64 px the cifar stem, above it the imagenet stem; without an `image_size`
-    it is the one in the table. A whitened stem belongs to its network and stays. Raises `BadInput` for an unknown name,
+    Stem "auto" is chosen by `image_size`: the cifar stem up to 64 px, the imagenet stem above; without an `image_size`
+    it is that of the table. A whitened stem is part of its network and stays. Raises `BadInput` for an unknown name,
     stem or shortcut.
 
     >>> resolve("resnet18", image_size=32).stem, resolve("resnet18", image_size=224).stem, resolve("resnet20").stem
@@ -166,7 +166,7 @@ def resolve(
     if stem not in ("auto", *STEMS):
         raise unknown("stem", stem, ("auto", *STEMS))
     if shortcut is not None and architecture.unit == "plain":
-        raise BadInput(f"{name} is a plain net and has no shortcuts; leave the shortcut option ({shortcut!r}) away")
+        raise BadInput(f"{name} is a plain net and has no shortcuts; remove the shortcut option ({shortcut!r})")
     if stem == "auto" and (image_size is None or architecture.stem == "whitened"):
         stem = architecture.stem
     elif stem == "auto":
