@@ -65,7 +65,7 @@ def is_fusible(norm: nn.Module, x: Tensor) -> bool:
         and norm.track_running_stats
         and is_supported(x)
         and x.shape[1] == norm.num_features
-        and x.numel() > x.shape[1]  # one value per channel has no variance: torch says so
+        and x.numel() > x.shape[1]  # one value per channel has no variance: torch raises an error
         and is_float32(norm.weight, norm.bias, norm.running_mean, norm.running_var)
         and len(norm.weight) == len(norm.running_mean) == norm.num_features  # type: ignore[arg-type]
     )

@@ -24,7 +24,7 @@ GLOBAL_HOOKS = (
     torch_module._global_backward_hooks,
     torch_module._global_backward_pre_hooks,
 )
-# As they are now: whoever replaces one of them later, on the class, gets the replacement.
+# Torch's own functions: if one of them is replaced on its class later, the replacement is called.
 CALL = nn.Module.__call__
 FORWARD: dict[type[nn.Module], object] = {
     kind: kind.forward for kind in (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)

@@ -1,4 +1,4 @@
-"""3x3 convolutions for machines that multiply whole tiles of bfloat16 matrices (AMX): what torch is slow at there.
+"""3x3 convolutions for processors that multiply whole tiles of bfloat16 matrices (AMX), where torch's are slower.
 
 Torch's forward pass and gradient of the maps reach the tiles' speed on large maps, but not on small ones, and its
 gradient of the weights hardly anywhere. Ours multiply in the same precision: bfloat16, added up in float.
@@ -25,7 +25,7 @@ from resnetlab.kernels.calls import (
 )
 
 NARROWEST = 2 * LANES  # channels in or out; with 16, torch is as fast
-SMALL, MEDIUM = 8, 64  # pixels a side up to which the maps are ours, too; channels with which they are at any size
+SMALL, MEDIUM = 8, 64  # our kernel computes the maps up to so many pixels a side, or channels
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: int) -> bool:
@@ -42,13 +42,13 @@ def tiled(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def tiled_and_pooled(x: Tensor, weight: Tensor) -> Tensor:
     """Maps (N, C, H, H), bfloat16, and kernels (O, C, 3, 3) to (N, O, H // 2, H // 2): `tiled`, then a max pool of 2x2.
 
-    What lies between the two is four times as large as what comes out, and leaves the cache in neither direction.
+    The map between the two is four times as large as the result, and never leaves the cache, in either direction.
     """
     return TiledAndPooled.apply(channels_last(x), channels_last(weight.float()))  # type: ignore[no-any-return]
 
 
 class Tiled(torch.autograd.Function):
-    """The convolution and its gradients, each by whoever is faster at its shape."""
+    """The convolution and its gradients, each by the faster of our kernel and torch's for its shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -76,7 +76,7 @@ class Tiled(torch.autograd.Function):
 
 
 class TiledAndPooled(torch.autograd.Function):
-    """Of each window, which pixel won is kept: a byte where the map would take eight."""
+    """The index of each window's maximum is kept: one byte, where the map before the pool would take eight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def convolved(
 ) -> Tensor:
     """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); or back, the kernels turned, from O channels to C.
 
-    With `argmax` of a pool, x is what it left of maps of `size` pixels a side.
+    With `argmax`, x is the output of a max pool of maps of `size` pixels a side.
     """
     size = x.shape[2] if size is None else size
     y = maps_like(x, weight.shape[1 if back else 0], size)
@@ -146,9 +146,9 @@ def maps_like(x: Tensor, channels: int, size: int) -> Tensor:
 
 
 def grad_of_kernels(x: Tensor, grad: Tensor, stride: int, argmax: Tensor | None = None) -> Tensor:
-    """Maps (N, C, H, H) and the gradient (N, O, H', H') of what they became to that of the kernels, (O, C, 3, 3).
+    """Maps (N, C, H, H) and the gradient (N, O, H', H') of the output to the gradient of the kernels, (O, C, 3, 3).
 
-    With `argmax` of a pool, the gradient is that of what it left.
+    With `argmax`, the gradient is that of a max pool's output.
     """
     (images, channels, size, _), out = x.shape, grad.shape[1]
     found = torch.empty(out, 3, 3, channels).permute(0, 3, 1, 2)

@@ -2,8 +2,8 @@
    while it lies in a core's own cache. The transforms are those of winograd.c, whose planes, four times as large as the
    maps, go through memory.
 
-   Numbers are multiplied as pairs of bfloat16 and added up in float (the instruction vdpbf16ps). Without it there is no
-   such kernel, and `blocks_there` says so. Channels come in vectors of LANES. Bits do not depend on the number of
+   Numbers are multiplied as pairs of bfloat16 and added up in float (the instruction vdpbf16ps). Without it these
+   kernels are not compiled, and `blocks_there` returns 0. Channels come in vectors of LANES. Bits do not depend on the number of
    threads: a gradient of weights is summed in the same pieces on every machine, which are added in order. */
 
 #include <stdlib.h>

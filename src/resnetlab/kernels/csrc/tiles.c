@@ -1,18 +1,18 @@
 /* A 3x3 convolution with a padding of 1 on machines that multiply whole tiles of matrices (AMX): 16 rows of 32 bfloat16
    numbers times 32 rows of 16, added up in float.
 
-   Forward, the sixteen rows of a tile are sixteen images, looked at in one pixel: the maps of sixteen images are copied
-   to where that is one piece of memory, and to look at another of a kernel's nine taps is to begin at another pixel.
-   What lies outside of the map is not multiplied, which on small maps is a good part of it.
+   Forward, the sixteen rows of a tile are the same pixel of sixteen images: the maps of sixteen images are copied so
+   that these lie next to each other in memory, and another of a kernel's nine taps starts at another pixel. Padding is
+   not multiplied, which saves a third of the work on 7x7 maps.
 
    The gradient of the weights is summed over places, so there pairs of numbers are those of two images at the same
    place. Rows of `size` pixels become rows of size + 1, one of which is zero and pads both the row's end and the next
    one's beginning, and so do maps: a tile then holds any sixteen places that follow each other; or, of small maps and
    many images, sixteen pairs of images in one place, and places of padding are left out.
 
-   A convolution may end in a max pool of 2x2 pixels: what it gives is then pooled before it leaves the cache, with the
-   number of the pixel that won (0 to 3, row by row) in a byte. Backwards, the map in front of the pool is never made:
-   a gradient is looked at through the winners, and is zero where a pixel did not win.
+   A convolution may end in a max pool of 2x2 pixels: its result is then pooled before it leaves the cache, and the
+   index of each maximum (0 to 3, row by row) is stored in a byte. Backwards, the map before the pool is never written:
+   its gradient is that of the pool where the index matches, and zero elsewhere.
 
    Bits do not depend on the number of threads: each sum is one thread's, in the order of places. */
 
@@ -30,7 +30,7 @@
 #define TILE 256 /* pairs of numbers in a tile, or sums */
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* Linux gives a process tiles when it asks for them. */
+/* Linux lets a process use tiles after it has asked for permission. */
 int tiles_there(void) {
     const int request_permission = 0x1023, tile_data = 18;
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -74,13 +74,13 @@ INLINE __m512i pairs_of(__m256i first, __m256i second) {
 }
 
 INLINE __m256i sixteen(const uint16_t *at) { return _mm256_loadu_si256((const void *)at); }
-/* From behind a pool: the numbers where this pixel of the window won, and zero elsewhere; without winners, all. */
-INLINE __m256i sixteen_won(const uint16_t *at, const uint8_t *winners, int pixel) {
-    if (!winners) return sixteen(at);
-    __mmask16 won = _mm_cmpeq_epi8_mask(_mm_loadu_si128((const void *)winners), _mm_set1_epi8((char)pixel));
-    return _mm256_maskz_loadu_epi16(won, at);
+/* Unpooled: the numbers where this pixel of the window is the maximum, and zero elsewhere; without argmax, all. */
+INLINE __m256i sixteen_unpooled(const uint16_t *at, const uint8_t *argmax, int pixel) {
+    if (!argmax) return sixteen(at);
+    __mmask16 is_max = _mm_cmpeq_epi8_mask(_mm_loadu_si128((const void *)argmax), _mm_set1_epi8((char)pixel));
+    return _mm256_maskz_loadu_epi16(is_max, at);
 }
-INLINE const uint8_t *further(const uint8_t *winners, int64_t at) { return winners ? winners + at : NULL; }
+INLINE const uint8_t *further(const uint8_t *argmax, int64_t at) { return argmax ? argmax + at : NULL; }
 INLINE __m256i rounded(const float *at) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(at)); }
 
 /* ---- forward, and the gradient of the maps -------------------------------------------------------------------- */
@@ -150,18 +150,18 @@ INLINE void multiply(const uint16_t *panel, const uint16_t *zeros, const meeting
 }
 
 /* Some rows of the maps of sixteen images, from their first pixel `from` to before `to`, are copied to (panels, pixels,
-   16 images, PANEL); with winners, from behind a pool. */
-INLINE void gather(const uint16_t *x, const uint8_t *winners, uint16_t *maps, int64_t from, int64_t to, int64_t first,
+   16 images, PANEL); with argmax, they are unpooled on the way. */
+INLINE void gather(const uint16_t *x, const uint8_t *argmax, uint16_t *maps, int64_t from, int64_t to, int64_t first,
                    int64_t count, int64_t size, int64_t channels, int64_t plane) {
-    const int64_t half = size / 2, map = winners ? half * half : size * size;
+    const int64_t half = size / 2, map = argmax ? half * half : size * size;
     for (int64_t pixel = from; pixel < to; pixel++) {
         int64_t row = pixel / size, column = pixel % size;
-        int there = !winners || (row / 2 < half && column / 2 < half), place = row % 2 * 2 + column % 2;
-        int64_t at = winners ? row / 2 * half + column / 2 : pixel;
+        int there = !argmax || (row / 2 < half && column / 2 < half), place = row % 2 * 2 + column % 2;
+        int64_t at = argmax ? row / 2 * half + column / 2 : pixel;
         for (int64_t image = 0; image < count; image++)
             for (int64_t c = 0; c < channels; c += 16) {
                 int64_t i = ((first + image) * map + at) * channels + c, into = ((pixel - from) * 16 + image) * PANEL;
-                __m256i found = there ? sixteen_won(x + i, further(winners, i), place) : (__m256i){0};
+                __m256i found = there ? sixteen_unpooled(x + i, further(argmax, i), place) : (__m256i){0};
                 _mm256_storeu_si256((void *)(maps + c / PANEL * plane + into + c % PANEL), found);
             }
     }
@@ -193,9 +193,9 @@ INLINE __m512i in_order(__m512i numbers) {
     return _mm512_mask_mov_epi16(size, is_nan, _mm512_set1_epi16(INT16_MAX));
 }
 
-/* Rows of maps (pixels, 16 images, 32), `rows` of them after an even one, to maxima and winners (count, size / 2,
-   size / 2, out), sixteen or all channels of them; of equal pixels the first wins, and NaN wins over numbers. */
-INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t rows, int64_t count, int64_t size,
+/* Rows of maps (pixels, 16 images, 32), `rows` of them after an even one, to maxima and argmax (count, size / 2,
+   size / 2, out), sixteen or all channels of them; the maximum is the first of equal pixels, and NaN if there is one. */
+INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *argmax, int64_t rows, int64_t count, int64_t size,
                  int64_t out, int64_t channels) {
     const int64_t half = size / 2;
     for (int64_t at = 0; at < rows / 2 * half; at++)
@@ -214,21 +214,21 @@ INLINE void pool(const uint16_t *maps, uint16_t *y, uint8_t *winners, int64_t ro
                 winner = _mm512_mask_set1_epi16(winner, wins, (short)pixel);
             }
             _mm512_mask_storeu_epi16(y + to, wanted, best);
-            _mm256_mask_storeu_epi8(winners + to, wanted, _mm512_cvtepi16_epi8(winner));
+            _mm256_mask_storeu_epi8(argmax + to, wanted, _mm512_cvtepi16_epi8(winner));
         }
 }
 
 /* x (images, size, size, channels) and packed kernels to y (images, size, size, out), with a stride of 1; channels and
-   out are multiples of 16. With x_winners, x is what a pool leaves of a map, and with y_winners y is that: each
+   out are multiples of 16. With x_argmax, x is the output of a max pool; with y_argmax, y is one: each
    (images, size / 2, size / 2, ...). Returns 0, or 1 without memory.
 
    A task is sixteen images, so many rows that they and their sums stay in a core's cache, and all kernels; or, where
    there are few of those, a part of the kernels. */
-int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *packed, uint16_t *y, uint8_t *y_winners,
+int tiles_convolve(const uint16_t *x, const uint8_t *x_argmax, const uint32_t *packed, uint16_t *y, uint8_t *y_argmax,
                    int64_t images, int64_t size, int64_t channels, int64_t out) {
     const int64_t half = size / 2, panels = panels_of(channels), steps = 9 * panels;
     const int64_t sixteens = (images + 15) / 16, parts = (out + 31) / 32;
-    const int64_t fit = ((int64_t)(5 << 18) / (size * 1024) - 2 * panels) / (panels + 2 + !!y_winners) / 2 * 2;
+    const int64_t fit = ((int64_t)(5 << 18) / (size * 1024) - 2 * panels) / (panels + 2 + !!y_argmax) / 2 * 2;
     const int64_t rows = fit < 2 ? 2 : fit < size ? fit : rounded_up(size, 2), bands = (size + rows - 1) / rows;
     const int64_t plane = (rows + 2) * size * 16 * PANEL, twos = rows * size / 2, all = sixteens * bands;
     const int64_t shares = all == 0 || all >= 8 ? 1 : parts < 8 / all ? parts : 8 / all;
@@ -236,13 +236,13 @@ int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *
 #pragma omp parallel reduction(| : failed)
     {
         uint16_t *maps = aligned_alloc(64, panels * plane * sizeof(uint16_t));
-        uint16_t *unpooled = y_winners ? aligned_alloc(64, 2 * twos * 16 * 64) : NULL;
+        uint16_t *unpooled = y_argmax ? aligned_alloc(64, 2 * twos * 16 * 64) : NULL;
         float *sums = aligned_alloc(64, twos * 4 * TILE * sizeof(float));
         meeting *meetings = malloc(9 * twos * sizeof *meetings);
         int64_t *counts = malloc(twos * sizeof *counts);
         float found[4 * TILE] __attribute__((aligned(64)));
         uint16_t zeros[16 * PANEL] __attribute__((aligned(64))) = {0};
-        failed = !maps || !sums || !meetings || !counts || (y_winners && !unpooled);
+        failed = !maps || !sums || !meetings || !counts || (y_argmax && !unpooled);
         if (!failed) {
             memset(maps, 0, panels * plane * sizeof(uint16_t));
             begin_tiles();
@@ -258,8 +258,8 @@ int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *
             const int64_t begin = share * parts / shares * 32, end = (share + 1) * parts / shares * 32;
             if (met != band) find_meetings(from, to, above, size, meetings, counts);
             /* called in two places, so that the usual case is compiled without the other's questions */
-            if (gathered != which && x_winners)
-                gather(x, x_winners, maps, above * size, below * size, first, count, size, channels, plane);
+            if (gathered != which && x_argmax)
+                gather(x, x_argmax, maps, above * size, below * size, first, count, size, channels, plane);
             else if (gathered != which)
                 gather(x, NULL, maps, above * size, below * size, first, count, size, channels, plane);
             gathered = which, met = band;
@@ -278,16 +278,16 @@ int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *
                         for (int64_t row = 0; row < 32 && ends; row++) { /* an image of one of the pixels */
                             int64_t pixel = 2 * k + row / 16, image = row % 16;
                             if (pixel == (to - from) * size || image >= count) continue;
-                            uint16_t *at = y_winners ? unpooled + (pixel * 16 + image) * 32
+                            uint16_t *at = y_argmax ? unpooled + (pixel * 16 + image) * 32
                                                      : y + (((first + image) * size + from) * size + pixel) * out + o;
                             store(at, vector(found + row * 16));
                             if (wide) store(at + 16, vector(found + 2 * TILE + row * 16));
                         }
                     }
                 }
-                if (y_winners) {
+                if (y_argmax) {
                     const int64_t at = (first * half + from / 2) * half * out + o;
-                    pool(unpooled, y + at, y_winners + at, to - from, count, size, out, wide ? 32 : 16);
+                    pool(unpooled, y + at, y_argmax + at, to - from, count, size, out, wide ? 32 : 16);
                 }
             }
         }
@@ -303,7 +303,7 @@ int tiles_convolve(const uint16_t *x, const uint8_t *x_winners, const uint32_t *
 
 /* ---- the gradient of the weights ------------------------------------------------------------------------------ */
 
-#define LARGEST 16 /* pixels a side of maps that are looked at in one pixel of 32 images */
+#define LARGEST 16 /* pixels a side of maps that are summed over 32 images, one pixel at a time */
 
 /* Adds to sums (the 3 taps of a row, of each of one or two tiles of kernels) the products of all runs: `length` tiles
    of gradients that follow each other, and as many of places, which begin where `starts` says, or nowhere (-1). */
@@ -340,16 +340,16 @@ INLINE void add_products(const uint32_t *gradients, int64_t next_tile, const uin
 }
 
 /* x (images, size, size, channels) and grad (images, out_size, out_size, out), with a stride of 1 or 2, to the gradient
-   of the weights (out, 3, 3, channels), float; both multiples of 16. With winners, grad is that of what a pool left,
+   of the weights (out, 3, 3, channels), float; both multiples of 16. With argmax, grad is that of a max pool's output,
    (images, out_size / 2, out_size / 2, out). Returns 0, or 1 without memory.
 
    With a stride of 2, a kernel's middle row and column meet pixels 0, 2, 4, ... and the others 1, 3, 5, ...: the map is
    taken apart into four, in which a tap's places follow each other again. */
-int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winners, float *grad_weight, int64_t images,
+int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *argmax, float *grad_weight, int64_t images,
                   int64_t size, int64_t stride, int64_t channels, int64_t out) {
     const int64_t out_size = (size - 1) / stride + 1, pitch = out_size + 1, map = pitch * pitch;
     const int64_t panels = channels / 16, rows = out / 16, parts = stride * stride, all_pairs = (images + 1) / 2;
-    const int64_t seen = winners ? out_size / 2 : out_size; /* pixels a side of the gradient */
+    const int64_t seen = argmax ? out_size / 2 : out_size; /* pixels a side of the gradient */
     const int64_t place_bytes = (parts * panels + rows) * 64;
     const int64_t abreast = all_pairs >= 16 && out_size <= LARGEST ? 16 : 1; /* pairs that share a place of a tile */
     int64_t together = (int64_t)(1 << 21) / (map * place_bytes); /* pairs in caches */
@@ -411,7 +411,7 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
                         }
                         int64_t image = 2 * (first + pair);
                         pixel[i] = row % 2 * 2 + column % 2;
-                        if (winners) row /= 2, column /= 2;
+                        if (argmax) row /= 2, column /= 2;
                         int real = pair < count && row < seen && column < seen;
                         one[i] = real ? ((image * seen + row) * seen + column) * out : -1;
                         two[i] = real && image + 1 < images ? one[i] + seen * seen * out : -1;
@@ -421,8 +421,8 @@ int tiles_weights(const uint16_t *x, const uint16_t *grad, const uint8_t *winner
                         UNROLL for (int i = 0; i < 16; i++) {
                             int64_t at = one[i] + 16 * r, next = two[i] + 16 * r;
                             __m256i a = {0}, b = {0};
-                            if (one[i] >= 0) a = sixteen_won(grad + at, further(winners, at), pixel[i]);
-                            if (two[i] >= 0) b = sixteen_won(grad + next, further(winners, next), pixel[i]);
+                            if (one[i] >= 0) a = sixteen_unpooled(grad + at, further(argmax, at), pixel[i]);
+                            if (two[i] >= 0) b = sixteen_unpooled(grad + next, further(argmax, next), pixel[i]);
                             tile[i] = pairs_of(a, b);
                         }
                         transpose(tile);

@@ -1,5 +1,5 @@
-/* The transforms of Winograd's minimal 3x3 convolution F(2x2, 3x3) (Lavin and Gray 2015, Section 4.1) that the gradient
-   of a wide layer's weights takes, for bfloat16 maps (images, size, size, channels) with a padding of 1.
+/* The transforms of Winograd's minimal 3x3 convolution F(2x2, 3x3) (Lavin and Gray 2015, Section 4.1) for the gradient
+   of a wide layer's weights, for bfloat16 maps (images, size, size, channels) with a padding of 1.
 
    A map is cut into tiles of 2x2 pixels; with an odd size the last ones reach beyond it. Each tile's 4x4 surroundings
    become sixteen numbers a channel, kept as sixteen planes (tiles, channels), and so do its 2x2 gradients; the product
@@ -7,7 +7,7 @@
 
 #include "vectors.h"
 
-static const uint16_t nothing[8192]; /* a pixel of the padding, with as many channels as anyone has */
+static const uint16_t nothing[8192]; /* a pixel of the padding, with the largest number of channels */
 
 /* x (images, size, size, channels) to planes (16, tiles, channels): B'dB of every tile's 4x4 pixels. */
 void winograd_input(const uint16_t *x, uint16_t *planes, int64_t images, int64_t size, int64_t channels) {
