@@ -27,6 +27,12 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.training.loop import fit
 
 
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """Train without drawing, which takes longer."""
+    patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+    patch.setattr(experiment, "draw_curves", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run whose newest checkpoint lies within an epoch, one step before the end; the one before at its beginning."""
@@ -41,7 +47,9 @@ def run(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
             "checkpoint": {"every_steps": 1, "keep": 3},
         }
     )
-    run = experiment.train(config, tmp_path_factory.mktemp("runs") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        run = experiment.train(config, tmp_path_factory.mktemp("runs") / "run")
     last, *rest = run.all_checkpoints()
     last.unlink()
     assert [path.stem for path in rest] == ["step-00000011", "step-00000010"]
@@ -278,8 +286,11 @@ def test_a_model_that_gives_no_numbers_gives_no_scores(
         resnetlab.load(path, "cpu")(np.zeros((8, 8), np.uint8))
 
 
-def test_an_epoch_whose_steps_were_all_left_out_is_no_division_by_zero(run: RunFolder, check: Any) -> None:
-    """Sums of nothing are what `--on-nonfinite skip` leaves behind an epoch of a few bad steps."""
+def test_an_epoch_whose_steps_were_all_skipped_is_no_division_by_zero(
+    run: RunFolder, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--on-nonfinite skip` can leave empty sums for an epoch of a few steps."""
+    without_figures(monkeypatch)
     files = snapshot(run.path)
     newest, _ = run.all_checkpoints()
     forge(newest, lambda tensors, facts: (tensors["sums"].zero_(), facts["counters"].update(step=12, batch=2)))
