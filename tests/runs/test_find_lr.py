@@ -116,20 +116,20 @@ def test_the_command_suggests_and_leaves_nothing_behind(command: Any, tmp_path: 
 
 
 def test_more_steps_than_an_epoch_has(command: Any) -> None:
-    found = json.loads(command("find-lr", *FAST, "--batch-size", 512, "--highest", "1e-4", "--json")[1])
-    assert len(found["losses"]) == 60  # of two batches an epoch
+    found = json.loads(command("find-lr", *FAST, "--model", "tiny", "--tries", 20, "--batch-size", 512, "--json")[1])
+    assert len(found["losses"]) == 20  # of two batches an epoch
     assert found["diverged"] is None
 
 
 def test_a_learning_rate_that_blows_up_ends_the_test(command: Any) -> None:
-    code, out, err = command("find-lr", *FAST, "--lowest", "1e30", "--highest", "1e35")
+    code, out, err = command("find-lr", *FAST, "--model", "tiny", "--lowest", "1e30", "--highest", "1e35")
     assert code == 0, err
     assert "it diverged at " in out
     assert "suggest  nothing" in out
 
 
 def test_the_picture_is_saved_where_out_says(command: Any, tmp_path: Path) -> None:
-    code, out, err = command("find-lr", *FAST, "--out", "rates.png")
+    code, out, err = command("find-lr", *FAST, "--model", "tiny", "--out", "rates.png")
     assert code == 0, err
     assert "the figure is rates.png" in out
     assert [path.name for path in tmp_path.iterdir()] == ["rates.png"]
