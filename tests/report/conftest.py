@@ -70,7 +70,7 @@ def score(run: RunFolder, split: str, classes: Sequence[str], images: int, tta: 
     if split == "test":
         facts = {name: made.facts[name] for name in ("model", "data", "split_digest", "weights_digest", "tta")}
         run.path.joinpath("evaluation").mkdir(exist_ok=True)
-        assert not run.ledger.record(
+        assert not run.access_log.record(
             Access("2026-01-01", ("resnetlab", "train"), run.path.name, images=images, **facts)
         )
     write_evaluation(run.evaluation(split, tta), made)

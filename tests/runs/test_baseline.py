@@ -25,7 +25,7 @@ from resnetlab.models import pretrained
 from resnetlab.models.build import build_model
 from resnetlab.runs import baseline, experiment
 from resnetlab.runs.config import DataConfig, differences
-from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 
 PARTS = ["scratch", "frozen", "finetuned"]
 BRIEF = ("--model", "resnet20", "--steps", "4", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
@@ -143,7 +143,7 @@ def test_three_runs_end_in_a_comparison(
     for run in numbers["runs"]:
         assert run["accuracy"] == runs[run["name"]].final_metrics("test")["accuracy"]  # type: ignore[index]
         assert run["looks"] == 1
-    assert len((out / SHARED_LEDGER).read_text().splitlines()) == 3
+    assert len((out / SHARED_ACCESS_LOG).read_text().splitlines()) == 3
     html = (out / "comparison.html").read_text()
     for name, lr, decay in (("scratch", "0.001", "0.05"), ("frozen", "0.003", "0"), ("finetuned", "0.0003", "0.05")):
         line = f"adamw at {lr}, weight decay {decay}, one_cycle schedule"

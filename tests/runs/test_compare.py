@@ -13,7 +13,7 @@ import pytest
 from resnetlab.errors import BadInput, Damaged
 from resnetlab.runs import experiment, recipes
 from resnetlab.runs.compare import compare, distinct_names
-from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 
 PARAMETERS, MACS = 269_434, 2_516_608  # of ResNet-20 for one channel, 8x8 px and ten classes
 
@@ -175,10 +175,10 @@ def test_augmented_scores_are_not_compared_with_plain_ones(runs: Path) -> None:
 
 
 def test_a_damaged_access_log_is_noted(runs: Path) -> None:
-    with (runs / SHARED_LEDGER).open("a") as file:
+    with (runs / SHARED_ACCESS_LOG).open("a") as file:
         file.write("{\n")
     comparison = compare([runs / "good", runs / "bad"])
-    assert comparison.notes == (f"line 4 of the access log {runs / SHARED_LEDGER} is damaged and was skipped",)
+    assert comparison.notes == (f"line 4 of the access log {runs / SHARED_ACCESS_LOG} is damaged and was skipped",)
 
 
 def test_names_are_as_short_as_they_can_be(tmp_path: Path) -> None:

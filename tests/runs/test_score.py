@@ -19,7 +19,7 @@ from resnetlab.evaluation.calibration import tempered
 from resnetlab.evaluation.metrics import losses
 from resnetlab.runs import build, experiment, recipes, resume, score
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.score import evaluate
 
 
@@ -53,7 +53,7 @@ def run(trained: RunFolder, tmp_path: Path) -> RunFolder:
     """A copy of it, alone in its folder of runs."""
     root = tmp_path / "runs"
     root.mkdir()
-    shutil.copy(trained.path.parent / SHARED_LEDGER, root)
+    shutil.copy(trained.path.parent / SHARED_ACCESS_LOG, root)
     return RunFolder(Path(shutil.copytree(trained.path, root / "run")))
 
 
@@ -65,7 +65,7 @@ def looks(file: Path) -> list[Any]:
 
 def test_the_end_of_a_run_is_one_look_in_the_run_and_at_the_root_of_its_runs(run: RunFolder) -> None:
     (look,) = looks(run.path / "evaluation" / "ledger.jsonl")
-    assert looks(run.path.parent / SHARED_LEDGER) == [look]
+    assert looks(run.path.parent / SHARED_ACCESS_LOG) == [look]
     final = run.final_metrics("test")
     assert final is not None
     assert look.run == "run"
@@ -79,11 +79,11 @@ def test_the_end_of_a_run_is_one_look_in_the_run_and_at_the_root_of_its_runs(run
 def test_validation_is_not_in_the_ledger_and_every_look_at_the_test_split_is(run: RunFolder) -> None:
     evaluate(run.path)
     evaluate(run.path, split="val", data="digits")
-    assert len(looks(run.ledger.files[0])) == 1
+    assert len(looks(run.access_log.files[0])) == 1
     for number, out in enumerate((None, run.path.parent / "elsewhere"), 2):
         scores = evaluate(run.path, split="test", out=out)
-        assert len(looks(run.ledger.files[0])) == len(looks(run.ledger.files[1])) == number
-    count = run.ledger.count(scores["weights_digest"], scores["split_digest"])
+        assert len(looks(run.access_log.files[0])) == len(looks(run.access_log.files[1])) == number
+    count = run.access_log.count(scores["weights_digest"], scores["split_digest"])
     assert (count.by_model, count.runs, count.accesses) == (3, 1, 3)
 
 
@@ -91,8 +91,8 @@ def test_a_run_given_as_here_knows_its_name_and_its_root(run: RunFolder, monkeyp
     monkeypatch.chdir(run.path)
     evaluate(".", split="test")
     evaluate("best.safetensors", data="digits", split="test")
-    assert [look.run for look in looks(run.path.parent / SHARED_LEDGER)] == ["run"] * 3
-    assert not (run.path / SHARED_LEDGER).exists()
+    assert [look.run for look in looks(run.path.parent / SHARED_ACCESS_LOG)] == ["run"] * 3
+    assert not (run.path / SHARED_ACCESS_LOG).exists()
 
 
 def test_a_model_file_without_a_run_has_its_ledger_beside_it(run: RunFolder, tmp_path: Path) -> None:
@@ -100,21 +100,21 @@ def test_a_model_file_without_a_run_has_its_ledger_beside_it(run: RunFolder, tmp
     alone.parent.mkdir()
     shutil.copy(run.best, alone)
     scores = evaluate(alone, data="digits", split="test")
-    (look,) = looks(alone.parent / SHARED_LEDGER)
+    (look,) = looks(alone.parent / SHARED_ACCESS_LOG)
     assert (look.run, look.weights_digest) == (None, scores["weights_digest"])
-    assert score.ledger_of(alone).count(scores["weights_digest"], scores["split_digest"]).runs == 1
-    assert len(looks(run.ledger.files[0])) == 1
+    assert score.access_log_of(alone).count(scores["weights_digest"], scores["split_digest"]).runs == 1
+    assert len(looks(run.access_log.files[0])) == 1
 
 
 def test_final_test_never_keeps_a_run_away_from_the_test_split(tmp_path: Path) -> None:
     run = train(tmp_path / "sweep" / "run", final_test="never")
     assert run.is_scored
     resume.resume(run.path)
-    assert not any(file.exists() for file in run.ledger.files)
+    assert not any(file.exists() for file in run.access_log.files)
     assert not run.evaluation("test").exists()
     assert not list((tmp_path / "sweep").glob("*.jsonl"))
     evaluate(run.path, split="test")  # unless someone asks
-    assert len(looks(run.ledger.files[1])) == 1
+    assert len(looks(run.access_log.files[1])) == 1
 
 
 class Untouchable:
@@ -147,7 +147,7 @@ def test_training_selecting_and_validating_touch_no_test_image(tmp_path: Path, m
 
 def test_a_finished_run_that_is_resumed_looks_no_second_time(run: RunFolder) -> None:
     resume.resume(run.path)
-    assert len(looks(run.ledger.files[0])) == 1
+    assert len(looks(run.access_log.files[0])) == 1
 
 
 def test_a_run_stopped_while_scoring_has_not_looked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,21 +163,21 @@ def test_a_run_stopped_while_scoring_has_not_looked_yet(tmp_path: Path, monkeypa
     with pytest.raises(Stopped, match="while scoring"):
         train(tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
-    assert not run.ledger.files[0].exists()
+    assert not run.access_log.files[0].exists()
     resume.resume(run.path)
-    assert len(looks(run.ledger.files[0])) == 1
+    assert len(looks(run.access_log.files[0])) == 1
 
 
 def test_a_ledger_that_cannot_be_written_is_told_and_does_not_keep_the_numbers_back(
     run: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shared = run.ledger.files[1]
+    shared = run.access_log.files[1]
     shared.unlink()
     shared.mkdir()
     with caplog.at_level(logging.WARNING, "resnetlab"):
         assert evaluate(run.path, split="test") == run.final_metrics("test")
     assert f"{shared} could not be written: Is a directory" in caplog.text
-    assert len(looks(run.ledger.files[0])) == 2
+    assert len(looks(run.access_log.files[0])) == 2
 
 
 def test_the_look_is_written_before_any_number(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_the_look_is_written_before_any_number(run: RunFolder, monkeypatch: pyte
     monkeypatch.setattr(score, "write_evaluation", die)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run.path, split="test")
-    assert len(looks(run.ledger.files[0])) == 2
+    assert len(looks(run.access_log.files[0])) == 2
 
 
 def test_the_temperature_comes_from_validation_wherever_the_test_split_is_scored(run: RunFolder) -> None:
@@ -242,4 +242,4 @@ def test_augmented_scores_stand_beside_the_final_ones_and_say_what_they_are(run:
     assert run.final_metrics("test") == before
     assert run.final_metrics("test", tta) == scores
     assert run.evaluation("test", tta) == run.path / "evaluation" / f"test-{tta}"
-    assert looks(run.ledger.files[0])[-1].tta == tta
+    assert looks(run.access_log.files[0])[-1].tta == tta

@@ -130,7 +130,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         return
     tables.show_scores(result)
     if given.split == "test":
-        tables.print_line(score.test_set_line(score.ledger_of(given.source), result))
+        tables.print_line(score.test_set_line(score.access_log_of(given.source), result))
 
 
 def compare(arguments: Sequence[str]) -> None:

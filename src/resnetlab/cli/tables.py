@@ -14,7 +14,7 @@ from rich.table import Table
 
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
-from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.messages import score_line
 from resnetlab.runs.series import SUMMARY, Series
 
@@ -180,7 +180,7 @@ def run_row(run: RunFolder) -> tuple[tuple[float, float], list[str]]:
 
 def test_set_lines(folder: Path) -> list[str]:
     """The uses of each test set by the runs in a folder, a line per test set."""
-    log = AccessLog(None, (folder / SHARED_LEDGER,))
+    log = AccessLog(None, (folder / SHARED_ACCESS_LOG,))
     accesses, notes = log.accesses()
     lines = []
     for digest, access in {access.split_digest: access for access in accesses}.items():

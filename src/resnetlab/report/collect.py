@@ -228,5 +228,5 @@ def count(run: RunFolder, test: Scored | None) -> AccessCount | None:
     """Uses of the test set in the access log; None if there are none."""
     if test is None:
         return None
-    found = run.ledger.count(test.metrics["weights_digest"], test.metrics["split_digest"])
+    found = run.access_log.count(test.metrics["weights_digest"], test.metrics["split_digest"])
     return found if found.accesses else None

@@ -30,7 +30,7 @@ def compare(folders: Sequence[Path | str], split: SplitName = "test") -> Compari
     runs = [RunFolder.open(Path(path)) for path in folders]
     metrics = [metrics_of(run, split) for run in runs]
     require_same_images(runs, metrics, split)
-    logs = [run.ledger for run in runs] if split == "test" else []
+    logs = [run.access_log for run in runs] if split == "test" else []
     together = AccessLog(None, tuple(dict.fromkeys(file for log in logs for file in log.files)))
     compared = [compared_run(*given, split) for given in zip(runs, metrics, distinct_names(runs), strict=True)]
     first, ordered = metrics[0], ranked(compared)
@@ -77,7 +77,7 @@ def compared_run(run: RunFolder, metrics: Metrics, name: str, split: str) -> Com
     by_name = sorted(range(len(found.names)), key=found.names.__getitem__)
     between = intervals(confusion_of(found.predicted, found.labels, len(metrics["per_class"])))
     parameters, macs = size(run, metrics, split)
-    count = run.ledger.count(metrics["weights_digest"], metrics["split_digest"])
+    count = run.access_log.count(metrics["weights_digest"], metrics["split_digest"])
     uses = count.by_model if split == "test" else 0
     rows = run.rows
     seconds = sum(row["train_seconds"] for row in rows)

@@ -62,7 +62,7 @@ def train(
             run.write("split.json", split_record(experiment.data, config.data.split_seed))
             run.write_config(experiment.config)
             session = begin(experiment, run, stop, on_event)
-            with session.training() as batches:
+            with session.running() as batches:
                 for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
                     session.keep(event)
             finish(experiment, run, session)
@@ -127,12 +127,12 @@ def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
             except StopRequested:
                 raise Stopped(f"stopped by {stop.reason} while scoring; {session.resume_hint}") from None
             if split == "test":
-                record_access(run.ledger, scored.evaluation, log)
+                record_access(run.access_log, scored.evaluation, log)
             scores = scored.write(run.evaluation(split))
         temperature = temperature_of(scores)
         log.info(score_line(scores))
         if split == "test":
-            log.info(test_set_line(run.ledger, scores))
+            log.info(test_set_line(run.access_log, scores))
     draw_curves(experiment.config, run, session.writer.history)
     log.info(f"the run is in {run.path}: curves.png, best.safetensors, evaluation/")
 

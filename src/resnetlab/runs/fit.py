@@ -106,13 +106,13 @@ def fit(
     try:
         state = make_state(config, model, runtime)
         require_logits(state.model, next(iter(batches.val)), images)
-        about = Training(state, batches, make_plan(config, len(batches.train)), runtime)
+        training = Training(state, batches, make_plan(config, len(batches.train)), runtime)
         if folder is None:
             if resume is not None:
                 raise BadInput('resume="auto" needs a folder')
             history = History(None)
-            return run(about, Session(about, MemoryWriter(history), RunLog(), stop, on_event), None)
-        return fit_in(Path(folder), about, config, images, resume=resume is not None, stop=stop, on_event=on_event)
+            return run(training, Session(training, MemoryWriter(history), RunLog(), stop, on_event), None)
+        return fit_in(Path(folder), training, config, images, resume=resume is not None, stop=stop, on_event=on_event)
     finally:
         model.train(was_training)
         if not was_accelerated:
@@ -148,12 +148,12 @@ def require_logits(model: nn.Module, batch: Any, images: list[Images]) -> None:
         raise BadInput(f"the model maps images {tuple(batch.images[:2].shape)} to {shape}; logits {wanted} are needed")
 
 
-def run(about: Training, session: Session, best_file: Path | None) -> Fitted:
+def run(training: Training, session: Session, best_file: Path | None) -> Fitted:
     """Train to the end, and collect the outcome."""
-    state, criterion = about.state, about.plan.criterion
+    state, criterion = training.state, training.plan.criterion
     best_weights: dict[str, Tensor] | None = None
-    with session.training() as batches:
-        for event in loop.fit(state, batches, about.plan, about.runtime):
+    with session.running() as batches:
+        for event in loop.fit(state, batches, training.plan, training.runtime):
             if isinstance(event, EpochReport) and best_epoch(state.scores, criterion) == event.epoch - 1:
                 best_weights = {name: value.clone() for name, value in state.average.model.state_dict().items()}
             session.keep(event)
@@ -165,7 +165,7 @@ def run(about: Training, session: Session, best_file: Path | None) -> Fitted:
 
 def fit_in(
     path: Path,
-    about: Training,
+    training: Training,
     config: RunConfig,
     images: list[Images],
     *,
@@ -181,18 +181,18 @@ def fit_in(
         log = RunLog(folder.log)
         if is_begun:
             require_same_fit(folder, config, record)
-            load_newest(folder, about.state, log)
+            load_newest(folder, training.state, log)
         folder.write(SETTINGS, record)
-        history = History.reopened(path, about.state.epoch)
+        history = History.reopened(path, training.state.epoch)
 
         def save_best(model: nn.Module, report: EpochReport) -> None:
             facts = {"format": "resnetlab-weights", "format_version": 1, "epoch": report.epoch, "step": report.step}
             write_sealed(path / BEST, model.state_dict(), facts)
 
-        facts = {"config": config.to_json(), "environment": about.runtime.facts()}
-        writer = CheckpointWriter(about, folder, history, log, save_best, config.checkpoint, facts)
+        facts = {"config": config.to_json(), "environment": training.runtime.facts()}
+        writer = CheckpointWriter(training, folder, history, log, save_best, config.checkpoint, facts)
         hint = 'call fit with resume="auto" to continue'
-        return run(about, Session(about, writer, log, stop, on_event, resume_hint=hint), path / BEST)
+        return run(training, Session(training, writer, log, stop, on_event, resume_hint=hint), path / BEST)
 
 
 def require_same_fit(folder: RunFolder, config: RunConfig, record: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ try:
 except ImportError:  # Windows: nothing keeps a second trainer out there
     fcntl = None  # type: ignore[assignment]
 
-SHARED_LEDGER = "test-ledger.jsonl"
+SHARED_ACCESS_LOG = "test-ledger.jsonl"
 EXTENSIONS = "extensions.json"
 
 
@@ -168,10 +168,10 @@ class RunFolder:
         return cast(dict[str, Any] | None, read_metrics(self.evaluation(split, tta)))
 
     @property
-    def ledger(self) -> AccessLog:
+    def access_log(self) -> AccessLog:
         """The log of test-set accesses, kept in the run and, for all runs of its parent folder, beside them."""
         path = self.path.resolve()
-        return AccessLog(path.name, (path / "evaluation" / "ledger.jsonl", path.parent / SHARED_LEDGER))
+        return AccessLog(path.name, (path / "evaluation" / "ledger.jsonl", path.parent / SHARED_ACCESS_LOG))
 
 
 def step_of(checkpoint: Path) -> int:

@@ -60,7 +60,7 @@ def resume(
         with stop.watched():
             run.write_config(experiment.config, experiment.extended_at)
             session = begin(experiment, run, stop, on_event)
-            with session.training() as batches:
+            with session.running() as batches:
                 for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
                     session.keep(event)
             finish(experiment, run, session)

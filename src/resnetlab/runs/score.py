@@ -23,7 +23,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.runs.build import evaluation_batches, open_data
 from resnetlab.runs.config import DataConfig
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
-from resnetlab.runs.folder import SHARED_LEDGER, RunFolder
+from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.provenance import command, now
 from resnetlab.runs.report_samples import ReportSamples
@@ -85,7 +85,7 @@ def evaluate(
     temperature = None if split == "val" else fitted_temperature(run_of(path), model, tta)
     scored = score_split(model, opened, split, device_, temperature=temperature, tta=tta)
     if split == "test":
-        record_access(ledger_of(path), scored.evaluation, RunLog())
+        record_access(access_log_of(path), scored.evaluation, RunLog())
     if folder is None:
         return scored.evaluation.metrics()
     return scored.write(folder, all_probabilities=all_probabilities)
@@ -146,10 +146,10 @@ def run_of(path: Path) -> RunFolder | None:
     return run if (run.path / "config.json").is_file() and path in (run.path, run.best) else None
 
 
-def ledger_of(path: Path) -> AccessLog:
+def access_log_of(path: Path) -> AccessLog:
     """The access log of a run, or of a model file: that of its run, or one beside it."""
     run = run_of(path)
-    return AccessLog(None, (path.resolve().parent / SHARED_LEDGER,)) if run is None else run.ledger
+    return AccessLog(None, (path.resolve().parent / SHARED_ACCESS_LOG,)) if run is None else run.access_log
 
 
 def fitted_temperature(run: RunFolder | None, model: Model, tta: Views = "none") -> Temperature | None:
@@ -164,9 +164,9 @@ def temperature_of(scores: Mapping[str, Any]) -> Temperature | None:
     return Temperature.from_json(found.get("temperature")) if isinstance(found, dict) else None
 
 
-def test_set_line(ledger: AccessLog, scores: Mapping[str, Any]) -> str:
+def test_set_line(access_log: AccessLog, scores: Mapping[str, Any]) -> str:
     """Sentence with the number of times that the test set of these scores was used."""
-    return ledger.count(scores["weights_digest"], scores["split_digest"]).sentence()
+    return access_log.count(scores["weights_digest"], scores["split_digest"]).sentence()
 
 
 def require_same_classes(of_model: Sequence[str], of_data: Sequence[str]) -> None:

@@ -27,14 +27,14 @@ OnEvent: TypeAlias = Callable[[Event], object]
 class Session:
     """Keeps what `training.loop.fit` yields:
 
-        with session.training() as batches:
+        with session.running() as batches:
             for event in fit(state, batches, plan, runtime):
                 session.keep(event)
 
     `on_event` is called with each event, in the thread that trains.
     """
 
-    about: Training
+    training: Training
     writer: MemoryWriter
     log: RunLog
     stop: StopRequest
@@ -58,22 +58,22 @@ class Session:
             self.writer.commit()
 
     def keep_epoch(self, report: EpochReport) -> None:
-        state, plan = self.about.state, self.about.plan
+        state, plan = self.training.state, self.training.plan
         is_best = best_epoch(state.scores, plan.criterion) == report.epoch - 1
         self.writer.keep_epoch(report, is_best=is_best)
         for board in self.boards:
             self.writer.attempt(partial(board.write, report))
-        epochs = math.ceil(plan.steps / len(self.about.batches.train))
+        epochs = math.ceil(plan.steps / len(self.training.batches.train))
         self.log.info(epoch_line(report, epochs, is_best=is_best))
         self.writer.attempt(self.draw)
 
     @contextmanager
-    def training(self) -> Iterator[Batches]:
+    def running(self) -> Iterator[Batches]:
         """The batches to train on: evaluation between two epochs, too, stops when asked to.
 
         Raises Stopped with a checkpoint written, or NonFinite with the name of the last one.
         """
-        state, plan, batches = self.about.state, self.about.plan, self.about.batches
+        state, plan, batches = self.training.state, self.training.plan, self.training.batches
         with ExitStack() as stack:
             for board in self.boards:
                 stack.callback(self.writer.attempt, board.close)
