@@ -221,4 +221,4 @@ def test_the_command_refuses_in_a_sentence(trained: Path, command: Any) -> None:
     assert "different test splits" in command.refuse("compare", trained / "good", trained / "other")
     assert "is not a run folder" in command.refuse("compare", trained / "good", trained)
     assert "does not exist" in command.refuse("compare", "nowhere", trained / "good")
-    assert "--split is 'train'" in command.refuse("compare", "a", "b", "--split", "train")
+    assert "unknown --split 'train'" in command.refuse("compare", "a", "b", "--split", "train")

@@ -224,3 +224,15 @@ sys.exit(code)
     words = [sys.executable, "-c", program, str(tmp_path / "runs")]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert "resnet20" in done.stdout
+
+
+def test_runs_are_compared_and_reported_from_python(tmp_path: Path) -> None:
+    one, other = (resnetlab.train(tiny(seed=seed), tmp_path / f"seed-{seed}") for seed in (0, 1))
+    comparison = resnetlab.compare([str(one.path), other.path], split="val")
+    assert {run.name for run in comparison.runs} == {"seed-0", "seed-1"}
+    page = resnetlab.report(str(one.path))
+    assert page == one.path / "report.html"
+    assert "report" in page.read_text()
+    from resnetlab.report.write import write_report  # the package of the same name stays one
+
+    assert write_report(one.path, tmp_path / "page.html").exists()
