@@ -9,10 +9,12 @@ import random
 import signal
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import resnetlab
@@ -56,10 +58,15 @@ def use(folder: Path) -> None:
     resnetlab.evaluate(folder)
 
 
-def test_training_predicting_and_evaluating_change_nothing_of_the_process(tmp_path: Path) -> None:
+def test_training_predicting_and_evaluating_in_a_thread_change_nothing_of_the_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     use(tmp_path / "first")  # what is imported now may register something of its own
     before = host()
-    use(tmp_path / "second")
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(use, tmp_path / "second").result()
     after = host()
     for name, value in before.items():
         assert after[name] == value, name
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")

@@ -23,17 +23,16 @@ from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEY = "resnetlab"  # the only metadata key: safetensors writes several in random order
+KEY = "resnetlab"  # the only metadata key, because safetensors writes several in random order
 UNSEALED = "0" * 64
-MAX_HEADER = 64 * 2**20  # bytes; a damaged length must not make us allocate the machine
+MAX_HEADER = 64 * 2**20  # bytes; a damaged length must not lead to a huge allocation
 
 
 @contextmanager
 def replacing(path: Path, size: int) -> Iterator[BinaryIO]:
-    """Write a file whole or not at all: temporary neighbour, flush to disk, rename over `path`, flush the folder.
+    """Write a file whole or not at all: to a temporary file beside it, flushed to disk and renamed to `path`.
 
-    Raises DiskTrouble (what could not be written, why, the bytes needed and free) and leaves an older file of that name
-    as it was.
+    Raises DiskTrouble, with the reason and the bytes needed and free, and leaves an older file of that name unchanged.
     """
     temporary: str | None = None
     try:
@@ -42,10 +41,12 @@ def replacing(path: Path, size: int) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             if os.name == "posix":
-                os.fchmod(file.fileno(), 0o644)  # mkstemp makes it private; a result is not
+                os.fchmod(file.fileno(), 0o644)  # mkstemp creates private files
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         sync_folder(path.parent)
+    except DiskTrouble:
+        raise
     except OSError as error:
         raise DiskTrouble(f"could not write {printable(path)}: {error.strerror or error}{room(path, size)}") from error
     finally:
@@ -55,14 +56,14 @@ def replacing(path: Path, size: int) -> Iterator[BinaryIO]:
 
 
 def room(path: Path, size: int) -> str:
-    """The bytes that a file needs and those that are free where it goes, for a sentence."""
+    """Return " (N bytes needed, M free)" for the folder of `path`, or "" if the folder does not exist."""
     with suppress(OSError):  # the folder is gone
         return f" ({size:,} bytes needed, {shutil.disk_usage(path.parent).free:,} free)"
     return ""
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries: without it a rename may be lost with the power. Windows cannot, and need not."""
+    """Flush the entries of a folder to disk, so that a rename survives a power cut. Does nothing on Windows."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -80,6 +81,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file whole or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     # A name that is not UTF-8 holds lone surrogates; with backslashes they are what JSON itself would write.
     write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
@@ -120,7 +122,7 @@ def cache_folder() -> Path:
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """Write `tensors` and JSON-able `facts` to `path`, and return the digest (64 hex digits)."""
+    """Write `tensors` and JSON-able `facts` to `path`; return the digest (64 hex digits). Raises DiskTrouble."""
     from safetensors.torch import save
 
     head = json.dumps({"digest": UNSEALED, **facts})
@@ -146,7 +148,10 @@ def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts of a sealed file; BadInput if it is missing, foreign, or differs in a single bit."""
+    """Read the tensors and facts of a sealed file.
+
+    Raises BadInput if it cannot be read, Damaged if it was not written by `write_sealed` or a single bit has changed.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -163,7 +168,12 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise Damaged(f"{printable(path)} is damaged: its content does not match its digest; use another copy")
     try:
         return load(bytes(content)), facts
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # a digest can be right and the rest not
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # the digest can be right and the content not
         raise _foreign(path) from error
 
 

@@ -282,7 +282,7 @@ def test_a_model_that_gives_no_numbers_gives_no_scores(
     code, _, err = check("not finite", "evaluate", path, "--data", "digits")
     assert code == 5
     assert "output is NaN or infinite for 144 of 144 images" in err
-    with pytest.raises(NonFinite, match="nothing to predict from"):
+    with pytest.raises(NonFinite, match="there is no prediction"):
         resnetlab.load(path, "cpu")(np.zeros((8, 8), np.uint8))
 
 

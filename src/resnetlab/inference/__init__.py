@@ -1,1 +1,1 @@
-"""How a network is used: from a model file and an image to named probabilities."""
+"""Inference: model files, and predictions from them."""

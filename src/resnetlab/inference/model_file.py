@@ -1,4 +1,4 @@
-"""The portable model: weights, architecture, classes, preprocessing and provenance, sealed in one file."""
+"""Model files: weights, architecture, classes, preprocessing and provenance, sealed in one file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FORMAT, VERSION = "resnetlab-model", 1
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file holds. `network` is in evaluation mode, on the CPU, in fp32."""
+    """The content of a model file. `network` is in evaluation mode, on the CPU, in fp32."""
 
     network: ResNet
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    provenance: Mapping[str, Any]  # where it comes from: run, recipe, epoch, scores, data, versions
-    weights_digest: str  # identifies the weights, whatever is written around them
+    provenance: Mapping[str, Any]  # run, recipe, epoch, scores, data, versions
+    weights_digest: str  # of the weights alone, whatever else is in the file
 
 
 def save_model(
@@ -57,9 +57,9 @@ def save_model(
 
 
 def read_model(path: Path) -> Model:
-    """The model in a file that `save_model` wrote.
+    """Read a model file.
 
-    Raises BadInput, in a sentence, for a file that is missing, damaged, of another kind or from a later version.
+    Raises BadInput for a file that is missing, damaged, of another kind or from a later version.
     """
     weights, facts = read_sealed(path)
     if facts.get("format") != FORMAT:
@@ -82,25 +82,28 @@ def read_model(path: Path) -> Model:
     if not words or not classes or len(set(classes)) != len(classes):
         raise BadInput(f"{printable(path)} has class names that are not distinct words")
     if in_channels != preprocessing.channels:
-        raise BadInput(f"{printable(path)} contradicts itself: the network and the preprocessing differ in channels")
+        raise BadInput(
+            f"{printable(path)} is inconsistent: network and preprocessing have different numbers of channels"
+        )
 
-    with torch.device("meta"):  # shapes only: no description makes us allocate more than the file holds
+    with torch.device("meta"):  # shapes only: a hostile description must not allocate more than the file holds
         network = ResNet(architecture, len(classes), in_channels)
     if shapes(network.state_dict()) != shapes(weights):
         raise BadInput(f"{printable(path)} has weights that do not fit its architecture")
     if digest != weights_digest(weights):
-        raise BadInput(f"{printable(path)} holds other weights than it says")
+        raise BadInput(f"{printable(path)} holds other weights than those of its digest")
     network.load_state_dict(weights, assign=True)
     network.name = name
     return Model(network.eval(), tuple(classes), preprocessing, provenance, digest)
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """Return type and shape of each tensor, by name."""
     return {name: (value.dtype, value.shape) for name, value in weights.items()}
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names.
+    """Return the SHA-256 of names, types, shapes and values, in the order of the names.
 
     >>> import torch
     >>> weights_digest({"a": torch.zeros(2)}) == weights_digest({"a": torch.zeros(2, 1)})
