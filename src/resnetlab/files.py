@@ -173,7 +173,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         KeyError,
         ValueError,
         RuntimeError,
-    ) as error:  # the digest can be right and the content not
+    ) as error:  # a right digest of wrong content
         raise _foreign(path) from error
 
 

@@ -225,7 +225,7 @@ def test_other_weights_under_the_same_digest_are_refused(path: Path) -> None:
     weights, facts = read_sealed(path)
     weights["fc.bias"][0] += 1
     write_sealed(path, weights, facts)
-    assert "holds other weights than it says" in refused(path)
+    assert "holds other weights than those of its digest" in refused(path)
 
 
 def test_a_checkpoint_is_no_model(path: Path) -> None:

@@ -83,7 +83,7 @@ def read_model(path: Path) -> Model:
         raise BadInput(f"{printable(path)} has class names that are not distinct words")
     if in_channels != preprocessing.channels:
         raise BadInput(
-            f"{printable(path)} is inconsistent: network and preprocessing have different numbers of channels"
+            f"{printable(path)} is inconsistent: network and preprocessing differ in channels"
         )
 
     with torch.device("meta"):  # shapes only: a hostile description must not allocate more than the file holds
