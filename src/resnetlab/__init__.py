@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetlab.data.datasets import open_dataset
-    from resnetlab.inference.predict import load
+    from resnetlab.inference.predict import load, load_model
     from resnetlab.kernels.accelerate import accelerate, count_accelerated, restore
     from resnetlab.models.architectures import (
         fast_resnet8,
@@ -79,6 +79,7 @@ __all__ = [
     "fit",
     "list_models",
     "load",
+    "load_model",
     "load_pretrained",
     "open_dataset",
     "plain18",
@@ -117,7 +118,7 @@ __all__ = [
 HOMES = {
     "data.datasets": ("open_dataset",),
     "kernels.accelerate": ("accelerate", "count_accelerated", "restore"),
-    "inference.predict": ("load",),
+    "inference.predict": ("load", "load_model"),
     "models.architectures": (
         *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
         *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),

@@ -82,9 +82,7 @@ def read_model(path: Path) -> Model:
     if not words or not classes or len(set(classes)) != len(classes):
         raise BadInput(f"{printable(path)} has class names that are not distinct words")
     if in_channels != preprocessing.channels:
-        raise BadInput(
-            f"{printable(path)} is inconsistent: network and preprocessing differ in channels"
-        )
+        raise BadInput(f"{printable(path)} is inconsistent: network and preprocessing differ in channels")
 
     with torch.device("meta"):  # shapes only: a hostile description must not allocate more than the file holds
         network = ResNet(architecture, len(classes), in_channels)
