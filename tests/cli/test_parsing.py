@@ -143,6 +143,14 @@ def test_help_of_train_lists_recipes_and_shows_the_defaults_of_the_one_that_is_n
     assert "length of the run in optimiser steps; give this or --epochs; default: 64000" in text
 
 
+@pytest.mark.parametrize("words", [["quickstrat"], ["--modle"], ["--seed", "x"], ["--config", "nowhere.toml"]])
+def test_help_is_shown_even_if_other_words_are_wrong(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        parse(TrainArguments, [*words, "--help"], "resnetlab train")
+    assert not leaving.value.code
+    assert "settings of the run (defaults of the recipe quickstart):" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as leaving:

@@ -47,12 +47,12 @@ class Arguments(Section):
         return str(names[0]) if option is None else option.name
 
     def defaults(self) -> RunConfig | None:
-        """The settings of the run before the options change them; None if they depend on a run."""
+        """Return the settings of the run before the options change them; None if they depend on a run."""
         return None
 
     @classmethod
     def lists(cls) -> dict[str, Mapping[str, str]]:
-        """Lists for the help, by their heading: names and what they mean."""
+        """Return lists for the help, by heading: names with their meaning."""
         return {}
 
 
@@ -85,7 +85,7 @@ HIDDEN = ("changes", "recipe")  # fields that are no options
 
 
 def options_of(kind: type[Section], prefix: str = "") -> Iterator[Option]:
-    """The options that a section's fields declare, with those of the sections inside it."""
+    """Yield the options that a section's fields declare, with those of the sections inside it."""
     for name, info in kind.model_fields.items():
         path, annotation = prefix + name, info.annotation
         metavar = next((extra for extra in info.metadata if isinstance(extra, Metavar)), None)
@@ -118,7 +118,7 @@ def flag(path: str, negation: str = "") -> str:
 
 
 def without_none(annotation: Any) -> tuple[Any, bool]:
-    """A type without `Annotated` and `| None`, and if it had the latter."""
+    """Return a type without `Annotated` and `| None`, and True if it had the latter."""
     if get_origin(annotation) is Annotated:
         return without_none(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -176,7 +176,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(message)
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values that were given, by path. Positional ones may stand between options; after `--` all are."""
+        """Return the values that were given, by path. Positional ones may stand between options; after `--` all are."""
         end = words.index("--") if "--" in words else len(words)
         dashed = [word if not word.startswith("--") else with_dashes(word) for word in words[:end]]
         try:
@@ -185,7 +185,7 @@ class Parser(argparse.ArgumentParser):
             raise BadInput(f"{error.argument_name}: {error.message}; --help shows how to use it") from None
         values = vars(given)
         wrong = [word for word in rest if word.startswith("-") and word != "-"]
-        rest += words[end + 1 :]
+        rest = [word for word in rest if word not in wrong] + list(words[end + 1 :])
         for option in self.positionals:
             if rest:
                 values[option.path] = rest[:] if option.values == "*" else rest[0]
@@ -205,7 +205,7 @@ def with_dashes(word: str) -> str:
 
 
 def parse(kind: type[Command], words: Sequence[str], program: str) -> Command:
-    """`words` as an instance of `kind`. Raises BadInput; `--help` prints the help and raises SystemExit."""
+    """Return `words` as an instance of `kind`. Raises BadInput; `--help` prints the help and raises SystemExit."""
     own = list(options_of(kind))
     shared = [] if kind.settings is None else list(options_of(kind.settings))
     values = Parser([*own, *shared]).read(words)
@@ -224,7 +224,7 @@ def parse(kind: type[Command], words: Sequence[str], program: str) -> Command:
 
 
 def store(option: Option, values: Mapping[str, Any], table: dict[str, Any], defaults: Section | None = None) -> None:
-    """Put the value of an option, if there is one, into a nested table; a new table begins with the defaults."""
+    """Put the value of an option, if it was given, into a nested table; a new table begins with the defaults."""
     if option.path not in values:
         return
     *sections, name = option.path.split(".")
@@ -249,8 +249,9 @@ def help_text(kind: type[Arguments], program: str, given: Mapping[str, Any]) -> 
     lists |= option_lists("options:", kind, kind.model_construct())
     if kind.settings is not None:
         start = None
-        with contextlib.suppress(BadInput):  # help is shown whatever the other words are
-            start = kind(**given).defaults()
+        for words in ({}, given):  # help is shown even if the other words are wrong
+            with contextlib.suppress(BadInput):
+                start = kind(**words).defaults()
         defaults = f"defaults of the recipe {start.recipe}" if start else "default: unchanged"
         lists |= option_lists(f"settings of the run ({defaults}):", kind.settings, start)
     shown = [f"{fill(heading, width)}\n{listing(rows, width)}" for heading, rows in lists.items()]
@@ -283,7 +284,7 @@ def written(value: Any) -> str:
 
 
 def listing(rows: Mapping[str, str], width: int) -> str:
-    """Names and what they mean, in two columns; a long name has a line of its own."""
+    """Names and meanings in two columns; a long name has a line of its own."""
     column = 26 if width >= 70 else 8
     lines = []
     for name, meaning in rows.items():
@@ -299,18 +300,15 @@ def fill(paragraph: str, width: int) -> str:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a `.json` or `.toml` file, not yet validated; a byte-order mark before them is no fault."""
+    """Return the settings in a `.json` or `.toml` file, not yet validated; a byte-order mark is ignored."""
+    if path.suffix not in (".json", ".toml"):
+        raise BadInput(f"config file {printable(path)} must end in .json or .toml")
     try:
-        if path.suffix == ".json":
-            settings = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repetition)
-        elif path.suffix == ".toml":
-            settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        else:
-            raise BadInput(f"config file {printable(path)} must end in .json or .toml")
+        text = path.read_text(encoding="utf-8-sig")
+        is_json = path.suffix == ".json"
+        settings = json.loads(text, object_pairs_hook=without_repetition) if is_json else tomllib.loads(text)
     except OSError as error:
         raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
-    except BadInput:
-        raise
     except (ValueError, RecursionError) as error:
         raise BadInput(f"config file {printable(path)} is not valid: {printable(error)[:200]}") from error
     if not isinstance(settings, dict):
@@ -319,7 +317,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table of a JSON file; ValueError where a setting is given twice, of which JSON itself would take the last."""
+    """Return a table of a JSON file. Raises ValueError for a repeated setting, of which JSON would take the last."""
     table = dict(pairs)
     if len(table) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
