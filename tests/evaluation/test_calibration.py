@@ -88,7 +88,7 @@ def overconfident(images: int = 400, classes: int = 5, factor: float = 3.0) -> t
 
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0, 10.0])
-def test_the_temperature_undoes_what_made_a_model_too_sure(factor: float) -> None:
+def test_the_temperature_restores_the_calibration_of_an_overconfident_model(factor: float) -> None:
     probabilities, labels = overconfident(4000, factor=factor)
     assert fit_temperature(probabilities, labels) == pytest.approx(factor, rel=0.1)
 
@@ -135,7 +135,7 @@ def test_a_temperature_of_1_changes_nothing() -> None:
         ([[0.0, 1.0]], [1]),
     ],
 )
-def test_images_that_cannot_say_give_no_temperature(probabilities: Any, labels: Any) -> None:
+def test_images_that_do_not_determine_a_temperature_give_none(probabilities: Any, labels: Any) -> None:
     assert fit_temperature(np.array(probabilities), np.array(labels)) is None
 
 
@@ -168,7 +168,7 @@ def test_after_the_temperature_calibration_is_better_and_accuracy_what_it_was() 
     }
 
 
-def test_a_temperature_that_could_not_be_fitted_is_said_and_has_no_after() -> None:
+def test_an_undefined_temperature_is_reported_and_has_no_after() -> None:
     probabilities, labels = np.array([[0.9, 0.1]]), np.array([0])
     said = calibration(probabilities, labels, Temperature.fitted(probabilities, labels, "val", "x"))
     assert said["temperature"] == {"value": None, "split": "val", "split_digest": "x", "images": 1}

@@ -32,16 +32,17 @@ def test_the_bootstrap_equals_drawing_image_by_image() -> None:
     labels = draw.integers(0, 3, 60)
     predicted = np.where(draw.random(60) < 0.6, labels, draw.integers(0, 3, 60))
     ours = bootstrap(confusion_of(predicted, labels, 3))
-    chosen = [draw.integers(0, 60, 60) for _ in range(RESAMPLES)]
+    few = RESAMPLES // 4  # scikit-learn takes its time
+    chosen = [draw.integers(0, 60, 60) for _ in range(few)]
     slow = (
         np.array([(labels[i] == predicted[i]).mean() for i in chosen]),
         np.array([f1_score(labels[i], predicted[i], average="macro") for i in chosen]),
     )
     for fast, expected in zip(ours, slow, strict=True):
         assert fast.shape == (RESAMPLES,)
-        assert fast.mean() == pytest.approx(expected.mean(), abs=4 * expected.std() / np.sqrt(RESAMPLES))
+        assert fast.mean() == pytest.approx(expected.mean(), abs=4 * expected.std() / np.sqrt(few))
         for share in (0.025, 0.25, 0.75, 0.975):
-            assert np.quantile(fast, share) == pytest.approx(np.quantile(expected, share), abs=0.02)
+            assert np.quantile(fast, share) == pytest.approx(np.quantile(expected, share), abs=0.03)
 
 
 @settings(deadline=None)

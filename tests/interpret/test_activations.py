@@ -111,7 +111,7 @@ def test_a_relu_that_works_in_place_leaves_the_convolution_before_it_as_it_was()
     np.testing.assert_array_equal(relu.values, np.maximum(conv.values, 0))
 
 
-def test_before_its_pooling_a_preactivation_net_is_rectified() -> None:
+def test_a_preactivation_net_is_rectified_before_its_pooling() -> None:
     recorded = {
         activation.name: activation
         for activation in collect_activations(with_statistics(narrow("preact_resnet20")), picture())

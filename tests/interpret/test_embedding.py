@@ -12,7 +12,7 @@ from resnetlab.models import build_model
 
 @pytest.mark.parametrize("sizes", [(7,), (3, 4), (1, 1, 5), (2, 2, 2, 1)])
 @pytest.mark.parametrize("wanted", [[0, 3, 6], [], [2], list(range(7))])
-def test_what_is_caught_is_what_features_returns_however_the_images_come_in_batches(
+def test_recorded_features_equal_those_of_the_network_for_any_batches(
     sizes: tuple[int, ...], wanted: list[int]
 ) -> None:
     model = build_model("resnet20", 4, image_size=8).eval()
@@ -27,7 +27,7 @@ def test_what_is_caught_is_what_features_returns_however_the_images_come_in_batc
     torch.testing.assert_close(torch.cat(caught), expected)
 
 
-def test_nothing_is_caught_after_an_error() -> None:
+def test_the_hook_is_removed_after_an_error() -> None:
     model = build_model("resnet20", 4, image_size=8)
     with pytest.raises(KeyError), catching_features(model, [0]):
         raise KeyError

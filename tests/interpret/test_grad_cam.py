@@ -84,7 +84,7 @@ def test_images_do_not_change_each_others_maps() -> None:
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-def test_where_nothing_speaks_for_a_class_the_map_is_zero_and_not_nan() -> None:
+def test_without_evidence_for_a_class_the_map_is_zero_and_not_nan() -> None:
     model = network()
     with torch.no_grad():
         model.fc.weight[1] = -model.fc.weight[1].abs()  # what comes out of a ReLU can only speak against it

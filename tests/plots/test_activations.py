@@ -107,7 +107,7 @@ def test_the_paper_s_figure_3() -> None:
     assert "no shortcuts: a plain net" in words(diagram_figure(weightless("plain34")[0], 224))
 
 
-def test_what_stands_inside_other_units() -> None:
+def test_layers_of_the_other_units() -> None:
     def first(name: str) -> Any:
         return next(s for s in sections(weightless(name)[0]) if s.name == "layer2").boxes[0]
 

@@ -62,7 +62,7 @@ def test_bars_are_recalls_diamonds_precisions_and_lines_their_intervals() -> Non
     assert axes.get_xlim() == (0, 1)
 
 
-def test_a_class_without_images_stands_last_and_has_no_bar() -> None:
+def test_a_class_without_images_comes_last_and_has_no_bar() -> None:
     figure = class_bars(np.array([[0, 0], [1, 3]]), ["absent", "here"], "t")
     drawn(figure)
     (axes,) = figure.axes
@@ -125,7 +125,7 @@ def test_pairs_of_any_number_of_classes_fit(count: int) -> None:
     assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in axes.texts)
 
 
-def test_where_nothing_is_wrong_the_picture_says_so() -> None:
+def test_without_mistakes_the_figure_has_a_message() -> None:
     assert "✓ No class was confused with another." in texts(confused_pairs(np.eye(3, dtype=int), CLASSES, "t"))
     for draw in (confused_pairs, class_bars):
         assert "There are no images to show." in texts(draw(np.zeros((3, 3), int), CLASSES, "t"))
@@ -186,7 +186,7 @@ def test_reliability_shows_accuracy_gaps_and_counts_of_each_bin() -> None:
     np.testing.assert_allclose(lines, np.transpose([low, high]))
 
 
-def test_the_histogram_counts_right_and_wrong_apart() -> None:
+def test_correct_and_wrong_predictions_have_separate_histograms() -> None:
     confidence, right = np.array([0.97, 0.98, 0.5, 0.62]), np.array([True, True, False, True])
     figure = confidence_histogram(confidence, right, "t")
     heights = [[int(bar.get_height()) for bar in axes.patches] for axes in figure.axes]
@@ -243,7 +243,7 @@ def points(count: int, classes: int) -> dict[str, Any]:
     }
 
 
-def test_the_map_has_a_dot_for_each_right_image_and_a_cross_for_each_wrong_one() -> None:
+def test_the_map_has_a_dot_for_each_correct_image_and_a_cross_for_each_wrong_one() -> None:
     given = points(60, 3)
     figure = embedding_map(**given, title="t")
     right, wrong = figure.axes[0].collections
@@ -271,7 +271,7 @@ def test_names_on_the_map_do_not_cover_each_other(count: int, classes: int) -> N
             )
 
 
-def test_each_image_stands_beside_its_two_heat_maps() -> None:
+def test_each_image_is_shown_beside_its_two_heat_maps() -> None:
     images = np.full((2, 4, 4, 3), 200, np.uint8)
     maps = np.zeros((2, 2, 4, 4))
     maps[0, 0, 1, 2] = 1
@@ -305,7 +305,7 @@ def test_heat_covers_the_image_where_there_is_some_and_leaves_it_gray_elsewhere(
     assert overlay(np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2))).shape == (2, 2, 3)
 
 
-def test_no_images_are_no_trouble() -> None:
+def test_without_images_the_figures_are_empty() -> None:
     nothing = {"true": np.zeros(0, int), "classes": CLASSES, "title": "t"}
     maps = grad_cams(
         *(np.zeros((0, 4, 4, 3), np.uint8), np.zeros((0, 2, 4, 4))),

@@ -71,5 +71,5 @@ def test_odd_runs_are_drawn(runs: Any) -> None:
     assert texts(overlaid_curves(runs, "odd"))
 
 
-def test_without_any_epoch_the_picture_says_so() -> None:
+def test_without_epochs_the_figure_has_a_message() -> None:
     assert "No epoch has been finished yet." in texts(overlaid_curves([("a", []), ("b", [])], "pets"))

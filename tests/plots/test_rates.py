@@ -18,7 +18,7 @@ def words(figure: Figure) -> str:
     return "\n".join([*(text.get_text() for text in figure.texts), *legends])
 
 
-def test_losses_smoothed_course_and_marks_are_where_the_numbers_say() -> None:
+def test_losses_smoothed_losses_and_marks_are_at_their_numbers() -> None:
     rates, losses, smoothed = [1e-3, 1e-2, 1e-1], [2.0, 1.5, 3.0], [1.9, 1.6, 2.8]
     figure = range_test(rates, losses, smoothed, "net", steepest=1e-2, diverged=0.2, suggestion=0.005)
     (axes,) = figure.axes
@@ -32,7 +32,7 @@ def test_losses_smoothed_course_and_marks_are_where_the_numbers_say() -> None:
         assert part in said
 
 
-def test_a_loss_out_of_all_proportion_does_not_flatten_the_rest() -> None:
+def test_a_very_high_loss_does_not_flatten_the_rest() -> None:
     rates, losses = np.geomspace(1e-6, 1, 40), [*np.linspace(2.3, 1, 39), 1e30]
     figure = range_test(rates, losses, losses, "net", diverged=1.0)
     assert figure.axes[0].get_ylim()[1] < 10

@@ -1,4 +1,4 @@
-"""The pictures show what they were given, look the same every time, and survive odd data."""
+"""Figures draw the given numbers, are equal each time, and accept unusual data."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from resnetlab.errors import DiskTrouble
+from resnetlab.plots import style
 from resnetlab.plots.confusion import confusion_matrix
 from resnetlab.plots.curves import curves
 from resnetlab.plots.images import mistakes, samples
@@ -105,7 +106,7 @@ def test_curves_mark_the_best_epoch_and_the_final_test():
     assert "10 epochs · best epoch 7: validation accuracy 72.00 % · final test accuracy 87.65 %" in texts(figure)
 
 
-def test_the_running_average_is_labelled_as_what_it_is_and_faint():
+def test_the_running_average_has_its_own_label_and_a_faint_line():
     figure = curves(epochs(4, running_loss=1.0, running_accuracy=0.4), None, "a run")
     running = line(figure.axes[1], "training, running average over augmented batches")
     assert running.get_alpha() < 0.5
@@ -124,7 +125,7 @@ def test_curves_of_any_length_have_whole_epochs_on_their_axis(count):
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 200])
-def test_a_first_loss_out_of_all_proportion_does_not_flatten_the_rest(count):
+def test_a_very_high_first_loss_does_not_flatten_the_rest(count):
     rows = epochs(count)
     rows[0]["val_loss"] = 300.0
     figure = curves(rows, None, "a run")
@@ -132,7 +133,7 @@ def test_a_first_loss_out_of_all_proportion_does_not_flatten_the_rest(count):
     assert "↑ 1 epoch above, up to 300" in texts(figure)
 
 
-def test_usual_losses_are_all_inside_the_axis_which_begins_at_zero():
+def test_the_loss_axis_begins_at_zero_and_holds_all_usual_losses():
     low, high = curves(epochs(200), {"loss": 2.5, "accuracy": 0.1}, "a run").axes[0].get_ylim()
     assert low == 0
     assert high > 2.5
@@ -196,7 +197,7 @@ def test_a_matrix_that_does_not_fit_its_classes_is_refused(shape):
 # images
 
 
-def test_samples_are_marked_right_or_wrong_by_colour_and_sign():
+def test_samples_are_marked_correct_or_wrong_by_colour_and_sign():
     figure = samples(**predictions(4, wrong=1), classes=CLASSES, title="test split")
     assert len(figure.axes) == 4
     first, last = figure.axes[0], figure.axes[-1]
@@ -208,7 +209,7 @@ def test_samples_are_marked_right_or_wrong_by_colour_and_sign():
     assert "4 images: 3 correct (✓), 1 wrong (✗)" in texts(figure)
 
 
-def test_right_is_green_and_wrong_is_red():
+def test_correct_is_green_and_wrong_is_red():
     right, wrong = (tuple(bytes.fromhex(colour[1:])) for colour in (RIGHT, WRONG))
     assert max(right) == right[1]
     assert max(wrong) == wrong[0]
@@ -241,7 +242,7 @@ def test_images_that_are_not_bytes_are_refused():
         samples(**{**data, "images": data["images"] / 255}, classes=CLASSES, title="t")
 
 
-def test_mistakes_are_the_costliest_first():
+def test_mistakes_are_sorted_by_loss_highest_first():
     data = predictions(60, wrong=40)
     loss = np.random.default_rng(0).permutation(60).astype(np.float32)
     figure = mistakes(**data, loss=loss, classes=CLASSES, title="test split")
@@ -258,7 +259,7 @@ def test_an_undefined_loss_is_the_worst():
     assert [axes.texts[2].get_text() for axes in figure.axes] == ["loss nan", "loss 2.00", "loss 1.00"]
 
 
-def test_nothing_to_show_is_said():
+def test_an_empty_figure_has_a_message():
     figure = mistakes(**predictions(5), loss=np.zeros(5), classes=CLASSES, title="t")
     assert "✓ No mistakes: every prediction is correct." in texts(figure)
     assert "No epoch has been finished yet." in texts(curves([], None, "t"))
@@ -322,7 +323,8 @@ def test_percent_never_rounds_to_all_or_nothing():
     assert percent(0.99994, 2) == "99.99 %"
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
+def test_the_same_input_gives_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "DPI", 40)  # encoding takes most of the time
     for number, (one, two) in enumerate(zip(all_pictures(CLASSES, "t"), all_pictures(CLASSES, "t"), strict=True)):
         written = []
         for figure in (one, two, one):
@@ -333,7 +335,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
         assert b"tEXt" not in written[0], "no version, no date"
 
 
-def test_a_users_own_settings_change_nothing_and_are_left_alone(tmp_path):
+def test_the_users_matplotlib_settings_have_no_effect_and_are_kept(tmp_path):
     save(curves(epochs(3), None, "t"), tmp_path / "plain.png")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "savefig.bbox": "tight"}):
         before = dict(matplotlib.rcParams)

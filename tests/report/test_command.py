@@ -44,7 +44,7 @@ def test_a_recipe_is_its_name(recipe: str) -> None:
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 @pytest.mark.parametrize("recipe", ["quickstart", "finetune", "paper-resnet20"])
-def test_typed_again_it_is_the_same_config(recipe: str, changes: dict[str, Any]) -> None:
+def test_the_command_gives_the_same_config(recipe: str, changes: dict[str, Any]) -> None:
     config = recipes.get(recipe).changed(changes)
     (command,) = commands(config)
     assert typed(command) == config
@@ -64,6 +64,6 @@ def test_a_run_that_was_extended_takes_a_command_for_each_length() -> None:
     assert rest == ["resnetlab resume RUN --steps 200", "resnetlab resume RUN --epochs 9"]
 
 
-def test_no_command_steers_a_terminal() -> None:
+def test_no_command_contains_control_characters() -> None:
     (command,) = commands(recipes.quickstart().changed({"data": {"name": "a\x1b[2J\nb"}}))
     assert command.isprintable()

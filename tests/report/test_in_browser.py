@@ -212,7 +212,7 @@ def test_it_opens_from_disk_without_a_complaint_or_a_request(page: Page, report:
     assert {url for url in page.requests() if not url.startswith("data:")} == {report.resolve().as_uri()}
 
 
-def test_its_policy_would_block_what_a_name_could_smuggle_in(page: Page) -> None:
+def test_the_policy_blocks_injected_scripts_and_images(page: Page) -> None:
     page.value(
         "document.body.insertAdjacentHTML('beforeend', '<img src=https://example.org/x onerror=\"window.x=1\">')"
     )
@@ -259,7 +259,7 @@ def image_of(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def test_it_is_light_or_dark_as_the_reader_likes_and_pictures_stay_on_light_cards(page: Page) -> None:
+def test_light_and_dark_scheme_with_readable_contrast_and_light_cards(page: Page) -> None:
     corner: dict[bool, float] = {}
     for dark in (False, True):
         page.look(dark=dark)
@@ -296,7 +296,7 @@ CONTRASTS = """
 
 
 @pytest.mark.parametrize("width", [360, 800, 1600])
-def test_nothing_runs_out_of_a_window_of_any_width(width: int, page: Page) -> None:
+def test_nothing_overflows_a_window_of_any_width(width: int, page: Page) -> None:
     page.look(width=width)
     assert page.value("document.documentElement.scrollWidth") <= width
 

@@ -181,7 +181,7 @@ def test_a_page_holds_all_it_needs(finished: RunFolder, page: Any) -> None:
     assert policy.attributes["content"].startswith("default-src 'none'; img-src data:;")
 
 
-def test_pictures_are_what_they_say_and_are_described(page: Any) -> None:
+def test_pictures_have_the_right_type_a_size_and_a_description(page: Any) -> None:
     beginnings = {"svg+xml": b"<?xml", "png": b"\x89PNG", "jpeg": b"\xff\xd8"}
     for image in page.all("img"):
         kind, content = re.match(r"data:image/([a-z+]+);base64,(.*)", image.attributes["src"]).groups()  # type: ignore[union-attr]
@@ -191,7 +191,7 @@ def test_pictures_are_what_they_say_and_are_described(page: Any) -> None:
         assert int(image.attributes["height"]) > 0
 
 
-def test_tables_and_headings_are_in_order_for_those_who_listen(page: Any) -> None:
+def test_tables_and_headings_are_accessible_to_screen_readers(page: Any) -> None:
     assert page.all("html")[0].attributes["lang"] == "en"
     assert len(page.all("h1")) == 1
     for table in page.all("table"):
@@ -236,28 +236,28 @@ def test_a_hundred_classes_and_one_epoch_stay_below_two_megabytes(
 # what is not there
 
 
-def told(page: Any) -> str:
-    """What the page says is missing."""
+def missing(page: Any) -> str:
+    """The page's list of what is missing."""
     return " ".join(tag.text for tag in page.all("aside"))
 
 
 @pytest.mark.usefixtures("no_drawing")
-def test_a_run_that_keeps_away_from_the_test_split_is_reported_on_validation(
-    tmp_path: Path, make_run: Any, read_page: Any
-) -> None:
+def test_a_run_without_test_scores_is_reported_on_validation(tmp_path: Path, make_run: Any, read_page: Any) -> None:
     run = make_run(tmp_path / "run", splits=("val",), final_test="never")
     page = read_page(write_report(run.path))
-    assert "The test split has not been scored (final_test is never)" in told(page)
+    assert "The test split has not been scored (final_test is never)" in missing(page)
     assert {source.split("/")[0] for source in numbers(page.find("scores"))} == {"val"}
     assert "The run is finished." in page.text
 
 
 @pytest.mark.usefixtures("no_drawing")
 @pytest.mark.parametrize("epochs", [0, 2])
-def test_an_unfinished_run_says_what_is_missing(epochs: int, tmp_path: Path, make_run: Any, read_page: Any) -> None:
+def test_the_report_of_an_unfinished_run_lists_what_is_missing(
+    epochs: int, tmp_path: Path, make_run: Any, read_page: Any
+) -> None:
     run = make_run(tmp_path / "run", epochs=epochs, splits=())
     page = read_page(write_report(run.path))
-    assert f"resnetlab resume {run.path}" in told(page)
+    assert f"resnetlab resume {run.path}" in missing(page)
     sections = {tag.attributes["id"] for tag in page.all("section")}
     assert sections == {"scores", "reproduce"} | ({"learning", "inside"} if epochs else set())
     assert "No scores yet." in page.text
@@ -281,7 +281,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(
     run = make_run(tmp_path / "run")
     (run.path / file).write_bytes(b'{"accuracy": [\n')
     page = read_page(write_report(run.path))
-    assert sentence.lower() in told(page).lower()
+    assert sentence.lower() in missing(page).lower()
     assert page.find("reproduce")
 
 
@@ -290,7 +290,7 @@ NAMES = ("calibration", "intervals", "macro", "top_k_accuracy", "per_class", "sp
 
 
 @pytest.mark.usefixtures("no_drawing")
-def test_a_metrics_file_that_is_not_ours_is_no_bug(tmp_path: Path, make_run: Any, read_page: Any) -> None:
+def test_a_foreign_metrics_file_does_not_break_the_report(tmp_path: Path, make_run: Any, read_page: Any) -> None:
     run = make_run(tmp_path / "run", splits=("val",))
     metrics = run.final_metrics("val")
     for name in NAMES:
@@ -307,13 +307,13 @@ def test_tables_of_other_scores_are_not_used(tmp_path: Path, make_run: Any, read
     metrics["weights_digest"] = "0" * 64
     run.write("evaluation/val/metrics.json", metrics)
     page = read_page(write_report(run.path))
-    assert "The table of predictions of the validation split is missing or damaged." in told(page)
-    assert "Other weights than best.safetensors scored the validation split." in told(page)
+    assert "The table of predictions of the validation split is missing or damaged." in missing(page)
+    assert "Other weights than best.safetensors scored the validation split." in missing(page)
     sections = {tag.attributes["id"] for tag in page.all("section")}
     assert "images" not in sections, "the kept images belong to other weights"
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a run folder"):
         write_report(tmp_path)
     with pytest.raises(BadInput, match="does not exist"):
@@ -335,7 +335,7 @@ def test_a_page_is_written_whole_or_not_at_all_and_where_it_is_asked_for(
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_the_command_says_where_the_page_is(finished: RunFolder, command: Any, tmp_path: Path) -> None:
+def test_the_command_prints_the_path_of_the_page(finished: RunFolder, command: Any, tmp_path: Path) -> None:
     code, out, err = command("report", finished.path, "--out", tmp_path / "page.html")
     assert (code, out, err) == (0, f"the page is {tmp_path / 'page.html'}\n", "")
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -343,7 +343,7 @@ def test_the_command_says_where_the_page_is(finished: RunFolder, command: Any, t
     assert "RUN is missing" in command.refuse("report") or "run" in command.refuse("report").lower()
 
 
-def test_a_trained_run_has_a_whole_report_and_the_test_split_is_not_looked_at_for_it(
+def test_a_trained_run_has_a_complete_report_without_another_use_of_the_test_split(
     command: Any, read_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Digits, from training to the page; what the page shows comes from what scoring left behind."""

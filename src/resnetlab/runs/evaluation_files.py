@@ -209,6 +209,8 @@ def read_predictions(folder: Path, metrics: Metrics) -> Predictions:
         names = tuple(row[0] for row in rows)
         labels, predicted = (np.array([number[row[column]] for row in rows], np.int64) for column in (1, 2))
         found = Predictions(names, labels, predicted, np.array([float(row[3]) for row in rows]))
+    except FileNotFoundError as error:
+        raise damaged(file) from error
     except OSError as error:
         raise damaged(file, error.strerror or str(error)) from error
     except (csv.Error, KeyError, IndexError, ValueError) as error:
@@ -222,8 +224,9 @@ def read_predictions(folder: Path, metrics: Metrics) -> Predictions:
     return found
 
 
-def damaged(file: Path, reason: str) -> Damaged:
-    """The error for a file of an evaluation that resnetlab did not write, with the command that writes it again."""
+def damaged(file: Path, reason: str | None = None) -> Damaged:
+    """The error for a file of an evaluation that is damaged or, without a `reason`, missing, and how to write it."""
     split, _, tta = file.parent.name.partition("-")
     again = f"resnetlab evaluate {file.parents[2]} --split {split}" + (f" --tta {tta}" if tta else "")
-    return Damaged(f"{printable(file)} is damaged: {reason}; run: {printable(again)}")
+    state = "is missing" if reason is None else f"is damaged: {reason}"
+    return Damaged(f"{printable(file)} {state}; run: {printable(again)}")
