@@ -212,8 +212,8 @@ def require_figure(file: Path | None, image: Path | None) -> None:
     if file is None:
         return
     if file.suffix.lower() not in (".png", ".svg", ".pdf") or not file.parent.is_dir() or file.is_dir():
-        told = "but must be a .png, .svg or .pdf file in an existing folder"
-        raise BadInput(f"--save-figure is {printable(file)}, {told}")
+        requirement = "but must be a .png, .svg or .pdf file in an existing folder"
+        raise BadInput(f"--save-figure is {printable(file)}, {requirement}")
     if image is not None and file.exists() and image.exists() and file.samefile(image):
         raise BadInput(f"--save-figure is {printable(file)}, the image itself; give another name")
 

@@ -1,4 +1,4 @@
-"""What a command prints while it runs: the messages of the library, and on a terminal a live bar below them."""
+"""The output of a running command: the messages of the library, and on a terminal a live bar below them."""
 
 from __future__ import annotations
 

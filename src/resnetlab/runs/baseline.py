@@ -62,7 +62,7 @@ def baseline(
     seed. Called again, it skips parts that are finished and resumes the one that is not. Every part is scored once on
     the test split, and the access log in `out` records it. The time limit is for all parts together.
 
-    Raises BadInput, before anything is trained, for settings, data or weights that will not do and for an `out` that
+    Raises BadInput, before anything is trained, for settings, data or weights that cannot be used and for an `out` that
     was begun with other settings; Stopped when a part was asked to stop.
     """
     stop, log = StopRequest.within(max_minutes, stop), RunLog()

@@ -27,7 +27,7 @@ from resnetlab.training.loop import Batches
 
 
 class MapDataset(Protocol):
-    """What a map-style torch `Dataset` offers."""
+    """A map-style torch `Dataset`: items by number, and their count."""
 
     def __getitem__(self, index: int, /) -> Any: ...
     def __len__(self) -> int: ...
@@ -47,7 +47,7 @@ class Images:
         return len(self.content)
 
     def record(self) -> dict[str, Any]:
-        """What identifies the images: their number and, in memory, a digest of them and their labels."""
+        """The identity of the images: their number and, if they are in memory, a digest of them and their labels."""
         if not isinstance(self.content, Split):
             return {"images": len(self)}
         digest = hashlib.sha256()

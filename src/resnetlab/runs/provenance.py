@@ -1,4 +1,4 @@
-"""Where a result comes from: machine, versions, command, images, epoch; recorded with runs and model files."""
+"""The origin of a result: machine, versions, command, images, epoch; recorded with runs and model files."""
 
 from __future__ import annotations
 

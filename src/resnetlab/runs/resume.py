@@ -99,7 +99,7 @@ def load_newest(run: RunFolder, state: TrainState, log: RunLog) -> Mapping[str, 
 
 
 def inexact(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) -> list[str]:
-    """What affects the bits of a result and has changed, in words. With `strict` raises BadInput if anything has.
+    """The changes that affect the bits of a result, in words. With `strict` raises BadInput if there are any.
 
     >>> inexact({"threads": 2, "torch": "2.15"}, {"threads": 4, "torch": "2.15"}, strict=False)
     ['threads was 2, now 4: from here on not exact to the bit']

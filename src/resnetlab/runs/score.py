@@ -45,7 +45,7 @@ class ScoredSplit:
     def write(self, folder: Path, *, all_probabilities: bool = False) -> dict[str, Any]:
         """Write tables, pictures and metrics.json into a folder, and return the content of metrics.json."""
         facts = self.evaluation.facts
-        if facts["split"] == "val" and facts["tta"] == "none":  # what a report shows; nobody looks at test images
+        if facts["split"] == "val" and facts["tta"] == "none":  # a report shows validation images only
             ReportSamples.of(self.evaluation, self.network, self.features, self.runtime).write(folder)
         return write_evaluation(folder, self.evaluation, all_probabilities=all_probabilities)
 

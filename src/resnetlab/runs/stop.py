@@ -56,7 +56,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """What asked the run to stop: a given reason, or "the time limit"; None if nothing did."""
+        """The reason to stop: a given one, or "the time limit"; None without a request."""
         if self.requested is None and self.deadline is not None and time.monotonic() >= self.deadline:
             return "the time limit"
         return self.requested
