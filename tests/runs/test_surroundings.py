@@ -16,8 +16,7 @@ import pytest
 import torch
 
 import resnetlab
-from resnetlab.cli.console import Console
-from resnetlab.cli.signals import SIGNALS, stop_on_signals
+from resnetlab.cli.signals import SIGNALS
 from resnetlab.errors import BadInput, Stopped
 from resnetlab.runs import recipes
 from resnetlab.runs.config import RunConfig
@@ -57,8 +56,12 @@ def in_thread(work: Any) -> Any:
 
 
 def test_train_works_in_a_thread_prints_nothing_and_changes_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("resnetlab"), "handlers", [])  # those of programs that other tests ran
     handlers = [signal.getsignal(number) for number in SIGNALS]
     before = (warnings.filters[:], torch.get_default_dtype(), torch.get_num_threads(), list(logging.root.handlers))
     with caplog.at_level(logging.INFO, "resnetlab"):
@@ -109,16 +112,6 @@ def test_the_earlier_of_two_time_limits_holds() -> None:
     assert stop.reason == "the time limit"
 
 
-def test_signals_are_requests_only_while_a_run_watches() -> None:
-    with stop_on_signals() as stop:
-        with stop.watched():
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGINT)  # the echo of the same request
-        assert stop.reason == "SIGTERM"
-        with pytest.raises(KeyboardInterrupt, match="stopped by SIGUSR1"):
-            signal.raise_signal(signal.SIGUSR1)
-
-
 def test_many_claims_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "quickstart-007").mkdir(parents=True)
@@ -162,23 +155,6 @@ entry_point()
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert RunFolder.open(tmp_path / "run").is_scored
-
-
-def test_console_without_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    with Console() as console:
-        console.print("a line")
-        logging.getLogger("resnetlab.runs").warning("a warning")
-
-
-def test_console_prints_the_messages_of_runs_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("resnetlab.runs")
-    before = logger.level, logger.propagate, list(logger.handlers)
-    with Console():
-        logger.info("epoch 1 [bold]x[/bold]")
-        logger.warning("the disk is full")
-    assert (logger.level, logger.propagate, list(logger.handlers)) == before
-    assert capsys.readouterr().out == "epoch 1 [bold]x[/bold]\nwarning  the disk is full\n"
 
 
 def test_tensorboard_writers_are_closed_when_a_run_stops(tmp_path: Path) -> None:
