@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import resnetlab
 from resnetlab import errors
 from resnetlab.cli.main import USAGE
 from resnetlab.errors import LabError
@@ -56,9 +57,24 @@ def test_exit_codes_are_those_of_the_usage() -> None:
     assert told == CODES
 
 
-@pytest.mark.parametrize("page", ["promises", "benchmarks", "cifar10-fast", "floor", "scaling"])
+@pytest.mark.parametrize("page", ["promises", "benchmarks", "cifar10-fast", "floor", "reference", "scaling"])
 def test_the_readme_leads_to_the_page(page: str) -> None:
     assert f"(docs/{page}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_is_that_of_the_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import reference
+
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run: python tools/reference.py"
+
+
+def test_the_reference_has_every_public_name_with_its_docstring() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    for name in resnetlab.__all__:
+        assert f"\n## {name}\n" in text or f"| `{name}` |" in text, name
+        value = getattr(resnetlab, name)
+        assert value.__doc__, name
 
 
 def test_what_each_ingredient_gives_is_what_the_stored_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
+import resnetlab
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,6 +29,21 @@ def test_the_readme_names_every_module_of_the_package_and_none_that_is_not_there
     assert there <= listed
     for name in listed:
         assert (source / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the page, shortened to a few steps."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8)).save("picture.png")
+    short = resnetlab.recipes.quickstart().changed({"model": {"name": "resnet20"}, "steps": 2, "final_test": "never"})
+    monkeypatch.setattr(resnetlab.recipes, "quickstart", lambda: short)
+    examples = [part.split("```")[0] for part in (ROOT / "README.md").read_text().split("```python\n")[1:]]
+    examples = [example for example in examples if example.startswith("import resnetlab\n")]
+    assert len(examples) == 3
+    for example in examples:
+        names: dict[str, object] = {}
+        exec(example.replace("epochs=5", "steps=2"), names)
+    assert {path.name for path in Path("runs").iterdir() if path.is_dir()} == {"digits", "mine"}
 
 
 def test_the_code_that_the_readme_shows_is_the_code() -> None:
