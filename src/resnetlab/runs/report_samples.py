@@ -25,7 +25,7 @@ from resnetlab.runs.evaluation_files import Evaluation, make_folder
 from resnetlab.runtime import Runtime
 
 FILE, FORMAT, VERSION = "report_samples.safetensors", "resnetlab-report-samples", 1
-OLD_FILE, OLD_FORMAT = "looks.safetensors", "resnetlab-looks"  # of runs scored before version 0.2
+OLD_FILE, OLD_FORMAT = "looks.safetensors", "resnetlab-looks"  # as older versions wrote them
 OLD_NAMES = {"shown": "seen", "classes": "named", "probabilities": "sure"}
 SHOWN, MAPPED = 18, 4  # samples and as many mistakes; half of the images with Grad-CAM maps
 LARGEST = 160  # pixels; larger images are stored at this size
