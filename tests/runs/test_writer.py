@@ -10,7 +10,7 @@ from torch import nn
 
 import resnetlab
 from resnetlab.errors import NonFinite
-from resnetlab.runs.writer import require_finite_weights
+from resnetlab.runs.writer import finite_values, require_finite_weights
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -29,12 +29,33 @@ def test_an_infinite_running_variance_with_a_finite_loss_is_never_saved(policy: 
 
 def test_what_is_not_finite_is_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    require_finite_weights(model, 3)
+    watched = finite_values(model)
+    require_finite_weights(model, watched, 3)
     model[1].running_var[0] = torch.inf
     model[0].weight.data[0, 1] = torch.nan
     with pytest.raises(NonFinite, match=r"^0\.weight, 1\.running_var became NaN or infinite by step 3: try a smaller"):
-        require_finite_weights(model, 3)
+        require_finite_weights(model, watched, 3)
+
+
+class Masked(nn.Module):
+    """A network with a buffer that is meant to be infinite."""
+
+    mask: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 2)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(images.flatten(1)) + self.mask.clamp(min=-1)
+
+
+def test_a_buffer_that_is_meant_to_be_infinite_is_saved(tmp_path: Path) -> None:
+    pair = (torch.rand(16, 1, 4, 4), torch.arange(16) % 2)
+    fitted = resnetlab.fit(Masked(), pair, pair, folder=tmp_path / "fit", epochs=1, batch_size=4, lr=0.1, device="cpu")
+    assert fitted.best_weights["mask"].tolist() == [0.0, -torch.inf]
 
 
 def test_a_model_without_weights_is_finite() -> None:
-    require_finite_weights(nn.ReLU(), 0)
+    require_finite_weights(nn.ReLU(), finite_values(nn.ReLU()), 0)

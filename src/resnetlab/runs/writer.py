@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ class CheckpointWriter(MemoryWriter):
         super().__init__(history)
         self.training, self.run, self.log = training, run, log
         self.save_best, self.when, self.facts = save_best, when, facts
+        # A value that is not finite from the beginning (an attention mask, say) is meant to be so.
+        self.watched = finite_values(training.state.model)
         self.failures = 0
         self.pending_best: tuple[nn.Module, EpochReport] | None = None
 
@@ -99,7 +101,7 @@ class CheckpointWriter(MemoryWriter):
         state = self.training.state
         require_finite(state, self.training.batches, self.training.plan)
         for model in {state.model, state.average.model}:
-            require_finite_weights(model, state.step)
+            require_finite_weights(model, self.watched, state.step)
         if self.pending_best is not None:
             self.save_best(*self.pending_best)
             self.pending_best = None
@@ -143,12 +145,19 @@ class CheckpointWriter(MemoryWriter):
         return f"the last checkpoint is {checkpoints[0]}" if checkpoints else "there is no checkpoint yet"
 
 
-@torch.no_grad()
-def require_finite_weights(model: nn.Module, step: int) -> None:
-    """Raise NonFinite, naming them, if weights or running statistics are NaN or infinite."""
+def finite_values(model: nn.Module) -> set[str]:
+    """The names of weights and buffers that are floating-point and finite. Waits for the device once."""
     numbers = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-    finite = torch.stack([value.isfinite().all() for value in numbers.values()]) if numbers else torch.ones(0)
-    names = [name for name, is_finite in zip(numbers, finite.tolist(), strict=True) if not is_finite]
+    if not numbers:
+        return set()
+    finite = torch.stack([value.isfinite().all() for value in numbers.values()]).tolist()
+    return {name for name, is_finite in zip(numbers, finite, strict=True) if is_finite}
+
+
+def require_finite_weights(model: nn.Module, watched: Collection[str], step: int) -> None:
+    """Raise NonFinite, naming them, if `watched` weights or running statistics are NaN or infinite."""
+    finite = finite_values(model)
+    names = [name for name in model.state_dict() if name in watched and name not in finite]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise NonFinite(
