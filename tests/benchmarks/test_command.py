@@ -37,7 +37,7 @@ def test_training_ours_and_the_plain_script() -> None:
     "name",
     [
         *("evaluation", "data", "inference", "startup", "checkpoint", "notebook", "scaling", "numerics"),
-        "beside_script",
+        *("beside_script", "accelerate"),
     ],
 )
 def test_the_others(name: str) -> None:

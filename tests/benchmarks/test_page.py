@@ -10,7 +10,7 @@ import pytest
 from benchmarks.rounds import Outcome, group, spread
 
 from benchmarks import __main__ as command
-from benchmarks import floor_page, page, pictures, results, scaling, scaling_page
+from benchmarks import accelerate, floor_page, page, pictures, results, scaling, scaling_page
 from resnetlab.errors import BadInput
 
 MACHINE = {
@@ -145,6 +145,16 @@ def test_the_floor_page_has_a_line_for_every_network_and_its_share(tmp_path: Pat
     floor_page.draw(result, tmp_path / "floor.png")
     assert tuple((tmp_path / "floor.png").read_bytes()[:4]) == HEADER
     assert "(floor.md)" in page.page({"floor": result}, command.BENCHMARKS, Path("results"))
+
+
+def test_the_page_of_accelerate_has_a_line_for_every_network() -> None:
+    loops = {accelerate.ACCELERATED: [30.0, 50.0], accelerate.BF16: [20.0], accelerate.FP32: [10.0]}
+    rows = [{"name": name, "values": v, **spread(v), "first_against_it": 40 / v[0]} for name, v in loops.items()]
+    group = {"subject": "a", "title": "torchvision a, 32 px", "contenders": rows}
+    text = accelerate.write({"environment": MACHINE, "groups": [group]}, Path("pictures"))
+    assert "| a, 32 px | 10 | 20 | 40 | 30 – 50 | 2.00 | 4.00 |" in text
+    assert "of 2 rounds" in text
+    assert "(pictures/accelerate-a.png)" in text
 
 
 def test_the_stored_results_are_those_of_the_pages() -> None:
