@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resnetlab import __version__
@@ -51,16 +51,15 @@ exit codes: 0 done · 1 a bug of ours · 2 bad input · 3 no sound checkpoint ·
 NAMES = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
-def run(words: Sequence[str]) -> None:
-    """Run one command. Raises BadInput for an unknown one, and what the command raises."""
+def command(words: Sequence[str]) -> Callable[[Sequence[str]], None]:
+    """The command that the first word names. Raises BadInput for an unknown one."""
     if not words or words[0] in ("--help", "-h"):
-        print(USAGE, end="")
-    elif words[0] == "--version":
-        print(f"resnetlab {__version__}")
-    elif words[0] not in COMMANDS:
+        return lambda _: print(USAGE, end="")
+    if words[0] == "--version":
+        return lambda _: print(f"resnetlab {__version__}")
+    if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
-    else:
-        COMMANDS[words[0]](words[1:])
+    return COMMANDS[words[0]]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word != "--debug"]
     debug = len(words) < len(arguments)
     try:
-        run(words)
+        command(words)(words[1:])
         sys.stdout.flush()
     except LabError as error:
         if debug:
