@@ -6,7 +6,7 @@
 >>> data = resnetlab.open_dataset("digits")
 
 `train`, `resume` and `fit` log what they do under the name "resnetlab" and print nothing; to see it:
-`logging.basicConfig(level=logging.INFO)`. Names are imported when they are first used: `import resnetlab` is instant.
+`logging.basicConfig(level=logging.INFO)`. Names are imported at first use, so `import resnetlab` does not import torch.
 """
 
 from __future__ import annotations

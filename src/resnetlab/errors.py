@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 class LabError(Exception):
-    """The base of all expected failures.
+    """The base class of all expected failures.
 
-    The message says what was given, what is allowed and what to do next; the command line prints it without a
-    traceback and exits with `exit_code`. Each child is also the built-in exception that callers would expect:
+    The message names the value that was given, the values that are allowed and the next step. The command line prints
+    it without a traceback and exits with `exit_code`. Each subclass is also a built-in exception:
 
     >>> try:
     ...     raise BadInput("unknown model 'resnet43'")
@@ -29,7 +29,7 @@ class BadInput(LabError, ValueError):
 
 
 class Damaged(BadInput):
-    """A file whose content is not what was written: changed, truncated, or written by another program."""
+    """A file that was changed, truncated, or written by another program."""
 
 
 class NoSoundCheckpoint(LabError, RuntimeError):
@@ -39,7 +39,7 @@ class NoSoundCheckpoint(LabError, RuntimeError):
 
 
 class DiskTrouble(LabError, OSError):
-    """A file or folder that could not be written. `errno` and `filename` stay None: the message names both."""
+    """A file or folder that could not be written. `errno` and `filename` are None; the message has both."""
 
     exit_code = 4
 
@@ -57,7 +57,7 @@ class Stopped(LabError, RuntimeError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
-    """The error for a name that is not in the list; it suggests the nearest name that is.
+    """Return the error for a name that is not in the list; it suggests the nearest name in it.
 
     >>> print(unknown("model", "resnet43", ["resnet18", "resnet34"]))
     unknown model 'resnet43'; did you mean 'resnet34'? Choose from resnet18, resnet34
@@ -69,7 +69,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
 
 
 def printable(text: object) -> str:
-    """`text` on one line, with control characters escaped, so that a file name cannot control the terminal.
+    """Return `text` on one line, with control characters escaped, so that a file name cannot control the terminal.
 
     >>> printable("a" + chr(27) + "[2Jb")
     'a\\\\x1b[2Jb'

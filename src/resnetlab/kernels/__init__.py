@@ -1,1 +1,1 @@
-"""Kernels in C for what torch does in many passes over memory on the CPU; optional, compiled where they are used."""
+"""Optional C kernels for operations that take torch many passes over memory on the CPU, compiled at first use."""

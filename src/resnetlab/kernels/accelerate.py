@@ -18,14 +18,16 @@ log = logging.getLogger(__name__)
 def accelerate(model: Network) -> Network:
     """Swap the classes of the modules of `model` for faster ones, in place, and return it.
 
-    It takes our networks, `torchvision.models.resnet18` and its eight siblings, and whatever else is made of their
-    units or of 3x3 and 1x1 convolutions, by exact class: sub-classes stay as they are. Only the classes change:
-    parameters, buffers, keys, hooks, `isinstance`, copies and pickles are what they were.
+    Supports the networks of resnetlab, `torchvision.models.resnet18` and its eight siblings, and any network that
+    contains their units, or 3x3 and 1x1 convolutions. Modules are matched by their exact class; sub-classes stay as
+    they are. Only classes change: parameters, buffers, keys, hooks, `isinstance`, copies and pickles stay the same.
 
-    The fast classes compute a training step in bfloat16 (under `torch.autocast("cpu", torch.bfloat16)`) with kernels in
-    C, which are compiled when they are first needed. Everything else (fp32, another device, a hook on a module that
-    would be skipped, tracing, an unusual convolution, …) runs what torch would run, decided at every call. Call it once
-    the network is on its device; `model.to(memory_format=torch.channels_last)` first saves a copy per step.
+    The fast classes speed up training steps in bfloat16 (under `torch.autocast("cpu", torch.bfloat16)`) with C kernels,
+    which are compiled at first use. In all other cases (fp32, another device, tracing, an unusual convolution, a hook
+    on a module that would be skipped) they run torch's implementation; every call decides again.
+
+    Move the network to its device first. `model.to(memory_format=torch.channels_last)` before training saves a copy
+    per step.
 
     >>> from resnetlab.models import build_model
     >>> model = accelerate(build_model("resnet20", num_classes=10))
@@ -41,7 +43,7 @@ def accelerate(model: Network) -> Network:
 
 
 def restore(model: Network) -> Network:
-    """Undo `accelerate`: give the modules of `model` their own classes back, in place, and return it."""
+    """Undo `accelerate`: restore the classes of the modules of `model`, in place, and return it."""
     for module in model.modules():
         if isinstance(module, Fast):
             module.__class__ = module.plain  # type: ignore[assignment]
@@ -54,7 +56,7 @@ def count_accelerated(model: nn.Module) -> int:
 
 
 def fast_class(module: nn.Module) -> type[nn.Module] | None:
-    """The class to swap in for a module, found by its exact class and what it is made of; None to leave it."""
+    """The fast class for a module, by its exact class and those of its children; None if there is none."""
     kind, known = type(module), fast_classes()
     if kind is nn.Conv2d:
         assert isinstance(module, nn.Conv2d)

@@ -1,9 +1,9 @@
-"""Batch norm fused with what follows it in a residual unit: an addition, a ReLU.
+"""Batch norm fused with the operations that follow it in a residual unit: an addition and a ReLU.
 
-The output of a unit is used twice, by the next unit's convolution and by the shortcut around it, and autograd would
-add the two gradients in a pass over memory of its own. So a fused norm returns its output twice, as two tensors on the
-same memory: each receives its gradient, and the kernel adds them while it reads them. The pair travels as two values
-between the units of a fast stage (`units.py`) and is never seen outside.
+The output of a unit is used twice, by the next unit's convolution and by the shortcut around it. Autograd would add the
+two gradients in an extra pass over memory. A fused norm therefore returns its output twice, as two tensors that share
+memory: each receives its own gradient, and the kernel adds the two while reading them. Such a pair is only passed
+between the units of a fast stage (`units.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def bn(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def is_fusible(norm: nn.Module, x: Tensor) -> bool:
-    """True for torch's own batch norm in training mode, as it is built by default, on maps that the kernel takes."""
+    """True for torch's own batch norm with its default settings, in training mode, on maps that the kernel supports."""
     if not is_exactly(nn.BatchNorm2d, norm):
         return False
     assert isinstance(norm, nn.BatchNorm2d)
@@ -72,7 +72,7 @@ def is_fusible(norm: nn.Module, x: Tensor) -> bool:
 
 
 def fused(norm: nn.Module, x: Tensor, shortcut: Tensor | None, *, rectify: bool) -> Pair:
-    """Normalise maps x with the statistics of this batch, add the shortcut, apply the ReLU; count the batch."""
+    """Normalise maps x (N, C, H, W) with batch statistics, add the shortcut, apply the ReLU; count the batch."""
     assert isinstance(norm, nn.BatchNorm2d)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -107,12 +107,12 @@ class FusedNorm(torch.autograd.Function):
                 address(statistics),
             )
         )
-        # Without a shortcut the ReLU's mask is computed again from x; behind an addition only y has it.
+        # Without a shortcut the backward pass recomputes the ReLU's mask from x; after an addition it needs y.
         needs_y = rectify and shortcut is not None
         ctx.save_for_backward(x, weight, bias, statistics, y if needs_y else None)
         ctx.rectify, ctx.has_shortcut, ctx.eps = rectify, shortcut is not None, norm.eps
         ctx.set_materialize_grads(False)
-        # Not a view: autograd would take the two for one tensor.
+        # Not a view: autograd would treat the two as one tensor.
         return y, torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())
 
     @staticmethod

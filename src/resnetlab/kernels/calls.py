@@ -1,7 +1,7 @@
 """Conditions under which a kernel may be called, and helpers to call one.
 
-Every kernel reads memory through pointers, so that each condition is checked at every call: a tensor or module that
-does not meet them is left to torch.
+A kernel reads memory through pointers, so the conditions are checked at every call. If a tensor or module does not
+satisfy them, torch's implementation is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
@@ -24,7 +25,7 @@ GLOBAL_HOOKS = (
     torch_module._global_backward_hooks,
     torch_module._global_backward_pre_hooks,
 )
-# Torch's own functions: if one of them is replaced on its class later, the replacement is called.
+# Torch's own functions at import: if one of them is replaced on its class later, no kernel is used in its place.
 CALL = nn.Module.__call__
 FORWARD: dict[type[nn.Module], object] = {
     kind: kind.forward for kind in (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)
@@ -63,7 +64,7 @@ def is_autocast() -> bool:
 def is_bfloat16(maps: Tensor) -> bool:
     """True for maps (N, C, H, W) that are not empty, in bfloat16, in the CPU's memory, outside of any tracing."""
     return (
-        type(maps) is Tensor  # a proxy, a fake tensor or a subclass has its own meaning
+        type(maps) is Tensor  # not a proxy, a fake tensor or a subclass
         and maps.dtype == torch.bfloat16
         and maps.device.type == "cpu"
         and maps.layout == torch.strided
@@ -74,12 +75,12 @@ def is_bfloat16(maps: Tensor) -> bool:
 
 
 def is_supported(maps: Tensor) -> bool:
-    """True where the compiled kernels take these maps: in bfloat16, and the channels a multiple of 16."""
+    """True if the compiled kernels support these maps: bfloat16, and a multiple of 16 channels."""
     return is_bfloat16(maps) and maps.shape[1] % LANES == 0 and has_kernels()
 
 
 def is_float32(*tensors: Tensor | None) -> bool:
-    """True for contiguous float32 vectors in the CPU's memory: what the kernels read and write as `float *`."""
+    """True for contiguous float32 vectors in the CPU's memory, which the kernels read and write as `float *`."""
     return all(
         type(t) in (Tensor, nn.Parameter)
         and t.dtype == torch.float32
@@ -92,7 +93,7 @@ def is_float32(*tensors: Tensor | None) -> bool:
 
 
 def has_no_hooks(*modules: nn.Module) -> bool:
-    """True where nothing observes or replaces what these modules are given and return."""
+    """True if no hook observes or replaces the inputs and outputs of these modules, and `forward` is their class's."""
     if any(GLOBAL_HOOKS) or nn.Module.__call__ is not CALL:
         return False
     return not any(
@@ -107,25 +108,25 @@ def has_no_hooks(*modules: nn.Module) -> bool:
 
 
 def is_exactly(kind: type[nn.Module], *modules: nn.Module) -> bool:
-    """True for modules of torch's own class, unchanged, without hooks: skipping them and computing the same is safe."""
+    """True for unchanged modules of exactly this class without hooks, which a kernel may compute in their place."""
     exact = all(type(module) is kind for module in modules) and kind.forward is FORWARD[kind]
     return exact and has_no_hooks(*modules)
 
 
 @cache
 def has_pair_products() -> bool:
-    """True where the kernels that multiply pairs of bfloat16 exist, and no tiles (AMX), which are faster."""
+    """True if the kernels that multiply pairs of bfloat16 exist, and those for AMX tiles, which are faster, do not."""
     return bool(kernels().blocks_there()) and not torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 @cache
 def has_tiles() -> bool:
-    """True where the kernels that multiply whole tiles of bfloat16 matrices (AMX) exist."""
+    """True if the kernels that multiply tiles of bfloat16 matrices (AMX) exist."""
     return bool(kernels().tiles_there())
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """The same maps (N, C, H, W), in memory as (N, H, W, C); copied only where they are not."""
+    """The maps (N, C, H, W) in channels_last memory format; copied only if they have another one."""
     return maps.contiguous(memory_format=torch.channels_last)
 
 
@@ -135,9 +136,21 @@ def address(tensor: Tensor | None) -> int | None:
 
 
 def check(failed: int) -> None:
-    """Raise MemoryError for a kernel that found no memory."""
+    """Raise MemoryError if a kernel reports that it could not allocate memory."""
     if failed:
         raise MemoryError("no memory for the sums of a kernel")
+
+
+def grad_of_maps_by_torch(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """The gradient of maps x (N, C, H, W) under a 3x3 convolution with padding 1, all tensors in one dtype."""
+    settings = ([stride] * 2, [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, ..., groups
+    grad_x, _, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, [True, False, False])
+    return grad_x  # type: ignore[no-any-return]
+
+
+def convolve_by_torch(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """A 3x3 convolution with padding 1 by torch, in the dtype of x."""
+    return F.conv2d(x, weight.to(x.dtype), stride=stride, padding=1)
 
 
 def gradients_by_torch(
@@ -146,12 +159,12 @@ def gradients_by_torch(
     is_needed: Sequence[bool],
     grad: Tensor,
 ) -> list[Tensor | None]:
-    """The gradients of `function(*inputs)`, by torch's operations, so that they can be differentiated again.
+    """The gradients of `function(*inputs)` from torch's operations, so that they can be differentiated again.
 
     None for an input that needs no gradient.
     """
     with torch.enable_grad():
-        # Views, because one input may depend on another: only the direct dependence is asked for.
+        # Views, because one input may depend on another: only the direct dependence is wanted.
         views = [None if given is None else given.view_as(given) for given in inputs]
         wanted = [view for view, needed in zip(views, is_needed, strict=True) if needed and view is not None]
         found = iter(torch.autograd.grad(function(*views), wanted, grad, create_graph=True))

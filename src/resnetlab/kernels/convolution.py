@@ -1,7 +1,7 @@
 """Faster convolutions for the shapes that residual networks have, in bfloat16 on a CPU.
 
-`FastConv3x3` and `FastConv1x1` are `nn.Conv2d` with another `forward`. Whatever is not as it was when their class was
-swapped in (a bias, a dilation, another padding), and every precision but bfloat16, is computed by `nn.Conv2d`.
+`FastConv3x3` and `FastConv1x1` are `nn.Conv2d` with another `forward`. `nn.Conv2d` computes every other case: any
+precision but bfloat16, and a convolution that was changed after the swap (a bias, a dilation, another padding).
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.kernels import tiles, winograd
-from resnetlab.kernels.calls import FORWARD, has_no_hooks, is_autocast, is_bfloat16, is_exactly
+from resnetlab.kernels.calls import (
+    FORWARD,
+    grad_of_maps_by_torch,
+    has_no_hooks,
+    is_autocast,
+    is_bfloat16,
+    is_exactly,
+)
 from resnetlab.kernels.pooling import max_pool2x2
 from resnetlab.kernels.swap import Fast
 
 
 class FastConv1x1(Fast, nn.Conv2d):
-    """A 1x1 convolution that drops the pixels which its stride passes over before it multiplies."""
+    """A strided 1x1 convolution that selects the pixels it uses before it multiplies."""
 
     plain = nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        if max(self.stride) > 1 and is_standard(self, 1) and takes(self, x):
+        if max(self.stride) > 1 and is_standard(self, 1) and runs_in_bfloat16(self, x):
             return project(x, self.weight, self.stride[0])
         return super().forward(x)
 
@@ -36,13 +43,13 @@ class FastConv3x3(Fast, nn.Conv2d):
     plain = nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_standard(self, 3) and takes(self, x):
+        if is_standard(self, 3) and runs_in_bfloat16(self, x):
             return convolve(x, self.weight, self.stride[0], self.groups)
         return super().forward(x)
 
 
 def is_standard(conv: nn.Conv2d, kernel_size: int) -> bool:
-    """True for a square kernel with a padding that keeps the resolution, a stride of 1 or 2, and nothing unusual."""
+    """True for this kernel size with padding to keep the resolution, stride 1 or 2, no dilation and no bias."""
     return (
         conv.kernel_size == (kernel_size, kernel_size)
         and conv.padding == (kernel_size // 2, kernel_size // 2)
@@ -54,8 +61,8 @@ def is_standard(conv: nn.Conv2d, kernel_size: int) -> bool:
     )
 
 
-def takes(conv: nn.Conv2d, x: Tensor) -> bool:
-    """True where torch would convolve these maps in bfloat16, with kernels (O, C / groups, k, k) kept in float32."""
+def runs_in_bfloat16(conv: nn.Conv2d, x: Tensor) -> bool:
+    """True if torch would convolve these maps in bfloat16, with kernels (O, C / groups, k, k) stored in float32."""
     weight = conv.weight
     return (
         is_bfloat16(x)
@@ -72,7 +79,7 @@ def takes(conv: nn.Conv2d, x: Tensor) -> bool:
 
 def project(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Maps (N, C, H, W) and kernels (O, C, 1, 1) to (N, O, H / stride, W / stride)."""
-    # Backwards, strided kernels take twice as long. Sliced as (N, H, W, C), so that the gradient has that layout, too.
+    # The backward pass of a strided convolution takes twice as long. Sliced as (N, H, W, C) for the gradient's layout.
     return F.conv2d(x.permute(0, 2, 3, 1)[:, ::stride, ::stride].permute(0, 3, 1, 2), weight)
 
 
@@ -85,23 +92,23 @@ def convolve(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
     height, width = x.shape[2:]
     if groups == 1 and 2 < height == width:
         channels, out_size = weight.shape[0] * weight.shape[1], (height - 1) // stride + 1
-        # Measured with bf16 on AVX-512, batches of 32 to 256; smaller kernels, larger maps: the convolution is faster.
+        # Measured with bf16 on AVX-512, batches of 32 to 256. With fewer channels or larger maps, F.conv2d is faster.
         if out_size <= 4 or (out_size <= 8 and channels >= 2**16):
             everything = out_size <= 4 and channels >= 2**17
             return Im2Col.apply(x, weight.to(x.dtype), stride, everything)  # type: ignore[no-any-return]
     if height == width <= 2 and groups == 1:
-        return on_tiny_maps(x, weight, stride)
+        return convolve_tiny_maps(x, weight, stride)
     if height == width == 1:
-        stride = 1  # the same single pixel; with 2, torch leaves unset memory in the CPU's bf16 weight gradient
+        stride = 1  # the same single pixel; with 2, torch's weight gradient in bf16 on the CPU has unset memory
     return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
 
 
 def convolve_and_pool(conv: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
-    """pool(conv(x)); for a max pool of 2x2 behind a 3x3 convolution, (N, C, H, W) to (N, O, H // 2, W // 2), fused."""
+    """pool(conv(x)) for maps (N, C, H, W); a 3x3 convolution with a 2x2 max pool after it is fused if possible."""
     if not is_max_pool2x2(pool):
         return pool(conv(x))  # type: ignore[no-any-return]
     fusible = type(conv) is FastConv3x3 and conv.stride == (1, 1) and is_standard(conv, 3) and has_no_hooks(conv)
-    if fusible and takes(conv, x) and conv.groups == 1 and tiles.is_faster(x, conv.weight, 1):  # type: ignore[arg-type]
+    if fusible and runs_in_bfloat16(conv, x) and conv.groups == 1 and tiles.is_faster(x, conv.weight, 1):  # type: ignore[arg-type]
         return tiles.tiled_and_pooled(x, conv.weight)  # type: ignore[arg-type]
     return max_pool2x2(conv(x))
 
@@ -116,10 +123,10 @@ def is_max_pool2x2(pool: nn.Module) -> bool:
 
 
 class Im2Col(torch.autograd.Function):
-    """A 3x3 convolution whose weight gradient is one matrix product; with `everything`, the rest is one, too.
+    """A 3x3 convolution with its weight gradient as a matrix product; with `everything`, also its other two passes.
 
-    A row of the im2col matrix holds the 9 C pixels under a kernel in one place. It is computed again where it is
-    needed: kept, it would take nine times as much memory as the maps.
+    A row of the im2col matrix holds the 9 C values under a kernel at one position. The backward pass computes the
+    matrix again, because it is nine times as large as the maps.
     """
 
     @staticmethod
@@ -127,7 +134,7 @@ class Im2Col(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.everything = stride, everything
         if everything:
-            return multiplied(x, weight, stride)
+            return convolve_by_matmul(x, weight, stride)
         return F.conv2d(x, weight, stride=stride, padding=1)
 
     @staticmethod
@@ -135,34 +142,33 @@ class Im2Col(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0] and ctx.everything and ctx.stride == 1:
-            grad_x = multiplied(grad, weight.flip(2, 3).transpose(0, 1), 1)
+            grad_x = convolve_by_matmul(grad, weight.flip(2, 3).transpose(0, 1), 1)
         elif ctx.needs_input_grad[0]:
-            settings = ([ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, ..., groups
-            grad_x, _, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, [True, False, False])
+            grad_x = grad_of_maps_by_torch(grad, x, weight, ctx.stride)
         if ctx.needs_input_grad[1]:
             product = grad.permute(0, 2, 3, 1).flatten(0, 2).t() @ im2col(x, ctx.stride)
             grad_weight = product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
         return grad_x, grad_weight, None, None
 
 
-def multiplied(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """A 3x3 convolution with a padding of 1, as a matrix product."""
+def convolve_by_matmul(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """A 3x3 convolution of maps (N, C, H, H) with padding 1, as a matrix product."""
     y = im2col(x, stride) @ weight.permute(0, 2, 3, 1).flatten(1).t()
     out_size = (x.shape[2] - 1) // stride + 1
     return y.view(len(x), out_size, out_size, len(weight)).permute(0, 3, 1, 2)
 
 
 def im2col(x: Tensor, stride: int) -> Tensor:
-    """Maps (N, C, H, W) to the matrix of the pixels under a 3x3 kernel in each place, (N * H' * W', 9 C)."""
+    """Maps (N, C, H, W) to the matrix (N * H' * W', 9 C) of the values under a 3x3 kernel at each position."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
     return padded.unfold(1, 3, stride).unfold(2, 3, stride).permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
 
 
-def on_tiny_maps(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def convolve_tiny_maps(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """A 3x3 convolution of 1x1 or 2x2 maps, as one matrix product of all output pixels with all input pixels.
 
-    On a 1x1 map, eight of a kernel's nine taps meet nothing but padding, and a convolution multiplies them all the
-    same: forward and backward take ten times as long as what is left (512 channels, batch 128, a CPU with bf16).
+    On a 1x1 map, eight of a kernel's nine weights are only multiplied with padding. Leaving them out makes forward and
+    backward ten times as fast (512 channels, batch 128, a CPU with bf16).
     """
     images, _, size, _ = x.shape
     dense = DenseKernel.apply(weight, size, stride, x.dtype)
@@ -174,29 +180,30 @@ def on_tiny_maps(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 class DenseKernel(torch.autograd.Function):
     """Kernels (O, C, 3, 3) to the matrix (out_size² O, size² C) whose product with whole maps is the convolution.
 
-    An output pixel's rows hold the taps that meet a pixel of the map; a tap stands in as many places as it is used.
+    The rows of an output pixel hold the weights that are multiplied with pixels of the map there, so a weight appears
+    as often as it is used.
     """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, size: int, stride: int, dtype: torch.dtype) -> Tensor:
         ctx.size, ctx.stride, ctx.like = size, stride, weight
-        blocks = used_taps(weight, size, stride)
+        blocks = used_weights(weight, size, stride)
         dense = weight.new_empty((len(blocks), *blocks[0].shape), dtype=dtype)
         for place, block in zip(dense, blocks, strict=True):
-            place.copy_(block)  # in one go with the cast
+            place.copy_(block)  # casts, too
         return dense.view(len(blocks) * len(weight), -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         grad_weight = torch.zeros_like(ctx.like)
-        blocks = used_taps(grad_weight, ctx.size, ctx.stride)
+        blocks = used_weights(grad_weight, ctx.size, ctx.stride)
         for block, part in zip(blocks, grad.view(len(blocks), *blocks[0].shape), strict=True):
             block.add_(part)
         return grad_weight, None, None, None
 
 
-def used_taps(weight: Tensor, size: int, stride: int) -> list[Tensor]:
-    """Views (O, size, size, C), one for each output pixel, of the taps that meet a pixel of the map there."""
-    taps = weight.permute(0, 2, 3, 1)
+def used_weights(weight: Tensor, size: int, stride: int) -> list[Tensor]:
+    """Views (O, size, size, C), one for each output pixel, of the weights that are multiplied with pixels there."""
+    kernels = weight.permute(0, 2, 3, 1)
     starts = range(1, 1 - size, -stride)
-    return [taps[:, row : row + size, column : column + size] for row in starts for column in starts]
+    return [kernels[:, row : row + size, column : column + size] for row in starts for column in starts]

@@ -1,9 +1,8 @@
-"""Compile the C kernels once per machine and load them; without a compiler torch computes the same, more slowly.
+"""Compile the C kernels once per machine and load them; without a compiler, torch's implementation is used.
 
-The library is kept in the cache folder under a name that is a digest of what it was made from (sources, compiler,
-flags, processor, torch), so a change of any of them makes another one. The file ends in a digest of its content: a file
-that was truncated, emptied or overwritten is compiled again. Loading it would end the process by a signal.
-Compiling takes about two seconds.
+The library is kept in the cache folder. Its name is a digest of its sources, compiler, flags, processor and torch
+version, so a change of any of them compiles a new one. The file ends in a digest of its content: a truncated or
+overwritten file is compiled again, because loading it could crash the process. Compiling takes about two seconds.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernels, or None where they are unavailable (see `unavailable_reason`)."""
+    """Return the compiled kernels, or None if they are unavailable (see `unavailable_reason`)."""
     return _library()[0]
 
 
 def unavailable_reason() -> str:
-    """Return why there are no compiled kernels; an empty string if there are."""
+    """Return the reason why there are no compiled kernels; an empty string if there are."""
     return _library()[1]
 
 
@@ -132,7 +131,7 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def processor() -> str:
-    """Return what -march=native depends on: several machines may share a home folder."""
+    """Return the processor's model and features, on which -march=native depends: machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

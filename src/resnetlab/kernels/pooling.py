@@ -1,4 +1,4 @@
-"""Max pooling of 2x2 pixels by a kernel of our own: a fifth of torch's memory traffic."""
+"""Max pooling of 2x2 pixels by a C kernel with a fifth of torch's memory traffic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def max_pool2x2(x: Tensor) -> Tensor:
 
 
 class MaxPool(torch.autograd.Function):
-    """The backward pass searches the maxima again, so that no indices are kept."""
+    """Max pooling of 2x2 pixels; the backward pass finds the maxima again, so no indices are stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The base of all fast classes: a module whose class is swapped for a faster one stays the module that it was."""
+"""The base class of all fast classes, which are swapped in for a module's own class."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import nn
 
 
 class Fast:
-    """A sub-class of `plain` with another `forward`, and nothing else: an object can change between the two in place.
+    """A sub-class of `plain` that only has another `forward`, so that an object can change between the two in place.
 
-    A pickle holds a plain module, so that it can be read where this package is not installed; a deep copy is as fast as
-    its original.
+    A pickle contains the plain class, so that it can be read without this package. A deep copy keeps the fast class.
     """
 
     plain: ClassVar[type[nn.Module]]

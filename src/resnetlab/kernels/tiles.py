@@ -1,7 +1,7 @@
-"""3x3 convolutions for processors that multiply whole tiles of bfloat16 matrices (AMX), where torch's are slower.
+"""3x3 convolutions for processors that multiply tiles of bfloat16 matrices (AMX).
 
-Torch's forward pass and gradient of the maps reach the tiles' speed on large maps, but not on small ones, and its
-gradient of the weights hardly anywhere. Ours multiply in the same precision: bfloat16, added up in float.
+Torch's forward pass and its gradient of the maps are as fast on large maps, but slower on small ones. Its gradient of
+the weights is slower for nearly all shapes. The precision is the same: bfloat16 products, added up in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from resnetlab.kernels.calls import (
     address,
     channels_last,
     check,
+    convolve_by_torch,
+    grad_of_maps_by_torch,
     gradients_by_torch,
     has_tiles,
     is_supported,
@@ -25,7 +27,7 @@ from resnetlab.kernels.calls import (
 )
 
 NARROWEST = 2 * LANES  # channels in or out; with 16, torch is as fast
-SMALL, MEDIUM = 8, 64  # our kernel computes the maps up to so many pixels a side, or channels
+SMALL, MEDIUM = 8, 64  # pixels a side, or channels, up to which our kernel is faster than torch for the maps
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: int) -> bool:
@@ -42,41 +44,41 @@ def tiled(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def tiled_and_pooled(x: Tensor, weight: Tensor) -> Tensor:
     """Maps (N, C, H, H), bfloat16, and kernels (O, C, 3, 3) to (N, O, H // 2, H // 2): `tiled`, then a max pool of 2x2.
 
-    The map between the two is four times as large as the result, and never leaves the cache, in either direction.
+    The map between the two is four times as large as the result and stays in the cache, forward and backward.
     """
     return TiledAndPooled.apply(channels_last(x), channels_last(weight.float()))  # type: ignore[no-any-return]
 
 
 class Tiled(torch.autograd.Function):
-    """The convolution and its gradients, each by the faster of our kernel and torch's for its shape."""
+    """The convolution and its gradients, each by our kernel or by torch's, whichever is faster for its shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.stride = stride
         ctx.ours = stride == 1 and (x.shape[2] <= SMALL or NARROWEST < max(weight.shape[:2]) <= MEDIUM)
         ctx.save_for_backward(x, weight)
-        return convolved(x, weight) if ctx.ours else by_torch(x, weight, stride)
+        return convolved(x, weight) if ctx.ours else convolve_by_torch(x, weight, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a gradient of this gradient
-            function = partial(by_torch, stride=ctx.stride)
+            function = partial(convolve_by_torch, stride=ctx.stride)
             return (*gradients_by_torch(function, (x, weight), ctx.needs_input_grad[:2], grad), None)
         grad = channels_last(grad.to(x.dtype))
         grad_x = None
         if ctx.needs_input_grad[0] and ctx.ours:
             grad_x = convolved(grad, weight, back=True)
         elif ctx.needs_input_grad[0]:
-            settings = ([ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, ..., groups
-            grad_x, _, _ = torch.ops.aten.convolution_backward(
-                grad, x, weight.to(x.dtype), None, *settings, [True, False, False]
-            )
+            grad_x = grad_of_maps_by_torch(grad, x, weight.to(x.dtype), ctx.stride)
         return grad_x, grad_of_kernels(x, grad, ctx.stride) if ctx.needs_input_grad[1] else None, None
 
 
 class TiledAndPooled(torch.autograd.Function):
-    """The index of each window's maximum is kept: one byte, where the map before the pool would take eight."""
+    """The convolution and the max pool. It stores the index of each window's maximum in one byte.
+
+    The map before the pool would take eight bytes per window.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -98,22 +100,18 @@ class TiledAndPooled(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def by_torch(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
-    """The same convolution, by torch."""
-    return F.conv2d(x, weight.to(x.dtype), stride=stride, padding=1)
-
-
 def pooled_by_torch(x: Tensor, weight: Tensor) -> Tensor:
-    """The same convolution and max pool, by torch."""
-    return F.max_pool2d(by_torch(x, weight), 2)
+    """The convolution and max pool by torch."""
+    return F.max_pool2d(convolve_by_torch(x, weight), 2)
 
 
 def convolved(
     x: Tensor, weight: Tensor, *, back: bool = False, argmax: Tensor | None = None, size: int | None = None
 ) -> Tensor:
-    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); or back, the kernels turned, from O channels to C.
+    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); with `back`, (N, O, H, H) and the kernels, rotated,
+    to (N, C, H, H).
 
-    With `argmax`, x is the output of a max pool of maps of `size` pixels a side.
+    With `argmax`, x is the gradient of the output of a max pool, and `size` is the side of the maps before it.
     """
     size = x.shape[2] if size is None else size
     y = maps_like(x, weight.shape[1 if back else 0], size)
@@ -124,7 +122,7 @@ def convolved(
 
 
 def pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The maxima (N, O, H // 2, H // 2) of `convolved`, and which of its window's four pixels each is, from 0."""
+    """The maxima (N, O, H // 2, H // 2) of `convolved`, and the index, 0 to 3, of each in its window."""
     size = x.shape[2]
     y = maps_like(x, len(weight), size // 2)
     argmax = torch.empty_like(y, dtype=torch.uint8)
@@ -135,6 +133,7 @@ def pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def packed_kernels(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
+    """The kernels (O, C, 3, 3) in the layout of the tiles, in the dtype of x."""
     out, channels = weight.shape[:2][::-1] if back else weight.shape[:2]
     packed = x.new_empty(2 * kernels().tiles_packed(channels, out))
     kernels().tiles_pack(address(weight), address(packed), *weight.shape[:2], back)
@@ -142,6 +141,7 @@ def packed_kernels(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
 
 
 def maps_like(x: Tensor, channels: int, size: int) -> Tensor:
+    """Uninitialised maps (N, channels, size, size) in channels_last, in the dtype of x."""
     return x.new_empty(len(x), size, size, channels).permute(0, 3, 1, 2)
 
 

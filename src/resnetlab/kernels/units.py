@@ -1,9 +1,9 @@
 """Residual units, stages and networks that call fused kernels, for our networks and for torchvision's.
 
 Each class repeats its parent's `forward` with `norm`, `+` and `relu` fused. A unit can return its output as a pair, the
-same values twice, so that the next convolution and the shortcut each have a gradient of their own (see
-`batch_norm.py`). A pair only goes to modules that are exactly torch's or ours and have no hooks; everything else is
-given one tensor, whose gradient is whole.
+same values twice, so that the next convolution and the shortcut each have their own gradient (see `batch_norm.py`). A
+pair is only passed to unchanged modules of torch or resnetlab without hooks. All other modules receive one tensor,
+whose gradient is complete.
 """
 
 # torch types a module's call as Any
@@ -41,7 +41,7 @@ from resnetlab.models.resnet import ResNet
 
 
 class FastZeroPad(Fast, ZeroPad):
-    """The shortcut of option A, padded as (N, H, W, C), so that its gradient has the layout of the maps."""
+    """The shortcut of option A, padded as (N, H, W, C), so that its gradient is channels_last like the maps."""
 
     plain = ZeroPad
 
@@ -67,7 +67,7 @@ RECEIVERS = (nn.Conv2d, FastConv3x3, FastConv1x1, nn.Identity, ZeroPad, FastZero
 
 
 def can_receive(*modules: nn.Module | None) -> bool:
-    """True for modules that use their input and neither keep nor change nor show it; None is the identity."""
+    """True for modules that only use their input: they do not store, change or expose it. None is the identity."""
     for module in modules:
         if module is None:
             continue
@@ -84,11 +84,11 @@ class FastUnit(Fast, nn.Module):
     """A unit that can receive its input, and return its output, as a pair."""
 
     def receivers(self) -> Sequence[nn.Module | None]:
-        """The modules that are given the unit's input."""
+        """The modules that receive the unit's input."""
         raise NotImplementedError
 
     def can_receive_pair(self) -> bool:
-        """True where nothing but the unit itself sees its input and its output."""
+        """True if no hook observes the unit, and all `receivers` can receive one tensor of a pair."""
         return has_no_hooks(self) and can_receive(*self.receivers())
 
     def pair(self, x: Tensor, second: Tensor) -> Pair:
@@ -182,7 +182,7 @@ class FastStage(Fast, nn.Sequential):
 
 
 def through_stages(stages: Sequence[nn.Module], x: Tensor, second: Tensor) -> Tensor:
-    """The output of the last stage for the output of the stem, given as a pair."""
+    """The output of the last stage, for the output of the stem as a pair."""
     for stage in stages:
         if type(stage) is FastStage and has_no_hooks(stage) and nn.Sequential.forward is FORWARD[nn.Sequential]:
             x, second = stage.chain(x, second)
@@ -207,7 +207,7 @@ class FastResNet(Fast, ResNet):
 
 
 def is_frozen_stem(conv: nn.Module, relu: nn.Module, images: Tensor) -> bool:
-    """True for a 3x3 convolution without padding, and its ReLU, that no gradient goes through, in bfloat16."""
+    """True for a 3x3 convolution without padding and its ReLU, in bfloat16, through which no gradient flows."""
     if not (is_exactly(nn.Conv2d, conv) and is_exactly(nn.ReLU, relu)):
         return False
     assert isinstance(conv, nn.Conv2d)
@@ -235,7 +235,7 @@ def is_frozen_stem(conv: nn.Module, relu: nn.Module, images: Tensor) -> bool:
 def convolve_and_rectify(weight: Tensor, images: Tensor) -> Tensor:
     """relu(convolution) of images (N, C, H, W) with filters (O, C, 3, 3): maps (N, O, H - 2, W - 2) in bfloat16.
 
-    The maps take twenty times the memory of the images: they are written once instead of read and written again.
+    The maps take twenty times the memory of the images. A separate ReLU would read and write them again.
     """
     count, channels, height, width = images.shape
     images, out = channels_last(images.to(torch.bfloat16)), len(weight)
@@ -255,13 +255,13 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fast_classes() -> dict[type[nn.Module], type[nn.Module]]:
-    """The fast classes of units, shortcuts and networks by exact class: ours, and torchvision's once imported."""
+    """The fast classes by exact class: for resnetlab, and for torchvision once it is imported."""
     return FAST | (torchvision_classes() if "torchvision.models.resnet" in sys.modules else {})
 
 
 @cache
 def torchvision_classes() -> dict[type[nn.Module], type[nn.Module]]:
-    """The fast classes for torchvision's: their units have one ReLU module, and no module for an identity shortcut."""
+    """The fast classes for torchvision, whose units have one ReLU module, and no module for an identity shortcut."""
     from torchvision.models import resnet
 
     class FastTorchvisionBasicBlock(FastUnit, resnet.BasicBlock):  # type: ignore[misc]

@@ -1,13 +1,13 @@
-"""Winograd's 3x3 convolution: 16 products for a tile of 2x2 pixels, where the plain one needs 36.
+"""Winograd's 3x3 convolution: 16 products for a tile of 2x2 pixels instead of 36.
 
 F(2x2, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv:1509.09308, Section 4.1). A
-tile of the output is A' [(G g G') * (B' d B)] A, with d the 4x4 pixels it depends on and g the kernel. Over all tiles
-and channels the element-wise products are sixteen matrix products, and so are their gradients. Our kernels compute them
-block by block in the cache; but the gradient of a wide layer's weights is larger than a cache, and its sixteen products
-over all tiles are torch's.
+tile of the output is A' [(G g G') * (B' d B)] A, where d is the 4x4 pixels it depends on and g the kernel. Over all
+tiles and channels the element-wise products are sixteen matrix products, and so are their gradients. C kernels compute
+them block by block in the cache. The weight gradient of a wide layer does not fit into a cache; torch computes its
+sixteen products.
 
-What is multiplied is rounded to bfloat16 after the transforms, so the result is about twice as far from the exact one
-as a plain convolution in bfloat16 (relative error 0.0045 instead of 0.0025 on normal numbers).
+The factors are rounded to bfloat16 after the transforms, so the error is about twice that of a direct convolution in
+bfloat16 (relative error 0.0045 instead of 0.0025 on normal numbers).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from resnetlab.kernels.calls import (
@@ -23,15 +22,16 @@ from resnetlab.kernels.calls import (
     address,
     channels_last,
     check,
+    convolve_by_torch,
     gradients_by_torch,
     has_pair_products,
     is_supported,
     kernels,
 )
 
-NARROWEST, WIDEST = 2 * LANES, 8192  # channels in or out; with 16, transforms cost what they save
+NARROWEST, WIDEST = 2 * LANES, 8192  # channels in or out; with 16, the transforms take the time that they save
 IN_CACHE = 2**14  # channels in times channels out, up to which the gradient of the weights stays in a cache
-AT_ONCE = 2**23  # bytes of planes
+AT_ONCE = 2**23  # bytes of planes that are computed at once
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
@@ -47,7 +47,7 @@ def winograd(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Winograd(torch.autograd.Function):
-    """The convolution and its gradients. Transformed tiles are computed again where they are needed, not kept."""
+    """The convolution and its gradients. The backward pass computes the transformed tiles again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -58,19 +58,16 @@ class Winograd(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a gradient of this gradient
-            return tuple(gradients_by_torch(by_torch, (x, weight), ctx.needs_input_grad, grad))
+            return tuple(gradients_by_torch(convolve_by_torch, (x, weight), ctx.needs_input_grad, grad))
         grad = channels_last(grad.to(x.dtype))
         grad_x = convolved(grad, weight, back=True) if ctx.needs_input_grad[0] else None
         return grad_x, grad_of_kernels(x, grad) if ctx.needs_input_grad[1] else None
 
 
-def by_torch(x: Tensor, weight: Tensor) -> Tensor:
-    """The same convolution, by torch."""
-    return F.conv2d(x, weight.to(x.dtype), padding=1)
-
-
 def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
-    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); or back, the kernels turned, from O channels to C."""
+    """Maps (N, C, H, H) and kernels (O, C, 3, 3) to (N, O, H, H); with `back`, (N, O, H, H) and the kernels, rotated,
+    to (N, C, H, H).
+    """
     images, channels, size, _ = x.shape
     out = weight.shape[1 if back else 0]
     y = x.new_empty(images, size, size, out).permute(0, 3, 1, 2)
@@ -87,21 +84,21 @@ def grad_of_kernels(x: Tensor, grad: Tensor) -> Tensor:
     if out * channels < IN_CACHE:
         check(kernels().blocks_weights(*map(address, (x, grad, found)), images, size, channels, out))
         return found
-    for some in pieces(x, grad):
-        product = torch.bmm(spread(grad[some]).transpose(1, 2), surroundings(x[some]))
+    for part in image_slices(x, grad):
+        product = torch.bmm(transformed_grad(grad[part]).transpose(1, 2), transformed_input(x[part]))
         kernels().winograd_kernels_back(address(product), address(found), out, channels)
     return found
 
 
-def pieces(*maps: Tensor) -> list[slice]:
-    """Images a few at a time: planes are four times as large as maps, and whole ones would tear holes in the heap."""
+def image_slices(*maps: Tensor) -> list[slice]:
+    """Slices of a few images each: planes are four times as large as maps, and whole ones would fragment the heap."""
     images, _, size, _ = maps[0].shape
-    each = 16 * tiles(size) * max(x.shape[1] for x in maps) * maps[0].element_size()
-    some = max(1, AT_ONCE // each)
-    return [slice(first, first + some) for first in range(0, images, some)]
+    bytes_per_image = 16 * tiles(size) * max(x.shape[1] for x in maps) * maps[0].element_size()
+    count = max(1, AT_ONCE // bytes_per_image)
+    return [slice(first, first + count) for first in range(0, images, count)]
 
 
-def surroundings(x: Tensor) -> Tensor:
+def transformed_input(x: Tensor) -> Tensor:
     """B' d B of the 4x4 pixels around every tile: maps (N, C, H, H) to planes (16, tiles, C)."""
     images, channels, size, _ = x.shape
     planes = x.new_empty(16, images * tiles(size), channels)
@@ -109,7 +106,7 @@ def surroundings(x: Tensor) -> Tensor:
     return planes
 
 
-def spread(grad: Tensor) -> Tensor:
+def transformed_grad(grad: Tensor) -> Tensor:
     """A g A' of every tile: maps (N, C, H, H) to planes (16, tiles, C)."""
     images, channels, size, _ = grad.shape
     planes = grad.new_empty(16, images * tiles(size), channels)
@@ -118,5 +115,5 @@ def spread(grad: Tensor) -> Tensor:
 
 
 def tiles(size: int) -> int:
-    """Tiles of 2x2 pixels that cover a map of size x size."""
+    """The number of tiles of 2x2 pixels that cover a map of `size` x `size` pixels."""
     return ((size + 1) // 2) ** 2

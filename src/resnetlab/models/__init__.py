@@ -1,7 +1,7 @@
 """The ResNet family as in the papers: units, stems, networks, the table of architectures, pretrained weights.
 
-Names are imported when they are used, so that reading the table does not import torch. Every architecture is a function
-of `resnetlab.models.architectures`, and of `resnetlab` itself.
+Names are imported at first use, so that reading the table does not import torch. Every architecture is a function of
+`resnetlab.models.architectures`, and of `resnetlab` itself.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Constructor(Protocol):
 
 
 def constructor(name: str) -> Constructor:
-    """The function that builds the architecture of that name."""
+    """Return the function that builds the architecture called `name`."""
     architecture = ARCHITECTURES[name]
     papers_classes = 1000 if architecture.stem == "imagenet" else 10
 
@@ -63,13 +63,16 @@ def constructor(name: str) -> Constructor:
         return model
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"""Build {name} ({architecture.source}), on the CPU, in fp32 and training mode.
+    build.__doc__ = f"""Build {name} ({architecture.source}) on the CPU, in fp32 and training mode.
 
-    `weights` are drawn from `seed` (None), torchvision's for ImageNet ("imagenet", downloaded once) or those of a file.
-    A stem of "auto" is chosen by `image_size` in pixels: cifar up to 64, imagenet above, the paper's without one.
-    `shortcut` is one of A, B and C (He et al. 2015, 3.3); `zero_init` starts every residual branch at zero.
+    The network maps images (N, in_channels, H, W) to logits (N, num_classes).
 
-    Raises `BadInput` for what cannot be built or does not fit.
+    `weights` is None (drawn from `seed`), "imagenet" (torchvision's weights, downloaded once) or a path (see
+    `load_pretrained`). With stem "auto", `image_size` in pixels selects the stem: cifar up to 64, imagenet above, and
+    the paper's if there is no `image_size`. `shortcut` is A, B or C (He et al. 2015, 3.3). `zero_init` starts every
+    residual branch at zero.
+
+    Raises `BadInput` if the network cannot be built or the weights do not fit.
 
     >>> from resnetlab.models import architectures
     >>> type(architectures.{name}(num_classes=7)).__name__

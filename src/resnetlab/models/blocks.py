@@ -1,8 +1,8 @@
 """Residual units, y = F(x) + x (He et al. 2015, Fig. 5; 2016, Fig. 4e), and the shortcuts around them.
 
 Every unit maps x (N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride).
-It has one ReLU module for each place where it applies one: a shared module breaks quantisation of a traced graph. They
-work in place where they overwrite a fresh tensor that no gradient needs.
+Every ReLU of a unit is a module of its own, because a shared module breaks quantisation of a traced graph. A ReLU works
+in place if it overwrites a new tensor that no gradient needs.
 """
 
 # torch types a module's call as Any
@@ -21,7 +21,7 @@ Shortcut = Callable[[int, int, int, Norm], nn.Module]  # (in_channels, out_chann
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without a bias: the batch norm that follows would cancel it."""
+    """A 3x3 convolution with padding 1 and no bias: the batch norm that follows would cancel a bias."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)
 
 
@@ -62,7 +62,7 @@ def projection(in_channels: int, out_channels: int, stride: int, norm: Norm) -> 
 
 
 def projection_everywhere(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
-    """Option C: every shortcut is a 1x1 convolution, then a norm."""
+    """Option C: a 1x1 convolution and a norm, even where the identity would fit."""
     return nn.Sequential(conv1x1(in_channels, out_channels, stride), norm(out_channels))
 
 
@@ -70,17 +70,21 @@ SHORTCUTS: dict[str, Shortcut] = {"A": zero_pad, "B": projection, "C": projectio
 
 
 class Unit(nn.Module):
-    """The base class of all units: the facts that a network needs to know about a kind of unit."""
+    """The base class of all units.
+
+    The constructor of a unit takes `in_channels`, `channels` (before the expansion), `stride` (1 or 2), and `shortcut`,
+    one of the functions in `SHORTCUTS`.
+    """
 
     depth: ClassVar[int]  # weighted layers of the residual branch; the shortcut does not count
     expansion: ClassVar[int] = 1  # output channels / `channels`
-    pre_activation: ClassVar[bool] = False  # norm and ReLU stand before the convolutions, none after the addition
+    pre_activation: ClassVar[bool] = False  # norm and ReLU come before the convolutions, and none after the addition
     halves_at_once: ClassVar[bool] = False  # the first stage halves the resolution, too
     last: ClassVar[str | None]  # the last module of the residual branch: with its weight at 0, F(x) = 0
 
 
 class BasicBlock(Unit):
-    """3x3 -> 3x3, the unit of ResNet-18 and ResNet-34 (He et al. 2015, Fig. 5, left).
+    """3x3 -> 3x3: the unit of ResNet-18 and ResNet-34 (He et al. 2015, Fig. 5, left).
 
     >>> [name for name, _ in BasicBlock(64, 64, 1).named_children()]
     ['conv1', 'bn1', 'relu1', 'conv2', 'bn2', 'relu2', 'downsample']
@@ -106,9 +110,10 @@ class BasicBlock(Unit):
 
 
 class Bottleneck(Unit):
-    """1x1 -> 3x3 -> 1x1, the unit of ResNet-50 and deeper (He et al. 2015, Fig. 5, right).
+    """1x1 -> 3x3 -> 1x1: the unit of ResNet-50 and deeper networks (He et al. 2015, Fig. 5, right).
 
-    The stride sits on the 3x3 convolution ("v1.5"), as in torchvision; the paper put it on the first 1x1.
+    The 3x3 convolution has the stride ("v1.5"), as in torchvision; in the paper the first 1x1 has it. With `groups`
+    groups of `group_width` channels it is also the unit of ResNeXt and Wide ResNet.
 
     >>> Bottleneck(256, 64, 1, groups=32, group_width=4).conv2.weight.shape
     torch.Size([128, 4, 3, 3])
@@ -129,7 +134,7 @@ class Bottleneck(Unit):
         group_width: int = 64,
     ) -> None:
         super().__init__()
-        inner = channels * group_width // 64 * groups  # ResNeXt and Wide ResNet widen only the inside
+        inner = channels * group_width // 64 * groups  # ResNeXt and Wide ResNet only widen the 3x3 convolution
         out_channels = channels * self.expansion
         self.conv1 = conv1x1(in_channels, inner)
         self.bn1 = nn.BatchNorm2d(inner)
@@ -150,7 +155,10 @@ class Bottleneck(Unit):
 
 
 class PlainBlock(Unit):
-    """The two convolutions of `BasicBlock` without the addition: what the paper compares with (Fig. 3, middle)."""
+    """The two convolutions of `BasicBlock` without the addition: the paper's baseline (Fig. 3, middle).
+
+    `shortcut` is accepted and ignored.
+    """
 
     depth = 2
     last = None
@@ -170,10 +178,10 @@ class PlainBlock(Unit):
 
 
 class PooledBlock(Unit):
-    """3x3 and max pooling, then a residual unit of one 3x3: the shortcut starts where the shape no longer changes.
+    """3x3 -> max pooling -> 3x3, with an identity shortcut around the second convolution.
 
-    Every stage halves its maps by pooling, the first one included. Made for time to accuracy, after the layers of
-    Jordan (2024), which have no shortcut.
+    Every stage halves its maps by pooling, including the first one. Designed for time to accuracy, after the layers of
+    Jordan (2024), which have no shortcut. `shortcut` is accepted and ignored.
     """
 
     depth = 2
@@ -197,10 +205,10 @@ class PooledBlock(Unit):
 
 
 class PreActBlock(Unit):
-    """norm -> ReLU -> 3x3, twice, then the addition alone (He et al. 2016, "Identity mappings", Fig. 4e).
+    """norm -> ReLU -> 3x3, twice, then the addition without a ReLU (He et al. 2016, "Identity mappings", Fig. 4e).
 
-    An identity shortcut carries x itself, so x reaches the head unchanged. Where the shape changes, the shortcut takes
-    the activated input, and its projection has no norm: so does the authors' published code.
+    An identity shortcut adds x itself, before the norm. Where the shape changes, the shortcut is applied to the
+    activated input, and its projection has no norm, as in the authors' published code.
     """
 
     depth = 2
@@ -210,7 +218,7 @@ class PreActBlock(Unit):
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: Shortcut = projection) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.relu1 = nn.ReLU()  # not in place: without the norm it would overwrite x, which the shortcut carries
+        self.relu1 = nn.ReLU()  # not in place: with an identity as bn1 it would overwrite x, which the shortcut adds
         self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU(inplace=True)

@@ -1,4 +1,4 @@
-"""Build a network from a name and a seed: the same seed gives the same bits."""
+"""Build a network from its name and a seed: the same seed gives the same bits."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ def build_model(
     zero_init: bool = False,
     seed: int = 0,
 ) -> ResNet:
-    """Build a network on the CPU, in fp32 and training mode; no global generator is used or changed.
+    """Build a network on the CPU, in fp32 and training mode. No global random generator is used or changed.
 
-    `architecture` is a name of the zoo, to which `stem`, `image_size` (pixels) and `shortcut` apply as in `resolve`,
-    or an `Architecture`. `zero_init` starts every residual branch at zero (Goyal et al. 2017, 5.1). Raises `BadInput`
-    for what cannot be built.
+    The network maps images (N, in_channels, H, W) to logits (N, num_classes).
+
+    `architecture` is a name of the zoo or an `Architecture`. `stem`, `image_size` (pixels) and `shortcut` apply to a
+    name only, as in `resolve`. `zero_init` starts every residual branch at zero (Goyal et al. 2017, 5.1).
+
+    Raises `BadInput` for arguments that describe no network.
 
     >>> model = build_model("resnet20", num_classes=10)
     >>> model.depth, sum(p.numel() for p in model.parameters())
@@ -67,10 +70,10 @@ def take_memory(model: nn.Module) -> None:
 
 
 def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool = False) -> None:
-    """Set every parameter and buffer, drawing from `generator` alone.
+    """Initialise every parameter and buffer, drawing from `generator` alone.
 
-    Convolutions as in He et al. 2015b ("Delving deep", 2.2, by fan-out), norms as the identity, the head uniform
-    within 1 / sqrt(fan-in), as `nn.Linear` does it.
+    Convolutions as in He et al. 2015b ("Delving deep", 2.2, by fan-out); norms as the identity; the head uniform
+    within 1 / sqrt(fan-in), as in `nn.Linear`.
 
     >>> layer = nn.BatchNorm2d(2, device="meta").to_empty(device="cpu")
     >>> initialize(layer, torch.Generator())

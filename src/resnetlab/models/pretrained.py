@@ -90,12 +90,12 @@ def download_weights(address: str, cache: Path | None = None) -> tuple[Path, lis
 
 
 def torchvision_cache(name: str) -> Path:
-    """Create and return the folder where torchvision keeps its weights, if the file `name` is or can be put there.
+    """Return the folder where torchvision keeps its weights, created if missing, if the file `name` can be used there.
 
-    Otherwise (no home folder, a read-only one) return `cache_folder()`.
+    Otherwise (no home folder, or a read-only one) return `cache_folder()`.
     """
     folder = Path(torch.hub.get_dir(), "checkpoints")
-    if folder.parts[0] != "~":  # what torch returns without a home folder; it would become a folder called ~
+    if folder.parts[0] != "~":  # torch returns ~ if there is no home folder; it would become a folder called ~
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder / name, os.R_OK) or os.access(folder, os.W_OK | os.X_OK):
@@ -203,7 +203,7 @@ def adapt_head(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
 def adapt_input(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
     """Derive the first convolution from the RGB weights if the model has another number of input channels.
 
-    A grey image then gives the same activations as the same image in RGB did.
+    A grey image then gives the same activations as the same image in RGB.
     """
     weight = weights.get("conv1.weight")
     out_channels, channels, *kernel = own["conv1.weight"].shape

@@ -18,10 +18,10 @@ from resnetlab.models.zoo import Architecture
 
 
 class ResNet(nn.Module):
-    """A network from images (N, in_channels, H, W), float and normalised, to logits (N, num_classes).
+    """A network that maps images (N, in_channels, H, W), float and normalised, to logits (N, num_classes).
 
-    Build it with `build_model`, which draws the weights from a seed; the constructor draws them from torch's global
-    generator. He et al. 2015 (Table 1 and Section 4.2), 2016 for the pre-activation units.
+    `build_model` draws the weights from a seed; the constructor draws them from torch's global generator. He et al.
+    2015 (Table 1 and Section 4.2), and 2016 for the pre-activation units.
 
     >>> import torch
     >>> from resnetlab.models import build_model
@@ -35,13 +35,13 @@ class ResNet(nn.Module):
         self.architecture = architecture
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.name = ""  # the name in the zoo, where it has one
+        self.name = ""  # the name in the zoo, if it has one
         self.backbone_is_frozen = False
 
         unit, width = UNITS[architecture.unit], architecture.width
         conv1, maxpool = STEMS[architecture.stem](in_channels, width)
         self.conv1 = conv1
-        # The output of a whitened stem has a variance of 1 already: it keeps its ReLU and needs no norm.
+        # The output of a whitened stem has a variance of 1 already: it has a ReLU and no norm.
         is_whitened = architecture.stem == "whitened"
         self.bn1, self.relu = norm_and_relu(width, wanted=not unit.pre_activation and not is_whitened)
         if is_whitened:
@@ -56,7 +56,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{index + 1}", stage)
             channels = wide * unit.expansion
 
-        # Pre-activation units end in a sum without norm and ReLU: those of the stem stand here instead.
+        # Pre-activation units end in a sum without norm and ReLU: those of the stem are here instead.
         self.last_bn, self.last_relu = norm_and_relu(channels, wanted=unit.pre_activation)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
@@ -68,7 +68,7 @@ class ResNet(nn.Module):
 
     @property
     def depth(self) -> int:
-        """The number of weighted layers, which is the number in the name; shortcuts do not count (Table 1)."""
+        """The number of weighted layers, as in the name; shortcuts do not count (Table 1)."""
         layers = [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
         return sum("downsample" not in name for name in layers)
 
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
         return self.fc(self.features(images))
 
     def freeze_backbone(self) -> None:
-        """Train the head alone from now on. `train()` leaves the norms below it in evaluation mode."""
+        """Train only the head from now on; `train()` leaves the layers below it in evaluation mode."""
         self.backbone_is_frozen = True
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("fc."))
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
 
 
 def norm_and_relu(channels: int, *, wanted: bool) -> tuple[nn.Module, nn.Module]:
-    """A batch norm and a ReLU, or two identities, which have no keys."""
+    """A batch norm and a ReLU, or two identities, which add no keys to the state dict."""
     return (nn.BatchNorm2d(channels), nn.ReLU(inplace=True)) if wanted else (nn.Identity(), nn.Identity())
 
 

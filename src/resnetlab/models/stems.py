@@ -1,6 +1,6 @@
-"""Stems: the first layers of a network, from pixels to maps.
+"""Stems: the first layers of a network, from pixels to feature maps.
 
-A stem is two modules, named after their keys in torchvision's checkpoints: `conv1` and `maxpool`.
+A stem is two modules with the names that they have in torchvision's checkpoints: `conv1` and `maxpool`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def cifar(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Module]:
 
 
 def whitened(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Module]:  # noqa: ARG001
-    """3x3 filters that `whiten` computes from the data and that are not trained, each beside its negative.
+    """3x3 filters and their negatives, computed from the data by `whiten` and not trained.
 
-    Of the 27 directions of a patch in colour, the sixteen with the most variance; of the 9 in grey, eight. With their
-    negatives these are multiples of 16, the number of channels that a processor multiplies at once.
+    A colour patch has 27 principal directions, of which the 16 with the most variance are used; a grey patch has 9, of
+    which 8 are used. With their negatives these are 32 and 16 channels, multiples of the 16 of a vector register.
+    `out_channels` is accepted and ignored.
 
     >>> whitened(3, 64)[0].weight.shape
     torch.Size([32, 3, 3, 3])
@@ -50,9 +51,10 @@ def whitened(in_channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Module]
 
 @torch.no_grad()
 def whiten(conv: nn.Conv2d, images: Tensor, floor: float = 5e-4) -> None:
-    """Set the filters to the principal directions of 3x3 patches of images (N, C, H, W), scaled to a variance of 1.
+    """Set the filters to the principal directions of the 3x3 patches of `images`, scaled to a variance of 1.
 
-    `floor` is added to the variances, so that directions without variance do not become noise (Page 2019).
+    `images` (N, C, H, W) are float and normalised. `floor` is added to the variances, so that directions without
+    variance are not amplified to noise (Page 2019).
     """
     patches = images.unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
     variances, directions = torch.linalg.eigh(patches.t() @ patches / len(patches))  # the largest ones last

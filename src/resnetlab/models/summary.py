@@ -23,7 +23,7 @@ class StageRow:
     shape: tuple[int, ...]
     params: int
     macs: int
-    idle: int = 0  # weights of 3x3 kernels that are only ever multiplied with padding
+    idle: int = 0  # weights of 3x3 kernels that are only multiplied with padding
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ZooRow:
 
 
 def stage_of(module_name: str) -> str:
-    """The stage to which a module or parameter belongs.
+    """The stage that a module or parameter belongs to.
 
     >>> stage_of("bn1.weight"), stage_of("layer2.0.conv1"), stage_of("last_bn.bias")
     ('stem', 'layer2', 'head')
@@ -66,16 +66,19 @@ def idle_weights(conv: nn.Conv2d, height: int, width: int) -> int:
 
 
 def stage_rows(model: ResNet, image_size: int) -> list[StageRow]:
-    """The rows of a network, which may be on any device: its weights are neither read nor changed."""
+    """The rows of a network for images of `image_size` x `image_size` pixels.
+
+    The network may be on any device: its weights are neither read nor changed.
+    """
     stages = ["stem", *(f"layer{index + 1}" for index in range(len(model.stages))), "head"]
     shapes, macs, idle = {}, dict.fromkeys(stages, 0), dict.fromkeys(stages, 0)
     params = dict.fromkeys(stages, 0)
     for name, parameter in model.named_parameters():
         params[stage_of(name)] += parameter.numel()
 
-    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         stage = stage_of(name)
-        shapes[stage] = tuple(output.shape[1:])  # in the end, that of the stage's last module
+        shapes[stage] = tuple(output.shape[1:])  # overwritten until the stage's last module
         if isinstance(module, nn.Conv2d):
             macs[stage] += module.weight[0].numel() * output[0].numel()
             if module.kernel_size == (3, 3):
@@ -83,14 +86,9 @@ def stage_rows(model: ResNet, image_size: int) -> list[StageRow]:
         elif isinstance(module, nn.Linear):
             macs[stage] += module.weight.numel()
 
-    handles = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name]
+    handles = [module.register_forward_hook(partial(add, name)) for name, module in model.named_modules() if name]
     weightless = {name: tensor.to("meta") for name, tensor in model.state_dict().items()}
-    size = (
-        2,
-        model.in_channels,
-        image_size,
-        image_size,
-    )  # a norm cannot train on one value
+    size = (2, model.in_channels, image_size, image_size)  # 2: a norm cannot train on one value
     images = torch.empty(size, dtype=model.fc.weight.dtype, device="meta")
     try:
         with torch.no_grad():
@@ -120,7 +118,7 @@ def describe(
     stem: str = "auto",
     shortcut: str | None = None,
 ) -> list[StageRow]:
-    """The rows of the network of that name, for images of `image_size` x `image_size` pixels.
+    """The rows of the architecture called `name`, for images of `image_size` x `image_size` pixels.
 
     >>> [(row.stage, row.shape) for row in describe("resnet34", 224)][-2:]
     [('layer4', (512, 7, 7)), ('head', (1000,))]
@@ -132,7 +130,7 @@ def describe(
 
 
 def table(image_size: int | None = None, *, stem: str = "auto") -> list[ZooRow]:
-    """The rows of the zoo at `image_size`; by default each network at the image size of its paper."""
+    """The rows of the zoo at `image_size` in pixels; by default each network at the image size of its paper."""
     rows = []
     for name, architecture in ARCHITECTURES.items():
         papers_size, num_classes = PAPER_SETTING[architecture.stem]
@@ -146,7 +144,7 @@ def table(image_size: int | None = None, *, stem: str = "auto") -> list[ZooRow]:
 
 
 def warnings_for(name: str, image_size: int, *, stem: str = "auto") -> list[str]:
-    """Warnings about training this network on images of that size; usually none.
+    """Warnings about training this network on images of `image_size` pixels; usually none.
 
     >>> warnings_for("resnet34", 224)
     []
@@ -160,7 +158,7 @@ def warnings_for(name: str, image_size: int, *, stem: str = "auto") -> list[str]
     if any(row.idle for row in with_cifar_stem):
         advice = f"use images of {2 ** (len(rows) - 2)} px or more and the cifar stem"
     else:
-        advice = f"use the cifar stem, whose last stage sees {'×'.join(map(str, with_cifar_stem[-2].shape[1:]))} maps"
+        advice = f"use the cifar stem, whose last stage has {'×'.join(map(str, with_cifar_stem[-2].shape[1:]))} maps"
     idle, params = sum(row.idle for row in starved), sum(row.params for row in rows)
     stages = " and ".join(row.stage for row in starved)
     return [

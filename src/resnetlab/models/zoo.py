@@ -17,11 +17,12 @@ MOST_STAGES, MOST_UNITS, WIDEST = 8, 2048, 8192  # a description read from a fil
 
 @dataclass(frozen=True)
 class Architecture:
-    """One column of Table 1 (He et al. 2015): the description of a network, as plain data.
+    """The description of a network as plain data, like one column of Table 1 (He et al. 2015).
 
-    `shortcut` has no effect on plain units. `groups` and `group_width` are for the bottleneck alone: in a stage of 64
-    channels its 3x3 convolution has `groups` groups of `group_width` channels, and it widens with the stage. Raises
-    `BadInput` for values that describe no network.
+    `shortcut` has no effect on plain and pooled units. `groups` and `group_width` are for the bottleneck only: in a
+    stage of 64 channels its 3x3 convolution has `groups` groups of `group_width` channels; later stages widen it.
+
+    Raises `BadInput` for values that describe no network.
 
     >>> Architecture("basic", (2, 2, 2, 2)).to_json()["units_per_stage"]
     [2, 2, 2, 2]
@@ -35,7 +36,7 @@ class Architecture:
     shortcut: str = "B"
     groups: int = 1
     group_width: int = 64
-    source: str = field(default="", compare=False)  # the paper, and the place in it; ignored by ==
+    source: str = field(default="", compare=False)  # the paper and the section or table; ignored by ==
 
     def __post_init__(self) -> None:
         for kind, given, allowed in (
@@ -66,7 +67,7 @@ class Architecture:
             raise BadInput(f"source is {self.source!r}; give a text")
 
     def channels(self, stage: int) -> int:
-        """The channels of stage 0, 1, …, before the unit's expansion."""
+        """The channels of a stage, numbered from 0, before the unit's expansion."""
         return self.widths[stage] if self.widths else self.width * 2**stage
 
     @property
@@ -149,11 +150,12 @@ ARCHITECTURES: dict[str, Architecture] = IMAGENET | CIFAR | PLAIN | PREACT | WID
 def resolve(
     name: str, *, stem: str = "auto", image_size: int | None = None, shortcut: str | None = None
 ) -> Architecture:
-    """The architecture of that name, with its stem chosen and its shortcuts replaced if `shortcut` is given.
+    """Return the architecture called `name` with the given stem and shortcuts.
 
-    Stem "auto" is chosen by `image_size`: the cifar stem up to 64 px, the imagenet stem above; without an `image_size`
-    it is that of the table. A whitened stem is part of its network and stays. Raises `BadInput` for an unknown name,
-    stem or shortcut.
+    Stem "auto" depends on `image_size`: the cifar stem up to 64 px, the imagenet stem above, and the stem of the table
+    if there is no `image_size`. A whitened stem is part of its network and is kept.
+
+    Raises `BadInput` for an unknown name, stem or shortcut.
 
     >>> resolve("resnet18", image_size=32).stem, resolve("resnet18", image_size=224).stem, resolve("resnet20").stem
     ('cifar', 'imagenet', 'cifar')
