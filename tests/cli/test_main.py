@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -443,7 +444,10 @@ def test_a_signal_at_the_end_of_the_command(
     monkeypatch.setattr(cli, "main", (lambda _: 0) if done else interrupted_main)
     monkeypatch.setattr(cli, "ignore_signals", interrupt_once if done else lambda: None)
     monkeypatch.setattr(cli, "leave_on_signals", lambda: None)
+    loggers = [logging.getLogger(name) for name in ("resnetlab", "resnetlab.kernels")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
     with pytest.raises(SystemExit) as leaving:
         cli.entry_point()
     assert leaving.value.code == code
+    assert [(logger.level, logger.handlers) for logger in loggers] == before
     assert capsys.readouterr().err == ("" if done else "resnetlab: stopped by SIGTERM\n")

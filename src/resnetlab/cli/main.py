@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from resnetlab import __version__
@@ -120,6 +121,24 @@ def replace_closed_streams() -> None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - stays open
 
 
+@contextlib.contextmanager
+def messages_on_stderr() -> Iterator[None]:
+    """Print the messages of the library, such as those of a download, on stderr."""
+    log, kernels = logging.getLogger("resnetlab"), logging.getLogger("resnetlab.kernels")
+    before = log.level, kernels.level
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    kernels.setLevel(logging.WARNING)  # a run tells about them in its own lines
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        kernels.setLevel(before[1])
+
+
 def entry_point() -> None:
     """Run the command line of this process and exit."""
     replace_closed_streams()
@@ -127,16 +146,11 @@ def entry_point() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
     leave_on_signals()
-    log = logging.getLogger("resnetlab")  # downloads are announced there
-    handler = logging.StreamHandler()
-    handler.setFormatter(Lines())
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    logging.getLogger("resnetlab.kernels").setLevel(logging.WARNING)  # a run tells about them in its own lines
     code: int | None = None
     try:
-        code = main(sys.argv[1:])
-        ignore_signals()
+        with messages_on_stderr():
+            code = main(sys.argv[1:])
+            ignore_signals()
     except KeyboardInterrupt as error:  # a signal in the very instant in which `main` is left
         ignore_signals()
         if code is None:
