@@ -23,6 +23,7 @@ import contextlib
 import ctypes
 import io
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -139,6 +140,11 @@ def silence_decoders() -> None:
     For a command line, which reports a bad image itself; a library leaves such settings to its host.
     """
     warnings.filterwarnings("ignore", module=r"PIL\b")
+    _silence_libtiff()
+
+
+@cache
+def _silence_libtiff() -> None:
     with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in another way
         library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]  # has libtiff's symbols
         library.TIFFSetErrorHandler(None)
