@@ -59,8 +59,9 @@ def use(folder: Path) -> None:
 
 
 def test_training_predicting_and_evaluating_in_a_thread_change_nothing_of_the_process(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("resnetlab.plots.style.DPI", 30)  # encoding pictures takes most of the time
     use(tmp_path / "first")  # what is imported now may register something of its own
     before = host()
     with ThreadPoolExecutor(1) as thread:

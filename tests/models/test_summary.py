@@ -48,8 +48,11 @@ def test_the_table_has_every_net_at_its_papers_size():
     assert rows["resnet34"].macs == pytest.approx(3.6e9, rel=0.02)  # Table 1
 
 
-def test_the_table_can_be_had_at_one_size():
+def test_the_table_can_be_had_at_one_size(monkeypatch):
+    zoo = {name: ARCHITECTURES[name] for name in ("resnet34", "resnet20", "preact_resnet18")}
+    monkeypatch.setattr("resnetlab.models.summary.ARCHITECTURES", zoo)
     rows = {row.name: row for row in table(32)}
+    assert list(rows) == list(zoo)
     assert {row.image_size for row in rows.values()} == {32}
     assert rows["resnet34"].macs == sum(row.macs for row in describe("resnet34", 32))
 

@@ -21,6 +21,7 @@ from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import PAPER_SETTING
 from resnetlab.models.zoo import ARCHITECTURES, Architecture, resolve
+from resnetlab.plots import style
 from resnetlab.plots.activations import LIKELIEST, MAPS, activations_figure, thumbnails
 from resnetlab.plots.diagram import diagram_figure
 from resnetlab.plots.style import rendered
@@ -191,7 +192,8 @@ def test_a_gray_image_and_one_of_a_single_pixel() -> None:
 
 
 @pytest.mark.parametrize("form", ["png", "svg", "pdf"])
-def test_the_same_network_gives_the_same_bytes(form: Any) -> None:
+def test_the_same_network_gives_the_same_bytes(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "DPI", 40)  # encoding takes most of the time
     model = build_model(SMALL, 3)
     recorded, pixels = sent(model)
     pictures = [lambda: activations_figure(model, recorded, pixels), lambda: diagram_figure(model, 16)]

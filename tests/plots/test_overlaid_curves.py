@@ -27,7 +27,7 @@ def rows(count: int, seconds: float = 30.0, **changes: Any) -> list[dict[str, An
 
 
 def texts(figure: Figure) -> list[str]:
-    figure.savefig(io.BytesIO())
+    figure.savefig(io.BytesIO(), dpi=40)
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
