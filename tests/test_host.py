@@ -55,7 +55,7 @@ def use(folder: Path) -> None:
     )
     resnetlab.train(config, folder)
     resnetlab.load(folder)(np.zeros((8, 8), np.uint8))
-    resnetlab.evaluate(folder)
+    resnetlab.evaluate(folder / "best.safetensors", "digits")  # the pictures of a run have been drawn by train
 
 
 def test_training_predicting_and_evaluating_in_a_thread_change_nothing_of_the_process(

@@ -156,6 +156,7 @@ PROGRAM = """
 import itertools, json, os, resource, sys, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import sklearn.datasets, sklearn.metrics  # a second, once instead of at every door
 import resnetlab, resnetlab.inference.predict, resnetlab.models.pretrained
 from resnetlab.cli import process
 from resnetlab.cli.main import main
