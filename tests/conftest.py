@@ -1,16 +1,24 @@
-"""Tests run on one thread each: two of them at a time then do not fight over the cores."""
+"""For all tests: one thread each, so that two at a time do not fight over the cores, and folders in memory."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from resnetlab.cli.main import main
+from resnetlab.models.zoo import ARCHITECTURES, Architecture
 
 torch.set_num_threads(1)
+
+# A run flushes some fifty files to the disk, which on a slow one takes longer than a tiny run computes.
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # where pytest makes its temporary folders
 
 
 class Commands:
@@ -40,6 +48,14 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
     """The command line, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return Commands(capsys)
+
+
+@pytest.fixture(scope="module")
+def tiny_network() -> Iterator[str]:
+    """A network of a few thousand weights by the name "tiny", for runs that take a fraction of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "tiny", Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A"))
+        yield "tiny"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Runs of the command line's tests draw no figures, which take longer than the runs; other tests look at figures."""
+"""Runs of the command line's tests are tiny and draw no figures, which other tests look at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_figures() -> Iterator[None]:
+def small_runs(tiny_network: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)

@@ -24,13 +24,13 @@ from resnetlab.models.zoo import ARCHITECTURES
 from resnetlab.runs import experiment, recipes
 from resnetlab.runs.folder import RunFolder
 
-TINY = ("--model", "resnet20", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
+TINY = ("--model", "tiny", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run on digits."""
-    config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "epochs": 1, "batch_size": 256})
+    config = recipes.quickstart().changed({"model": {"name": "tiny"}, "epochs": 1, "batch_size": 256})
     return experiment.train(config, tmp_path_factory.mktemp("runs") / "digits")
 
 
@@ -147,7 +147,7 @@ def test_runs_are_listed_best_first_and_unreadable_ones_below(command: Any, run:
     (tmp_path / "runs" / "broken" / "config.json").write_text("{")
     code, out, _ = command("runs")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines() if "resnet20" in line] == ["best", "equal", "low", "none"]
+    assert [line.split()[0] for line in out.splitlines() if "tiny" in line] == ["best", "equal", "low", "none"]
     assert out.splitlines()[-1].startswith("not listed: ")
     assert "broken/config.json" in out.splitlines()[-1]
 

@@ -52,7 +52,7 @@ def without_pictures() -> None:
 
 
 def pause(where: str, call: int, seconds: float, mark: str) -> None:
-    """At the given call (from 1) of a function leave a mark, wait, and then do it."""
+    """At the given call (from 1) of a function leave a mark, wait until it is removed or time is up, and go on."""
     owner, name = {
         "load": (build, "open_dataset"),
         "train": (loop, "train_step"),
@@ -66,7 +66,9 @@ def pause(where: str, call: int, seconds: float, mark: str) -> None:
         calls.append(1)
         if len(calls) == call:
             Path(mark).touch()
-            time.sleep(seconds)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and Path(mark).exists():
+                time.sleep(0.002)
         return real(*arguments, **options)
 
     patch(owner, name, paused)
@@ -145,6 +147,12 @@ def refuse(
         patch(os, name, function)
 
 
+def closed_stdout() -> None:
+    """As after `>&-`."""
+    sys.stdout = None  # type: ignore[assignment]
+    os.close(1)
+
+
 def file_size_limit(size: int, after: int) -> None:
     """No file may grow beyond `size` bytes once `after` have been flushed to disk."""
     real, calls = os.fsync, []
@@ -193,6 +201,7 @@ SITUATIONS: dict[str, Callable[..., None]] = {
         without_pictures,
         pause,
         refuse,
+        closed_stdout,
         file_size_limit,
         shell_before_epoch,
         judged,
@@ -217,7 +226,7 @@ def child(request: dict[str, Any]) -> None:
     except SystemExit as leaving:
         code = int(leaving.code or 0)
     for stream in (sys.stdout, sys.stderr):
-        if not stream.closed:
+        if stream is not None and not stream.closed:
             stream.flush()
     os._exit(code)  # taking down all that was imported would take longer than the run
 

@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,10 @@ Loader = Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
-def loaders(checkpointed: RunFolder, tiny: None) -> dict[str, Loader]:
+def loaders(checkpointed: RunFolder, tiny_network: str) -> dict[str, Loader]:
     """What a resumed run, and a prediction, read files with."""
     state = Experiment.of(checkpointed.config).state
     return {"checkpoint": lambda path: load_checkpoint(path, state), "model": read_model}
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[None]:
-    """The network of these runs, by name, as the forked programs know it."""
-    from resnetlab.models.zoo import ARCHITECTURES, Architecture
-
-    ARCHITECTURES["tiny"] = Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A")
-    yield
-    del ARCHITECTURES["tiny"]
 
 
 def refused(loader: Loader, path: Path, content: bytes) -> None:

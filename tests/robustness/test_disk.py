@@ -198,16 +198,25 @@ def test_output_that_cannot_be_written_does_not_end_a_run(machine: Any, ground: 
     assert "epoch 3/3" in run.log.read_text()
 
 
+def test_a_closed_stdout_does_not_end_a_run(machine: Any, ground: Path, ask: Any) -> None:
+    run = RunFolder(ground / "run")
+    program = machine.run("train", "quickstart", *ask.brief, "--out", run.path, closed_stdout={})
+    assert program.code == 0, program.output
+    assert program.output == ""
+    assert run.is_scored
+
+
 def test_a_reader_that_has_gone_does_not_end_a_run(machine: Any, ground: Path, ask: Any) -> None:
     """As with `resnetlab train | head -1`, or when the window is closed in which `tee` was running."""
     run, pipe = RunFolder(ground / "run"), ground / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     mark = ground / "mark"
-    pause = {"where": "load", "call": 1, "seconds": 1, "mark": str(mark)}
+    pause = {"where": "load", "call": 1, "seconds": 60, "mark": str(mark)}
     program = machine.start("train", "quickstart", *ask.brief, "--out", run.path, stdout=str(pipe), pause=pause)
     ask.until(mark)
     os.close(reader)
+    mark.unlink()
     assert program.wait() == 0, program.output
     assert "epoch 3/3" in run.log.read_text()
 
@@ -241,13 +250,14 @@ def test_a_folder_that_vanishes_is_told_of(
     run, away = RunFolder(ground / "run"), ground / "away"
     situations: dict[str, Any] = {"shell_before_epoch": {"epoch": 2, "command": f"mv {run.path} {away}"}}
     if back:
-        situations["pause"] = {"where": "train", "call": 13, "seconds": 2, "mark": str(ground / "mark")}
+        situations["pause"] = {"where": "train", "call": 13, "seconds": 60, "mark": str(ground / "mark")}
     program = machine.start(
         "train", "quickstart", *ask.brief, "--out", run.path, "--checkpoint.every-steps", 2, **situations
     )
     if back:
         ask.until(ground / "mark")
         away.rename(run.path)
+        (ground / "mark").unlink()
         assert program.wait() == 0, program.output
         assert "nothing was saved" in program.output
         ask.same(run, undisturbed)

@@ -37,10 +37,11 @@ def test_a_signal_stops_a_run_that_then_goes_on_as_if_nothing_had_been(
 ) -> None:
     run, mark = RunFolder(ground / "run"), ground / "mark"
     call, told = WHERE[phase]
-    pause = {"where": phase, "call": call, "seconds": 0.2, "mark": str(mark)}
+    pause = {"where": phase, "call": call, "seconds": 60, "mark": str(mark)}
     program = machine.start("train", "quickstart", *ask.brief, "--out", run.path, pause=pause)
     ask.until(mark)
     program.send(number)
+    mark.unlink()
     assert program.wait() == 6, program.output
     assert program.sentence.startswith(f"stopped by {number.name} ")
     assert told in program.sentence
@@ -90,12 +91,13 @@ def test_a_signal_that_arrives_twice_is_one_request(
 ) -> None:
     """`timeout` signals its child and then the whole group; `uv run` passes on what the terminal has sent already."""
     run, mark = RunFolder(ground / "run"), ground / "mark"
-    pause = {"where": "train", "call": 7, "seconds": 1, "mark": str(mark)}
+    pause = {"where": "train", "call": 7, "seconds": 60, "mark": str(mark)}
     program = machine.start("train", "quickstart", *ask.brief, "--out", run.path, pause=pause)
     ask.until(mark)
     program.send(number)
     time.sleep(0.02)
     program.send(number)
+    mark.unlink()
     assert program.wait() == 6, program.output
     assert f"stopped by {number.name} at step 7 of 15; resume with" in program.sentence
     ask.same(machine.resume(run.path), undisturbed)

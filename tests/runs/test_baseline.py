@@ -28,16 +28,18 @@ from resnetlab.runs.config import DataConfig, differences
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 
 PARTS = ["scratch", "frozen", "finetuned"]
-BRIEF = ("--model", "resnet20", "--steps", "4", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
+BRIEF = ("--model", "tiny", "--steps", "4", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
 
 KILLED = """# The command line, killed at the first checkpoint of the third part
 import os, signal, sys
 import torch
 from resnetlab.cli import main as cli
+from resnetlab.models.zoo import ARCHITECTURES, Architecture
 from resnetlab.runs import experiment, writer
 from resnetlab.runs import evaluation_files as record
 
 torch.set_num_threads(1)
+ARCHITECTURES["tiny"] = Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A")
 record.draw = experiment.draw_curves = lambda *_: None
 write = writer.CheckpointWriter.write
 
@@ -56,12 +58,12 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a ResNet-20 with ImageNet's stem and a thousand classes, under their digest."""
+def published(tiny_network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the tiny network with ImageNet's stem and a thousand classes, under their digest."""
     folder = tmp_path_factory.mktemp("site")
-    torch.save(build_model("resnet20", 1000, stem="imagenet", seed=7).state_dict(), folder / "new.pth")
+    torch.save(build_model("tiny", 1000, stem="imagenet", seed=7).state_dict(), folder / "new.pth")
     digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
-    return (folder / "new.pth").rename(folder / f"resnet20-{digest[:8]}.pth")
+    return (folder / "new.pth").rename(folder / f"tiny-{digest[:8]}.pth")
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_three_runs_end_in_a_comparison(
         assert any(note.startswith(f"{name}: ") and note.endswith(line) for note in numbers["notes"])
         assert line in html
         assert line in said
-    assert "all: resnet20, 4 steps of batch 16, 64x64 px, imagenet normalisation, split seed 0, seed 0" in said
+    assert "all: tiny, 4 steps of batch 16, 64x64 px, imagenet normalisation, split seed 0, seed 0" in said
     assert said.rstrip().endswith("comparison.html")
 
 
@@ -224,14 +226,12 @@ def test_without_a_network_it_says_so_before_it_trains(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    nowhere = "http://127.0.0.1:9/resnet20-0123abcd.pth"  # the discard port: nobody listens
+    nowhere = "http://127.0.0.1:9/tiny-0123abcd.pth"  # the discard port: nobody listens
     monkeypatch.setattr(pretrained, "torchvision_address", lambda name: nowhere)
     told = command.refuse("baseline", "--data", pictures, *BRIEF)
-    assert told.startswith(
-        "there is no baseline without weights (--weights FILE takes a file with those of resnet20): "
-    )
+    assert told.startswith("there is no baseline without weights (--weights FILE takes a file with those of tiny): ")
     assert f"cannot reach {nowhere}" in told
-    assert f"put it at {tmp_path}/torch/hub/checkpoints/resnet20-0123abcd.pth" in told
+    assert f"put it at {tmp_path}/torch/hub/checkpoints/tiny-0123abcd.pth" in told
     assert not (tmp_path / "runs").exists()
 
 
@@ -246,7 +246,7 @@ def test_what_will_not_do_is_refused_before_anything_is_written(
     assert "unknown data set 'digitz'" in refused("--data", "digitz")
     assert "unknown model 'resnet43'" in refused(*given, "--model", "resnet43")
     assert "do not fit this model" in refused(*given, "--model", "resnet32")
-    assert "file not found: nowhere.pth" in refused(*given[:2], "--weights", "nowhere.pth", "--model", "resnet20")
+    assert "file not found: nowhere.pth" in refused(*given[:2], "--weights", "nowhere.pth", "--model", "tiny")
     assert "give --epochs or --steps, not both" in refused(*given, "--epochs", "1", "--steps", "1")
     assert "epochs is 0" in refused(*given, "--epochs", "0")
     assert "must not be negative" in refused(*given, "--max-minutes", "-1")

@@ -109,7 +109,8 @@ def test_the_columns_of_all_probabilities_sum_to_one(written: tuple[Path, dict[s
     assert [float(row[3]) for row in rows] == found.max(1).tolist()
 
 
-def test_without_all_probabilities_there_are_four_columns(tmp_path: Path) -> None:
+def test_without_all_probabilities_there_are_four_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_files, "draw", lambda *_: None)
     write_evaluation(tmp_path, evaluation())
     assert {len(row) for row in read_csv(tmp_path / "predictions.csv")} == {4}
 
