@@ -11,7 +11,7 @@ demo: $(READY)
 	$(VENV)/bin/resnetlab train quickstart
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow

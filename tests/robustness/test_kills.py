@@ -69,7 +69,7 @@ STEP_BY_STEP = ("--ema", "0.9", "--checkpoint.every-steps", "2")
 
 
 @pytest.mark.parametrize("mode", ["before", "torn", "unsynced"])
-@pytest.mark.parametrize("share", [pytest.param(16, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [pytest.param(32, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_ckpt_chaos_finds_nothing_in_our_writer(mode: str, share: int, machine: Any, ground: Path, ask: Any) -> None:
     """An outside judge: it counts what happens to files, and ends the process before, or in the middle of, one."""
     pytest.importorskip("ckpt_chaos", reason="pip install ckpt-chaos, or the extra [dev]")

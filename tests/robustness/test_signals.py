@@ -103,7 +103,7 @@ def test_a_signal_that_arrives_twice_is_one_request(
     ask.same(machine.resume(run.path), undisturbed)
 
 
-@pytest.mark.parametrize("times", [6, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_signal_at_any_instant_is_an_exit_code_and_a_sentence(
     times: int, machine: Any, ground: Path, ask: Any, undisturbed: RunFolder
 ) -> None:

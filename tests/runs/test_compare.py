@@ -15,11 +15,11 @@ from resnetlab.runs import experiment, recipes
 from resnetlab.runs.compare import compare, distinct_names
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 
-PARAMETERS, MACS = 269_434, 2_516_608  # of ResNet-20 for one channel, 8x8 px and ten classes
+PARAMETERS, MACS = 1_334, 34_640  # of the tiny network for one channel, 8x8 px and ten classes
 
 
 def train(folder: Path, **changes: Any) -> RunFolder:
-    base = {"model": {"name": "resnet20"}, "batch_size": 64, "precision": "fp32"}
+    base = {"model": {"name": "tiny"}, "batch_size": 64, "precision": "fp32"}
     with pytest.MonkeyPatch.context() as patched:  # drawing takes longer than these runs
         patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patched.setattr(experiment, "draw_curves", lambda *_: None)
@@ -27,10 +27,10 @@ def train(folder: Path, **changes: Any) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A good run, a bad one, and one on other splits."""
     root = tmp_path_factory.mktemp("runs")
-    train(root / "good", epochs=2)
+    train(root / "good", epochs=6)
     train(root / "bad", steps=2)
     train(root / "other", steps=2, data={"split_seed": 1})
     return root
