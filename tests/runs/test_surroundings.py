@@ -58,6 +58,8 @@ def in_thread(work: Any) -> Any:
 def test_train_works_in_a_thread_prints_nothing_and_changes_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    resnetlab.train(tiny(), tmp_path / "first")  # imports scipy, which adds warnings filters of its own
+    caplog.clear()
     handlers = [signal.getsignal(number) for number in SIGNALS]
     before = (warnings.filters[:], torch.get_default_dtype(), torch.get_num_threads(), list(logging.root.handlers))
     with caplog.at_level(logging.INFO, "resnetlab"):
