@@ -1,4 +1,4 @@
-"""The one download function: a file arrives whole and with the right digest, or not at all."""
+"""Download a file and check its digest; it is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def download(url: str, path: Path, *, algorithm: Algorithm, digest: str) -> bool:
-    """Download `url` to `path` unless a file with this digest is already there; return whether it was downloaded.
+    """Download `url` to `path` unless it already has this digest; return True if it was downloaded.
 
     `digest` is hexadecimal, all of it or its beginning. The file is written under a temporary name and renamed after
     its digest has been checked, so `path` is never half a file. Progress goes to the log.
@@ -63,7 +63,7 @@ def download(url: str, path: Path, *, algorithm: Algorithm, digest: str) -> bool
 
 
 def has_digest(path: Path, algorithm: Algorithm, digest: str) -> bool:
-    """Return whether a file exists and its digest (hexadecimal) begins with `digest`.
+    """Return True if a file exists and its digest (hexadecimal) begins with `digest`.
 
     >>> has_digest(Path("no such file"), "sha256", "e3b0")
     False

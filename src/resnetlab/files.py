@@ -1,7 +1,7 @@
 """Sealed files: tensors and JSON in one safetensors file, with a digest over every byte of it.
 
-Neither `torch.save` nor safetensors notices a flipped byte in a weight, so model files and checkpoints are sealed: the
-header holds the SHA-256 of the whole file, computed with the digest's own 64 characters set to zero.
+Neither `torch.save` nor safetensors detects a changed byte in a weight. In a sealed file the header contains the
+SHA-256 of the whole file, computed with the digest's own 64 characters set to zero.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def write_json(path: Path, value: Any) -> None:
 def cache_folder() -> Path:
     """Create and return the folder for files that can be downloaded or compiled again.
 
-    `resnetlab` in $XDG_CACHE_HOME or in ~/.cache. Where neither exists nor can be created (no home folder, a user
-    without a name, a read-only disk), a private folder of this user in the temporary folder.
+    `resnetlab` in $XDG_CACHE_HOME or in ~/.cache. If neither exists nor can be created (no home folder, a read-only
+    disk), a private folder of this user in the temporary folder.
 
-    Raises DiskTrouble if that cannot be created either, or belongs to somebody else: compiled code is loaded from it.
+    Raises DiskTrouble if that cannot be created or belongs to another user, because compiled code is loaded from it.
 
     >>> cache_folder().is_dir()
     True

@@ -1,4 +1,4 @@
-"""Device, precision and memory format of a network; all decisions that depend on the hardware are here."""
+"""Device, precision and memory format of a network: all decisions that depend on the hardware."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and its precision; with `float32` autocast and the loss scaler do nothing."""
+    """A device and a precision. In float32, autocast and the loss scaler have no effect."""
 
     device: torch.device
     precision: torch.dtype = torch.float32
@@ -51,9 +51,9 @@ class Runtime:
 
     @contextlib.contextmanager
     def deterministic_algorithms(self) -> Iterator[None]:
-        """Let torch use only operations that give the same bits every time, if `deterministic` is set; restore after.
+        """If `deterministic` is set, let torch use only operations that give the same bits every time.
 
-        The setting belongs to the whole process, so it is changed only while a step or an evaluation is computed.
+        The setting belongs to the whole process, so it is only changed during a step or an evaluation, and restored.
         """
         if not self.deterministic:
             yield
@@ -96,7 +96,7 @@ class Runtime:
 
     @property
     def uses_kernels(self) -> bool:
-        """True where `kernels/` has something to offer: in bfloat16 on the CPU."""
+        """True in bfloat16 on the CPU, for which `kernels/` has faster implementations."""
         return self.device.type == "cpu" and self.precision == torch.bfloat16
 
     @property
@@ -107,7 +107,7 @@ class Runtime:
         return f"by torch ({unavailable_reason()})" if unavailable_reason() else "fused with what follows"
 
     def facts(self) -> dict[str, object]:
-        """Return what the bits of a result depend on besides the code; it is recorded with every run."""
+        """Return hardware and software that can affect the bits of a result, recorded with every run."""
         return {
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else processor(),
@@ -146,9 +146,10 @@ def one_thread_after_fork(device: torch.device) -> Iterator[None]:
 def start(device: str = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:
     """Choose the device (CUDA, then MPS, then CPU) and the precision (by capability, never by a timing).
 
-    With `deterministic`, training and its evaluation use only operations that give the same bits every time. Nothing of
-    the process is changed here. Raises BadInput for a device that is not available or a precision that it does not
-    support.
+    With `deterministic`, training and its evaluation use only operations that give the same bits every time. No
+    setting of the process is changed here.
+
+    Raises BadInput if the device is not available or does not support the precision.
 
     >>> start("cpu", "fp32").precision
     torch.float32

@@ -1,1 +1,1 @@
-"""The command line: words to calls, printing, progress and signals."""
+"""The command line: arguments, output, progress bars and signals."""

@@ -1,4 +1,4 @@
-"""The arguments of each command: positional words and options, with the help that is shown for them."""
+"""The arguments of each command and their help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100":
 
 
 class RecipeArguments(Arguments):
-    """Arguments that describe a run: options come before a config file, and that before the recipe."""
+    """Arguments that describe a run: options override a config file, which overrides the recipe."""
 
     settings: ClassVar[type[RunConfig] | None] = RunConfig
     recipe: Annotated[str | None, Positional("[RECIPE]")] = None
@@ -32,7 +32,7 @@ class RecipeArguments(Arguments):
         return {"recipes:": {name: recipes.summary(name) for name in recipes.RECIPES}}
 
     def defaults(self) -> RunConfig:
-        """The recipe with the settings of the config file; without a recipe the data decides which one it is."""
+        """The recipe with the settings of the config file; without a recipe, the data selects one."""
         settings = {} if self.config is None else read_settings(self.config)
         recipe = self.recipe
         if recipe is None and settings.get("recipe") in list(recipes.RECIPES):

@@ -1,4 +1,4 @@
-"""The commands: from words to arguments to the call that does the work. Each imports what it needs, and only then."""
+"""The commands: each parses its arguments, imports what it needs, and calls the library."""
 
 from __future__ import annotations
 

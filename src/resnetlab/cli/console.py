@@ -1,4 +1,4 @@
-"""The output of a running command: the messages of the library, and on a terminal a live bar below them."""
+"""Output of a running command: the messages of the library and, on a terminal, a progress bar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Console(logging.Handler):
-    """Prints the messages of runs on stdout while it is entered, and shows the events of their loops as a bar.
+    """Context manager that prints the messages of runs on stdout and shows the events of their loops as a bar.
 
     Rich markup in a message is printed as it is. With `quiet` nothing is printed.
     """
@@ -51,17 +51,17 @@ class Console(logging.Handler):
         self.print(self.format(record))
 
     def print(self, line: str) -> None:
-        """Print a line. If its reader has gone, or the disk behind stdout is full, nothing is printed from then on."""
+        """Print a line. If stdout is a closed pipe or a full disk, nothing is printed from then on."""
         try:
             self.console.print(printable(line))
             if not self.console.is_terminal and sys.stdout is not None:  # None: it was closed before the program began
-                sys.stdout.flush()  # someone may be following a pipe or a file
-        except (OSError, SystemExit):  # rich leaves the program when its reader has gone
+                sys.stdout.flush()  # a pipe or file may be read while the run continues
+        except (OSError, SystemExit):  # rich raises SystemExit for a closed pipe
             self.console.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again
 
     def on_event(self, event: StepDone | EpochReport | RateTried) -> None:
-        """Show how far the loop has come; the bar of an epoch goes when the epoch is reported."""
+        """Show the progress of the loop; the bar of an epoch is removed when the epoch is reported."""
         from resnetlab.runs.find_lr import RateTried  # imports torch
         from resnetlab.training.loop import StepDone
 
@@ -83,7 +83,7 @@ class Console(logging.Handler):
 
 
 class Bar:
-    """A bar for a number of steps; nothing is drawn where stdout is no terminal."""
+    """A progress bar; nothing is drawn if stdout is not a terminal."""
 
     def __init__(self, console: RichConsole) -> None:
         columns = (
@@ -101,5 +101,5 @@ class Bar:
         self.progress.update(self.task, description=description, completed=done, total=total)
 
     def stop(self) -> None:
-        with contextlib.suppress(OSError):  # the reader of a terminal may have gone, too
+        with contextlib.suppress(OSError):  # the terminal may be closed
             self.progress.stop()

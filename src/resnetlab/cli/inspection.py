@@ -105,10 +105,12 @@ class InspectedModel:
 def inspect_model(
     name: str, image_size: int | None = None, stem: str = "auto", num_classes: int | None = None, *, is_blank: bool
 ) -> InspectedModel:
-    """Return the network of that name in the zoo, or the one in that model file or run folder, on the CPU.
+    """Return the network called `name` in the zoo, or the one in a model file or run folder, on the CPU.
 
     Stem "auto" depends on `image_size`. With `is_blank` a network of the zoo has shapes and no weights.
-    Raises BadInput for an unknown name, and for a size, stem or number of classes beside a file, which contains them.
+
+    Raises BadInput for an unknown name, and for a size, stem or number of classes together with a file, which
+    contains them.
 
     >>> inspect_model("resnet34", 32, is_blank=True).heading
     'resnet34, cifar stem, images of 32×32 px, 1,000 classes (He 2015, Table 1)'

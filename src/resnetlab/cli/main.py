@@ -1,4 +1,4 @@
-"""The command line: one command, one exit code, one sentence for what goes wrong. `--help` imports no torch."""
+"""The entry point of the command line: runs a command, prints an error as one sentence, returns an exit code."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as error:
         print(f"resnetlab: {str(error) or 'interrupted'}", file=sys.stderr)
         return Stopped.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except BrokenPipeError:  # the output is a closed pipe, as with `| head`
         return 0
-    except OSError as error:  # an unforeseen one: a name that is too long, a folder that may not be entered
+    except OSError as error:  # for example a name that is too long, or a folder without permission
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def discard_unwritable_output() -> None:
-    """Send what stdout cannot write to nowhere; Python would try again when it exits, and complain."""
+    """Discard output that stdout cannot write; Python would try again at exit and print an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -110,7 +110,7 @@ def discard_unwritable_output() -> None:
 
 
 def replace_closed_streams() -> None:
-    """Open the null device for each standard stream that is closed (`>&-`), before a file of ours gets its number."""
+    """Open the null device for each closed standard stream (`>&-`), so that no other file gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -130,7 +130,7 @@ def messages_on_stderr() -> Iterator[None]:
     handler.setFormatter(Lines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    kernels.setLevel(logging.WARNING)  # a run tells about them in its own lines
+    kernels.setLevel(logging.WARNING)  # a run logs its kernels itself
     try:
         yield
     finally:
@@ -151,7 +151,7 @@ def entry_point() -> None:
         with messages_on_stderr():
             code = main(sys.argv[1:])
             ignore_signals()
-    except KeyboardInterrupt as error:  # a signal in the very instant in which `main` is left
+    except KeyboardInterrupt as error:  # a signal while `main` returns
         ignore_signals()
         if code is None:
             code = Stopped.exit_code

@@ -1,4 +1,4 @@
-"""Command-line words and config files to typed arguments; the options and their help come from the typed fields."""
+"""Parse command lines and config files to typed arguments; options and help are derived from the typed fields."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Option:
 
     @property
     def name(self) -> str:
-        """As error messages show it."""
+        """The name in error messages."""
         return self.metavar if self.is_positional else self.flags[0]
 
     @property
@@ -176,7 +176,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(message)
 
     def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the values that were given, by path. Positional ones may stand between options; after `--` all are."""
+        """Return the given values by path. Positional arguments may come between options; after `--` all are."""
         end = words.index("--") if "--" in words else len(words)
         dashed = [word if not word.startswith("--") else with_dashes(word) for word in words[:end]]
         try:
@@ -199,7 +199,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def with_dashes(word: str) -> str:
-    """`--batch_size=3` as `--batch-size=3`."""
+    """Replace underscores in an option's name: `--batch_size=3` becomes `--batch-size=3`."""
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value
 
@@ -277,7 +277,7 @@ def option_lists(heading: str, kind: type[Section], defaults: Section | None) ->
 
 
 def written(value: Any) -> str:
-    """A default as one would type it."""
+    """Format a default value for the help."""
     if value is None or isinstance(value, bool):
         return "on" if value else "none" if value is None else "off"
     return " ".join(map(written, value)) if isinstance(value, tuple) else str(value).removesuffix(".0")

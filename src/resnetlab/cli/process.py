@@ -1,4 +1,4 @@
-"""Settings of the whole process: allocator, threads, messages of decoders. Only the command line changes them."""
+"""Settings of the whole process, changed only by the command line: allocator, threads, messages of decoders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tune() -> None:
 def fit_threads_to_quota() -> None:
     """Use no more threads than the container may use CPUs, unless OMP_NUM_THREADS is set.
 
-    More of them do not compute more: each waits for the others, which the kernel has paused.
+    Additional threads would only wait for threads that the operating system has paused.
     """
     quota = cpu_quota()
     if quota is not None and not os.environ.get("OMP_NUM_THREADS"):

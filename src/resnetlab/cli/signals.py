@@ -1,4 +1,4 @@
-"""Signals: a request to stop while a run watches for it, otherwise the end of the program with its exit code."""
+"""Signals: a request to stop while a run checks for it, otherwise the end of the program with exit code 6."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ ECHO = 0.2  # seconds; a wrapper may pass on a Ctrl-C that the terminal has alre
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ends the program at once. Not KeyboardInterrupt itself: CPython remembers one that has passed through an `exec`.
+    """Ends the program at once with its exit code.
 
-    It then ends with SIGINT instead of the exit code, although the exception was caught.
+    With KeyboardInterrupt itself CPython would end with SIGINT instead of the exit code, even after the exception was
+    caught, if it passed through an `exec`.
     """
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """A stop request that signals make while a run watches it; before and after, they end the program.
+    """Yield a stop request that signals set while a run checks it; before and after, signals end the program.
 
-    Repeated signals are one request, but a second Ctrl-C ends the program at once. The handlers from before are
-    installed again at the end.
+    Repeated signals are one request, but a second Ctrl-C ends the program at once. The previous handlers are restored
+    at the end.
     """
     stop = StopRequest()
     requested_at = 0.0
@@ -56,14 +57,14 @@ def stop_on_signals() -> Iterator[StopRequest]:
 def leave(number: int, frame: FrameType | None) -> None:
     """End the program with exit code 6 and a sentence."""
     message = f"stopped by {signal.Signals(number).name}"
-    if is_importing(frame):  # nothing is being written, and some libraries abort, or recurse, when interrupted here
+    if is_importing(frame):  # no file is being written, and some libraries abort or recurse if interrupted here
         os.write(2, f"resnetlab: {message}\n".encode())
         os._exit(Stopped.exit_code)
     raise Interrupted(message)
 
 
 def leave_on_signals() -> None:
-    """Let signals end the program at once and with its exit code, until a run watches for them."""
+    """Let signals end the program at once with its exit code, until a run checks for them."""
     for number in SIGNALS:
         signal.signal(number, leave)
 

@@ -216,5 +216,5 @@ def percent(value: float | None) -> str:
 
 
 def escaped(name: str) -> str:
-    """A name from outside, with Rich markup and control characters escaped."""
+    """A name from the user's files, with Rich markup and control characters escaped."""
     return escape(printable(name))

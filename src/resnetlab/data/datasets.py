@@ -1,4 +1,4 @@
-"""Open a data set: from a name or a folder to three splits in memory and their preprocessing."""
+"""Open a data set by name or folder: three splits in memory and their preprocessing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 class ImageData:
     """A data set in memory: three splits, the class names by label, and the preprocessing of its images.
 
-    `notes` are sentences for a person: the image size and its reason, the splits that were drawn, skipped images.
+    `notes` are sentences for the log: the image size and its reason, the splits that were drawn, skipped images.
     """
 
     name: str
@@ -65,13 +65,13 @@ def open_dataset(
     - `image_size`: side of the network's input in pixels; by default it is chosen from the images.
     - `fit`: how images become square; "crop", "squash" or "pad" (see `Preprocessing`).
     - `normalize`: subtract mean and divide by std of the "dataset"'s training images or of "imagenet".
-    - `test_fraction`, `val_fraction`, `split_seed`: a split that the data set does not have is drawn from the training
-      images, stratified by class: first test, then val from the rest. It depends on names, labels and seed only.
+    - `test_fraction`, `val_fraction`, `split_seed`: a missing split is drawn from the training images, stratified by
+      class: first test, then val from the rest. It depends only on names, labels and seed.
     - `bad_images`: "error" refuses a folder with an image that cannot be read, "skip" leaves out up to 5 %.
-    - `root`, `download`: the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder), and
-      whether they may be downloaded to it.
-    - `preprocessing`: that of a model file; it replaces `image_size`, `fit` and `normalize`, so that the pixels are
-      those the model was trained on.
+    - `root`: the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder).
+    - `download`: download missing CIFAR archives to `root`.
+    - `preprocessing`: that of a model file; it replaces `image_size`, `fit` and `normalize`, so that images are
+      prepared as in the model's training.
 
     Raises BadInput if the data set does not exist or cannot be trained on.
 
@@ -134,7 +134,7 @@ def _load_named(name: str, named: NamedDataset, preprocessing: Preprocessing, ho
 def _load_folder(
     listing: Listing, preprocessing: Preprocessing, hold_out: HoldOut, bad: BadImages, notes: Sequence[str]
 ) -> ImageData:
-    """Load a folder. Splits are drawn from the names, before reading: a bad image moves no other one."""
+    """Load a folder. Splits are drawn from the names, before reading, so that a bad image does not change them."""
     size = preprocessing.resize_to
     require_memory(len(listing) * size**2 * preprocessing.channels, f"{len(listing):,} images at {size}×{size} pixels")
     splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)

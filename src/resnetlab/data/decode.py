@@ -1,4 +1,4 @@
-"""From a file, a Pillow image or an array to upright 8-bit pixels, for training and prediction alike.
+"""Decode a file, a Pillow image or an array to upright 8-bit pixels, for training and prediction.
 
 The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
 
@@ -13,8 +13,8 @@ The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
 | F | L, [0, 1] scaled to 0..255, or [0, 255] rounded; other values are refused |
 | animated, several pages | the first frame |
 
-Nothing here changes the process: Pillow's warnings and libtiff's messages are handled as the host has set it (where it
-turns warnings into errors, an image that Pillow warns about is refused). `silence_decoders` is for a command line.
+Except for `silence_decoders`, which is for a command line, nothing here changes settings of the process. If the
+process turns warnings into errors, an image that Pillow warns about is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from PIL import Image, UnidentifiedImageError
 from resnetlab.errors import BadInput, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The formats that are opened. Pillow knows forty more, and each parser can be attacked."""
+"""The formats that are opened. Pillow has forty more, and every parser can be attacked."""
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused from their header: 64 megapixels take 192 MB when decoded."""
@@ -135,9 +135,9 @@ def read_header(path: Path) -> tuple[tuple[int, int], str] | None:
 
 
 def silence_decoders() -> None:
-    """Turn off Pillow's warnings and libtiff's messages on stderr, for the whole process and for good.
+    """Turn off Pillow's warnings and libtiff's messages on stderr, for the whole process.
 
-    For a command line, which reports a bad image itself; a library leaves such settings to its host.
+    For a command line, which reports bad images itself; a library must not change such settings.
     """
     warnings.filterwarnings("ignore", module=r"PIL\b")
     _silence_libtiff()
@@ -165,7 +165,7 @@ def _read_bytes(path: Path, shown: str) -> bytes:
 
 
 def _check_size(image: Image.Image, shown: str, max_pixels: int) -> None:
-    """Refuse an image by the size in its header, before decoding takes that memory."""
+    """Refuse an image by the size in its header, before memory is allocated for decoding."""
     width, height = image.size
     if width * height > max_pixels:
         raise BadInput(f"{shown} has {width}×{height} pixels; at most {max_pixels:,} pixels are read")

@@ -40,7 +40,7 @@ class Listing:
     """The classes and files in a folder. Without a train folder all images are in `train`, and the others are None.
 
     `layout` is "classes", or the splits that have a folder of their own, such as "train/test". `ignored` is the number
-    of hidden files and of files without the suffix of an image. `notes` are sentences for a person.
+    of hidden files and of files without the suffix of an image. `notes` are sentences for the log.
     """
 
     root: Path
@@ -60,7 +60,7 @@ def scan(root: str | Path) -> Listing:
     """List the classes and image files of a folder with train/val/test, train/test or train/val folders, or classes.
 
     Sub-folders of a class belong to it; a link to a parent folder is not followed. The result does not depend on the
-    order in which the file system lists files. Raises BadInput, with what to do, if the folder cannot be trained on.
+    order in which the file system lists files. Raises BadInput, with advice, if the folder cannot be trained on.
     """
     root = Path(root)
     shown = printable(root)

@@ -1,4 +1,4 @@
-"""Batches: from stored pixels to normalised, augmented images on the device."""
+"""Batches of normalised, augmented images on the device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """The shuffled, augmented batches of any epoch, from any position in it.
+    """Shuffled, augmented batches of any epoch, from any position in it.
 
     The incomplete batch at the end of an epoch is dropped; its images differ from epoch to epoch. A split smaller than
     a batch is one batch.

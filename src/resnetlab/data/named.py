@@ -91,7 +91,7 @@ def _arrays(prefix: str, data: Any) -> Arrays:
 
 
 def _torchvision_class(name: str) -> Any:
-    """Import torchvision's class, here only: it takes 1.4 s, and fails beside a torch from another index."""
+    """Import torchvision's class when it is needed: it takes 1.4 s, and fails with a torch from another index."""
     try:
         from torchvision import datasets
     except Exception as error:  # ImportError if it is missing, RuntimeError if it does not fit torch

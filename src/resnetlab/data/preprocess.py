@@ -1,4 +1,4 @@
-"""From an image of any size to the input of the network: one object, used by training and by prediction alike."""
+"""Preprocessing of images of any size to the network's input, shared by training and prediction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATISTICS: dict[str, Statistics] = {
 FITS = ("crop", "squash", "pad")
 """The ways to make an image square."""
 
-LARGEST_SIZE = 4096  # pixels; model files come from strangers, and 4096² RGB pixels already take 50 MB
+LARGEST_SIZE = 4096  # pixels; model files may be hostile, and 4096² RGB pixels already take 50 MB
 
 _SIZES = ((48, 32), (96, 64), (180, 128))  # a median short side up to the first number becomes the second; beyond, 224
 
@@ -191,9 +191,9 @@ class Preprocessing:
 
 
 def for_size(image_size: int, channels: int, fit: str) -> Preprocessing:
-    """Return the preprocessing for a network with inputs of `image_size` pixels; mean 0 and std 1 until they are known.
+    """Return the preprocessing for a network with inputs of `image_size` pixels, with mean 0 and std 1.
 
-    Up to 64 pixels the stored images have the input's size. Beyond, they are 256/224 times as large, as is usual for
+    Up to 64 pixels the stored images have the input's size. Larger ones are 256/224 times as large, as is usual for
     ImageNet: random crops get a margin, and evaluation leaves the border out.
 
     >>> for_size(32, 3, "crop").resize_to, for_size(224, 3, "crop").resize_to
@@ -234,8 +234,8 @@ def with_statistics(preprocessing: Preprocessing, found: Statistics) -> Preproce
 def channel_statistics(images: np.ndarray, *, chunk: int = 1 << 20) -> Statistics:
     """Compute mean and standard deviation per channel of uint8 images (N, H, W, C), for pixels in [0, 1].
 
-    Over all pixels together, not the mean of each image's own deviation. They are exact: pixels are counted by value,
-    so the order cannot matter. A channel with one value gets a deviation of 1/255, so that it can be divided by.
+    They are over all pixels together, not means of each image's deviation. They are exact: pixels are counted by value,
+    so their order has no effect. A channel with a single value gets a deviation of 1/255, so that it can be divided by.
     `chunk` is the number of pixels counted at a time.
 
     >>> channel_statistics(np.array([0, 255], dtype=np.uint8).reshape(2, 1, 1, 1))

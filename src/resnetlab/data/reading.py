@@ -1,4 +1,4 @@
-"""Image files into memory: decoded in parallel into one array; bad images are refused or counted."""
+"""Read image files into one array in memory, in parallel; bad images are refused or counted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BadImages:
             )
 
     def notes(self) -> tuple[str, ...]:
-        """Return how many images were skipped, and one sentence for each of them."""
+        """Return a sentence with the number of skipped images, and one sentence for each of them."""
         if not self.skipped:
             return ()
         share = len(self.skipped) / self.total

@@ -1,4 +1,4 @@
-"""Splits: the images for training, validation and test, the same ones on every machine."""
+"""Splits into images for training, validation and test, which are the same on every machine."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ P = TypeVar("P", bound=Labelled)
 
 @dataclass(frozen=True)
 class HoldOut:
-    """The sizes and the seed of the splits that a data set does not have: test is drawn first, then val from the rest.
+    """The sizes and the seed of missing splits: test is drawn first, then val from the rest.
 
-    `test_fraction` is of the training images, `val_fraction` of those that are left.
+    `test_fraction` is a share of the training images, `val_fraction` a share of those that are left.
     """
 
     val_fraction: float

@@ -1,6 +1,6 @@
-"""Access log of a test set: one line for each scoring, in the run and in the folder that holds the runs.
+"""Access log of a test set: one line for each scoring, in the run and in the folder that contains the runs.
 
-A test set that is used often becomes a validation set; the log counts how often it was used.
+A test set that is used many times is no longer an unbiased test, so the log counts its uses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from resnetlab.files import sync_folder
 
 @dataclass(frozen=True)
 class Access:
-    """One scoring of a test split: when, by which command, which weights, which images."""
+    """One scoring of a test split: the time, the command, the weights and the images."""
 
     when: str
     command: tuple[str, ...]
@@ -49,7 +49,7 @@ class AccessCount:
 
 @dataclass(frozen=True)
 class AccessLog:
-    """Log files, to each of which every access is written; a line that one of them lacks is read from another.
+    """Log files. Every access is written to each of them, and reading merges them.
 
     Lines are appended (`O_APPEND`) and flushed to the disk one at a time, so that several processes can share a file.
     """
@@ -153,7 +153,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def parse_line(line: bytes) -> Access | None:
-    """The access in a line, or None for anything else; keys that a later version adds are ignored."""
+    """The access in a line, or None if the line contains none; unknown keys, from later versions, are ignored."""
     try:
         given = json.loads(line)
     except (ValueError, RecursionError):

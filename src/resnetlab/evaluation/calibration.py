@@ -21,7 +21,7 @@ COLDEST, HOTTEST = 1e-3, 1e3
 
 @dataclass(frozen=True)
 class Temperature:
-    """Divisor of the logits, and the images it was fitted on; its value is None if they do not determine it."""
+    """Divisor of the logits, and the images it was fitted on. `value` is None if the images do not determine it."""
 
     value: float | None
     split: str
@@ -49,7 +49,7 @@ def calibration(probabilities: Probabilities, labels: Labels, temperature: Tempe
     """Expected calibration error with its bins, and the same after the `temperature`, JSON-able.
 
     `after` also has loss and Brier score; it is None without a temperature. On the split that the temperature was
-    fitted on, `after` is better than can be expected of other images.
+    fitted on, `after` is too optimistic.
     """
     predicted = probabilities.argmax(1)
     right = predicted == labels
@@ -76,7 +76,7 @@ def calibration(probabilities: Probabilities, labels: Labels, temperature: Tempe
 def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = BINS) -> list[dict[str, Any]]:
     """Images by confidence, the probability of the predicted class, in `bins` equal bins (low, high] of [0, 1].
 
-    Of each: how many `images`, their mean `confidence` and their `accuracy`, None where there are none.
+    A bin has the number of its `images`, their mean `confidence` and their `accuracy`, both None for an empty bin.
 
     >>> [row["images"] for row in reliability(np.array([0.5, 0.51, 1.0]), np.array([True, False, True]), bins=2)]
     [1, 2]
@@ -117,9 +117,9 @@ def tempered(probabilities: Probabilities, temperature: float) -> Probabilities:
 def fit_temperature(probabilities: Probabilities, labels: Labels) -> float | None:
     """The temperature with the lowest loss; None if there is none in 0.001 … 1000.
 
-    The loss is convex in 1/T, and its slope there is by how much the mean logit, weighted with the tempered
-    probabilities, exceeds that of the true class. Without a mistake, the lower the temperature, the lower the loss; if
-    the true class is no better than the mean of all classes, it is the other way around. Neither has a minimum.
+    The loss is convex in 1/T. Its slope is the mean logit, weighted with the tempered probabilities, minus the logit of
+    the true class. There is no minimum if all predictions are correct (the loss falls with the temperature), or if the
+    true class is no better than the mean of all classes (it falls with 1/T).
     """
     from scipy.optimize import brentq
 

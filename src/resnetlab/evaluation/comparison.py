@@ -1,6 +1,6 @@
 """Paired comparison of models on the same images: McNemar's test, and intervals of the difference in accuracy.
 
-The test is about these trained models on images like these. To compare two recipes, train several seeds of each.
+The test compares these trained models on images like these. To compare two recipes, train several seeds of each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class ComparedRun:
-    """One trained model: its scores, its cost and its epochs. A value that the run has no record of is None."""
+    """One trained model: its scores, its cost and its epochs. A value that the run did not record is None."""
 
     name: str
     correct: Correct
@@ -153,7 +153,7 @@ def discordant(one: Correct, other: Correct) -> tuple[int, int]:
 def mcnemar(only_one: int, only_other: int) -> float:
     """p-value of McNemar's exact test (1947) from the numbers of images that only one model classified correctly.
 
-    It is the probability of a split at least as uneven if both models were equally good; 1 if there is no such image.
+    It is the probability of a split at least as uneven if both models were equally good. It is 1 without such images.
 
     >>> mcnemar(0, 5), mcnemar(3, 3)
     (0.0625, 1.0)

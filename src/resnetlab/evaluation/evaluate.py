@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> Sc
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the mode it was in afterwards."""
+    """Set the model to evaluation mode, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

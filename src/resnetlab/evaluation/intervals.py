@@ -33,7 +33,7 @@ def wilson(successes: ArrayLike, trials: ArrayLike) -> tuple[Floats, Floats]:
     n = np.where(n > 0, n, np.nan)
     centre = (k + Z**2 / 2) / (n + Z**2)
     half = Z / (n + Z**2) * np.sqrt(k * (n - k) / n + Z**2 / 4)
-    # Rounding alone could push an end past the proportion itself at 0 and at n.
+    # At 0 and at n, rounding could push an end past the proportion itself.
     return np.clip(centre - half, 0, k / n), np.clip(centre + half, k / n, 1)
 
 
@@ -59,8 +59,8 @@ def intervals(matrix: Counts) -> dict[str, Any]:
 def bootstrap(matrix: Counts) -> tuple[Floats, Floats]:
     """Accuracy and macro-F1 of each resample (RESAMPLES,); a class that a resample lacks is left out of its mean.
 
-    Both scores depend on the confusion matrix alone, and the matrix of N images drawn with replacement is one draw from
-    a multinomial distribution; so no image is touched.
+    Both scores depend only on the confusion matrix, and the matrix of N images drawn with replacement is one draw from
+    a multinomial distribution, so the images themselves are not needed.
     """
     from scipy.sparse import csr_array
 
@@ -84,7 +84,7 @@ def resampled(counts: Counts) -> Iterator[Floats]:
     `counts` (kinds,) are the numbers of images of each kind. The generator has a seed of its own: the same counts give
     the same resamples.
     """
-    from resnetlab.data.random import derived_seed  # imports torch, which whoever only lists runs does not need
+    from resnetlab.data.random import derived_seed  # imports torch, which listing runs does not need
 
     generator = np.random.default_rng(derived_seed(0, "bootstrap"))
     total = int(counts.sum())

@@ -1,4 +1,4 @@
-"""Scores from probabilities and labels: scikit-learn's metrics, in float64, undefined is not zero."""
+"""Scores from probabilities and labels, as in scikit-learn, in float64; undefined scores are NaN or None, never 0."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def losses(probabilities: Probabilities, labels: Labels) -> Floats:
 def metrics(probabilities: Probabilities, labels: Labels, classes: Sequence[str]) -> dict[str, Any]:
     """Scores of a split for metrics.json, JSON-able; an undefined score (0/0) is None, never 0.
 
-    `loss` is the log-loss. A class without images has no recall, one that was never predicted no precision, one that is
-    neither there nor predicted no F1, and one that no image or every image has no ROC AUC; means are over the classes
-    for which a number is defined, which makes balanced accuracy, the mean recall, the same as macro recall. With one
-    label an image, micro precision, recall and F1 all are the accuracy. Matthews' correlation needs two classes among
-    the labels and two among the predictions; Cohen's kappa, that not all of both are one and the same class.
+    `loss` is the log-loss. Recall is undefined for a class without images, precision for a class that was never
+    predicted, F1 for a class with neither images nor predictions, and ROC AUC for a class of no image or of all images.
+    Means are over the classes with a defined score, so balanced accuracy, the mean recall, equals macro recall. With
+    one label per image, micro precision, recall and F1 equal the accuracy. Matthews' correlation is undefined if all
+    labels or all predictions are of one class, and Cohen's kappa if both are of the same class.
+
+    Raises BadInput if there are no images.
 
     >>> m = metrics(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.array([0, 1, 1]), ["cat", "dog"])
     >>> round(m["accuracy"], 4), m["per_class"][0]["precision"], m["per_class"][1]["recall"]
@@ -99,8 +101,8 @@ def rates(predicted: Labels, labels: Labels, num_classes: int) -> dict[str, Floa
 def roc_auc(probabilities: Probabilities, labels: Labels) -> Floats:
     """Area under the ROC curve of each class against the rest (K,); NaN where one of the two sides has no image.
 
-    It is the share of pairs, one image of the class and one of the rest, in which the former has the higher probability
-    of the class; equal ones count half (Hanley and McNeil 1982). scikit-learn's `roc_auc_score` gives the same, but
+    It is the share of pairs, one image of the class and one of the rest, in which the first has the higher probability
+    of the class; ties count half (Hanley and McNeil 1982). scikit-learn's `roc_auc_score` gives the same result, but
     takes two seconds for 10,000 images of 100 classes.
     """
     from scipy.stats import rankdata
@@ -124,7 +126,7 @@ def matthews(predicted: Labels, labels: Labels) -> float:
 
 
 def cohen_kappa(predicted: Labels, labels: Labels) -> float:
-    """Agreement beyond that of chance (Cohen 1960); NaN where chance alone agrees on everything."""
+    """Agreement beyond chance (Cohen 1960); NaN if all labels and predictions are of the same class."""
     from sklearn.metrics import cohen_kappa_score
 
     if _constant(np.concatenate([labels, predicted])):
@@ -133,9 +135,9 @@ def cohen_kappa(predicted: Labels, labels: Labels) -> float:
 
 
 def brier(probabilities: Probabilities, labels: Labels) -> float:
-    """Brier's score as he wrote it (1950): squared errors summed over the classes, mean over the images; 0 … 2.
+    """Brier score (1950): squared errors summed over the classes, mean over the images; 0 … 2.
 
-    For two classes this is twice of what others call the Brier score.
+    For two classes it is twice the score that is often given for one probability per image.
     """
     errors = probabilities - (labels[:, None] == np.arange(probabilities.shape[1]))
     return float((errors**2).sum(1).mean())
@@ -163,7 +165,7 @@ def confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]
 
 
 def confusion_of(predicted: Labels, labels: Labels, num_classes: int) -> NDArray[np.int64]:
-    """The same from predictions (N,)."""
+    """Counts (K, K) from predicted classes (N,) and labels (N,): row = true class, column = predicted class."""
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return np.asarray(counts.reshape(num_classes, num_classes))
 

@@ -24,7 +24,7 @@ def mirrored(images: Tensor) -> Tensor:
 
 
 def shifted(step: int) -> View:
-    """A view that moves images by `step` pixels (1 or -1) down and right, and mirrors at the border."""
+    """Return a view that shifts images by `step` pixels (1 or -1) down and right, and mirrors at the border."""
 
     def shift(images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -47,4 +47,4 @@ VIEWS: dict[Views, tuple[View, ...]] = {
     # The six of Keller Jordan's airbench (2024), which averages logits and lets the two centred views count twice.
     "flip-shift": (*both(unchanged), *both(shifted(-1)), *both(shifted(1))),
 }
-"""By name: the image alone; with its mirror image; with both also moved a pixel up left and a pixel down right."""
+"""The views by name: the image; also its mirror image; also both, shifted by a pixel up left and down right."""

@@ -38,7 +38,7 @@ def save_model(
     preprocessing: Preprocessing,
     provenance: Mapping[str, Any],
 ) -> str:
-    """Write a model file whole or not at all, and return the digest of its weights."""
+    """Write a model file whole or not at all, and return the digest of its weights. Raises DiskTrouble."""
     weights = network.state_dict()
     digest = weights_digest(weights)
     facts = {
@@ -98,7 +98,7 @@ def read_model(path: Path) -> Model:
 
 
 def shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    """Return type and shape of each tensor, by name."""
+    """Return the type and the shape of each tensor, by name."""
     return {name: (value.dtype, value.shape) for name, value in weights.items()}
 
 

@@ -1,4 +1,4 @@
-"""Predict: from a model file and images to named probabilities."""
+"""Load a trained network and predict the classes of images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BATCH = 64  # images that go through the network at once
 
 
 class Run(Protocol):
-    """A run, as `resnetlab.train` returns it."""
+    """A run, as returned by `resnetlab.train`."""
 
     @property
     def path(self) -> Path: ...
@@ -38,7 +38,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one image: the most probable class, and the probability of every class in falling order."""
+    """The prediction for one image: the most probable class, and the probability of every class, highest first."""
 
     predicted: str
     probability: float
@@ -46,7 +46,7 @@ class Prediction:
 
 
 class Classifier:
-    """A trained network together with its classes and its preprocessing; it can be called from several threads at once.
+    """A trained network with its class names and its preprocessing. It may be called from several threads at once.
 
     >>> from resnetlab.data.preprocess import Preprocessing
     >>> from resnetlab.models import build_model
@@ -74,10 +74,12 @@ class Classifier:
 
         An image is a path, the bytes of an image file, a file opened in binary mode, a PIL image, an array (H, W),
         (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays and tensors are uint8, or float in
-        [0, 1]. Any size is resized as in training.
+        [0, 1]. Images of any size are resized as in training.
 
-        In a process that was forked after torch was imported, the CPU computes with one thread. Raises BadInput, naming
-        the file, for anything that cannot be read as an image, and NonFinite if the network's output is not finite.
+        In a process that was forked after torch was imported, the CPU computes with one thread.
+
+        Raises BadInput, with the name of the file, if an image cannot be read; NonFinite if the network's output is not
+        finite.
         """
         if is_one_image(images):
             return self._predict([images])[0]
@@ -102,13 +104,13 @@ class Classifier:
 
 
 def is_one_image(images: object) -> bool:
-    """Return True for everything that is not a collection of images, although one could iterate over it."""
+    """Return True for a single image in any accepted form, even if it is iterable."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
     return isinstance(images, kinds) or hasattr(images, "read")
 
 
 def readable(image: Any) -> Path | IO[bytes] | Image.Image | np.ndarray:
-    """Convert an image in any of the accepted forms to one that `Preprocessing.read` takes."""
+    """Convert an image in any accepted form to one that `Preprocessing.read` accepts."""
     match image:
         case str() | os.PathLike():
             return Path(image)
@@ -130,16 +132,18 @@ def readable(image: Any) -> Path | IO[bytes] | Image.Image | np.ndarray:
 
 
 def in_batches(images: Iterable[Any]) -> Iterator[list[Any]]:
-    """Yield lists of up to BATCH images, without reading ahead of them."""
+    """Yield lists of up to BATCH images; the iterable is read one list at a time."""
     iterator = iter(images)
     while batch := list(islice(iterator, BATCH)):
         yield batch
 
 
 def load(source: str | os.PathLike[str] | Run, device: str = "auto") -> Classifier:
-    """Load the classifier in a model file, or the best weights of a run or run folder; it computes in fp32.
+    """Load a classifier from a model file, or with the best weights of a run or run folder. It computes in fp32.
 
-    `device` is auto, cpu, cuda or mps. Raises BadInput for a file that is missing, damaged or of another kind.
+    `device` is auto, cpu, cuda or mps.
+
+    Raises BadInput for a file that is missing, damaged or of another kind.
 
     >>> load("model.safetensors")  # doctest: +SKIP
     """
@@ -147,10 +151,11 @@ def load(source: str | os.PathLike[str] | Run, device: str = "auto") -> Classifi
 
 
 def load_model(source: str | os.PathLike[str] | Run) -> nn.Module:
-    """Load the network alone from a model file, run folder or run: a plain module in evaluation mode, fp32, on the CPU.
+    """Load the network from a model file, run folder or run: a plain module in evaluation mode, in fp32, on the CPU.
 
-    It maps normalised images (N, C, H, W) to logits (N, classes); `load` adds preprocessing and class names. Raises
-    BadInput for a file that is missing, damaged or of another kind.
+    It maps normalised images (N, C, H, W) to logits (N, classes). Use `load` to include preprocessing and class names.
+
+    Raises BadInput for a file that is missing, damaged or of another kind.
 
     >>> load_model("runs/quickstart-001").training  # doctest: +SKIP
     False

@@ -54,7 +54,7 @@ class Activation:
 
 
 def collect_activations(network: ResNet, image: Tensor, *, units: bool = False) -> list[Activation]:
-    """Send one image through the network, in evaluation mode and fp32, and return the activations in their order.
+    """Run one image through the network, in evaluation mode and fp32, and return the activations in their order.
 
     `image` is (C, H, W) or (1, C, H, W), normalised. The first activation is the image; one for each of the network's
     `sections` follows, and with `units` one for each residual unit. Hooks are removed and the training mode is restored

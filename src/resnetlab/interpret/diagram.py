@@ -18,12 +18,12 @@ NORM = "|"  # the place of a norm and its ReLU among the parts of a box
 
 @dataclass(frozen=True)
 class Box:
-    """One box: its parts in the order of the forward pass, and its shortcut, if any."""
+    """One box: its parts in the order of the forward pass, and its shortcut if it has one."""
 
     parts: tuple[str, ...]
     shortcut: Literal["", "identity", "projection", "padding"] = ""
     shortcut_layers: str = ""
-    times: int = 1  # so many equal boxes in a row are drawn as one
+    times: int = 1  # number of equal boxes in a row that are drawn as one
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def sections(network: ResNet) -> list[Section]:
 
 
 def count_shortcuts(network: ResNet) -> int:
-    """Number of residual units, which is that of additions.
+    """The number of residual units, which is the number of additions.
 
     >>> from resnetlab.models import build_model
     >>> count_shortcuts(build_model("resnet34")), count_shortcuts(build_model("plain34"))
@@ -104,7 +104,7 @@ def boxes_of_pool(pool: nn.Module) -> tuple[Box, ...]:
 
 
 def boxes_of_stage(stage: nn.Sequential) -> tuple[Box, ...]:
-    """The units of a stage; where there are many, equal neighbours are folded into one."""
+    """The boxes of a stage; if there are more than `MOST_UNITS`, equal neighbours become one."""
     boxes = [box for unit in stage for box in boxes_of_unit(unit)]
     if len(boxes) > MOST_UNITS:
         boxes = [replace(box, times=len(list(equal))) for box, equal in groupby(boxes)]
@@ -112,7 +112,7 @@ def boxes_of_stage(stage: nn.Sequential) -> tuple[Box, ...]:
 
 
 def boxes_of_unit(unit: nn.Module) -> tuple[Box, ...]:
-    """One box, with a shortcut around it if the unit is residual; two where the shortcut begins inside."""
+    """One box, with a shortcut if the unit is residual; two if the shortcut begins inside the unit."""
     assert isinstance(unit, Unit)
     parts = [part for module in unit.children() for part in parts_of(module)]
     if isinstance(unit, PooledBlock):

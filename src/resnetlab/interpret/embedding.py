@@ -17,10 +17,10 @@ MOST = 2000  # images on a map; t-SNE takes seconds for them, and a minute for t
 
 @contextmanager
 def catching_features(network: ResNet, wanted: Sequence[int] | NDArray[np.integer]) -> Iterator[list[Tensor]]:
-    """Record the features of the `wanted` images (their places in the split, rising) while the network is scored.
+    """Record the features of the `wanted` images while the network is scored; no image is computed twice.
 
-    The list gets one tensor (n, C) for each batch, on the device. The hook on the head is removed on leaving, and no
-    image is computed twice.
+    `wanted` are ascending positions in the split. A tensor (n, C) on the device is appended to the list for each batch.
+    The hook on the head is removed at the end.
     """
     caught: list[Tensor] = []
     places, seen = np.asarray(wanted, np.int64), 0
@@ -40,7 +40,7 @@ def catching_features(network: ResNet, wanted: Sequence[int] | NDArray[np.intege
 
 
 def spread(count: int, most: int) -> NDArray[np.intp]:
-    """Select at most `most` of `count` places, evenly spread, in order.
+    """Select at most `most` of `count` positions, evenly spread, in order.
 
     >>> spread(10, 4).tolist(), spread(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])
@@ -51,8 +51,8 @@ def spread(count: int, most: int) -> NDArray[np.intp]:
 def plane(features: NDArray[np.floating]) -> NDArray[np.float64]:
     """Map features (N, C) to points (N, 2) that keep neighbours together: PCA to 50 dimensions, then t-SNE.
 
-    Few images or features without spread are only projected. van der Maaten and Hinton (2008); distances between
-    far groups, and the axes, mean nothing.
+    Fewer than 10 images, or features without variance, are only projected. t-SNE: van der Maaten and Hinton (2008). The
+    axes, and distances between groups that are far apart, have no meaning.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

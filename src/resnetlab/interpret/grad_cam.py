@@ -16,23 +16,23 @@ Maps = NDArray[np.float32]  # (N, H, W), in [0, 1]
 def grad_cam(network: ResNet, images: Tensor, classes: Tensor) -> Maps:
     """Maps (N, H, W) of the evidence for `classes` (N,) in `images` (N, C, H, W), normalised.
 
-    Selvaraju et al. (2017), equations 1 and 2: with A the output of the last stage and y the logit of the class,
-    relu(sum_c a_c A_c) where a_c is the mean of dy/dA_c over positions; here resized to the image
-    (bilinear) and scaled to a maximum of 1. A map is zero if there is no evidence for the class.
+    Selvaraju et al. (2017), equations 1 and 2: with A the output of the last stage and y the logit of the class, a map
+    is relu(sum_c a_c A_c), where a_c is the mean of dy/dA_c over positions. It is resized to the image (bilinear) and
+    scaled to a maximum of 1. A map is zero if there is no evidence for the class.
 
-    Ours rather than captum's: this is all of it, for our networks the layer is known, and captum's `LayerGradCam`
-    brings a dependency, runs the backward pass through the whole network, and leaves scaling to the caller.
+    captum's `LayerGradCam` is not used: it adds a dependency, runs the backward pass through the whole network, and
+    leaves the scaling to the caller.
     """
     kept: list[Tensor] = []
 
     def keep(_stage: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        kept.append(output.detach().requires_grad_())  # the graph begins here: nothing below is differentiated
+        kept.append(output.detach().requires_grad_())  # the graph begins here: earlier layers are not differentiated
         return kept[-1]
 
     hook = network.stages[-1].register_forward_hook(keep)
     try:
         with evaluating(network), torch.enable_grad():
-            chosen = network(images).gather(1, classes[:, None]).sum()  # images do not meet: one gradient serves all
+            chosen = network(images).gather(1, classes[:, None]).sum()  # images are independent: one gradient for all
         (gradient,) = torch.autograd.grad(chosen, kept)
     finally:
         hook.remove()

@@ -1,4 +1,4 @@
-"""Activations of one image as a figure: the network on the left, what leaves each part of it on the right."""
+"""Activations of one image as a figure: the network on the left, the output of each part on the right."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ UNTRAINED = (
     "untrained",
     (
         "The weights are random, drawn from a seed: these are the outputs",
-        "of random filters, and they say nothing about the class. The",
-        "batch norms have seen no data and change nothing yet.",
+        "of random filters, without information about the class. The",
+        "batch norms are untrained and have no effect yet.",
     ),
 )
 NOT_FINITE = ("not a number", ("The logits are NaN or infinite: there is no prediction.",))
@@ -74,11 +74,11 @@ NOT_FINITE = ("not a number", ("The logits are NaN or infinite: there is no pred
 def activations_figure(
     network: ResNet, activations: Sequence[Activation], pixels: Images, *, classes: Sequence[str] = (), title: str = ""
 ) -> Figure:
-    """The `network` from top to bottom, and beside each part of it the activations that leave it.
+    """Draw the `network` from top to bottom, and beside each part the activations that it outputs.
 
-    `activations` come from `collect_activations`, with units or without; `pixels` (H, W, C), uint8, are the image at
-    the network's input size. Given the names of `classes`, the figure ends with the most probable ones; without them,
-    the network counts as untrained.
+    `activations` are from `collect_activations`, with units or without. `pixels` (H, W, C), uint8, are the image at the
+    network's input size. With the names of `classes`, the figure ends with the most probable ones; without them, the
+    network is described as untrained.
     """
     by_name = {activation.name: activation for activation in activations}
     drawn = sections(network)

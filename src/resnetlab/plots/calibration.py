@@ -64,7 +64,7 @@ def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> Figu
 
 
 def draw_reliability(axes: Axes, bins: Sequence[Bin]) -> None:
-    """The bars, the gaps to the diagonal and the intervals of the bins that have images."""
+    """Draw the bars, the gaps to the diagonal and the intervals of the bins that have images."""
     low, width = np.array([row["low"] for row in bins]), np.array([row["high"] - row["low"] for row in bins])
     confidence, right = np.array([row["confidence"] for row in bins]), np.array([row["accuracy"] for row in bins])
     count = np.array([row["images"] for row in bins])
@@ -87,8 +87,8 @@ def draw_reliability(axes: Axes, bins: Sequence[Bin]) -> None:
 def confidence_histogram(confidence: NDArray[np.floating], right: NDArray[np.bool_], title: str) -> Figure:
     """Histograms of the confidence of correct and of wrong predictions.
 
-    `confidence` (N,) is the probability of the predicted class, `right` (N,) whether that is the true one. Two panels
-    with scales of their own: beside thousands of correct predictions a few wrong ones would be invisible.
+    `confidence` (N,) is the probability of the predicted class, and `right` (N,) is True if that is the true class. The
+    two panels have separate scales, because there are usually far more correct predictions than wrong ones.
     """
     heading, count = f"Confidence: {title}", len(confidence)
     if not count:

@@ -39,7 +39,7 @@ def class_bars(matrix: NDArray[np.integer], classes: Sequence[str], title: str) 
     """Recall (bars) and precision (diamonds) of each class with 95 % Wilson intervals, highest recall first.
 
     `matrix` (K, K) counts images by true class (row) and predicted class (column). A class without images has no
-    recall, one that was never predicted no precision; classes without recall come last.
+    recall, and a class that was never predicted has no precision; classes without recall come last.
     """
     matrix = np.asarray(matrix)
     right, support, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
@@ -80,14 +80,14 @@ def class_bars(matrix: NDArray[np.integer], classes: Sequence[str], title: str) 
 
 
 def ratio(part: NDArray[np.integer], whole: NDArray[np.integer]) -> NDArray[np.float64]:
-    """`part` / `whole`, NaN where there is nothing to divide by."""
+    """`part` / `whole`; NaN where `whole` is 0."""
     return np.asarray(part / np.where(whole > 0, whole, np.nan))
 
 
 def whiskers(
     axes: Axes, places: NDArray[np.floating], right: NDArray[np.integer], of: NDArray[np.integer], colour: str
 ) -> None:
-    """The interval of each proportion as a line."""
+    """Draw the interval of each proportion as a line."""
     axes.hlines(places, *wilson(right, of), color=colour, lw=1.4, zorder=3)
 
 

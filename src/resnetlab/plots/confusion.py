@@ -25,7 +25,7 @@ from resnetlab.plots.style import (
 )
 
 LARGE = 40  # classes; beyond them the picture grows, and lines lead from a cell to its names
-MOST_TEXTS = 2500  # cells that are not zero; beyond them the colours speak alone
+MOST_TEXTS = 2500  # cells that are not zero; with more of them no numbers are written
 SMALLEST_TEXT = 4.5  # points: 8 pixels in the PNG
 LETTER = 0.64  # the width of a digit of DejaVu Sans, in font sizes
 
@@ -38,11 +38,13 @@ def confusion_matrix(
     *,
     show: Literal["both", "counts", "shares"] = "both",
 ) -> Figure:
-    """`matrix` (K, K): how many images of each true class (row) were predicted as each class (column).
+    """Draw a confusion matrix: `matrix` (K, K) counts images by true class (row) and predicted class (column).
 
-    `shares` colours and writes shares of the row in %, `counts` images; `both` colours by share and writes counts,
-    and shares where there is room. Colours are on a square-root scale, so that rare mistakes show; zeros are left
-    empty, and a class without images is gray.
+    `show`: "shares" colours and writes shares of the row in %, "counts" numbers of images; "both" colours by share and
+    writes counts, and shares where there is room. Colours are on a square-root scale, so that rare mistakes are
+    visible. Zeros are left empty, and the row of a class without images is gray.
+
+    Raises ValueError if the matrix does not have K x K cells for K `classes`.
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(classes), len(classes)) or not len(classes):
@@ -76,7 +78,7 @@ def confusion_matrix(
 
 
 def summary(matrix: NDArray[np.integer]) -> str:
-    """The subtitle: how many images of how many classes, and how many of them are on the diagonal."""
+    """The subtitle: the numbers of images and classes, and the share of images on the diagonal."""
     images, right = int(matrix.sum()), int(np.trace(matrix))
     accuracy = percent(right / images if images else np.nan, 2)
     gray = "" if matrix.any(axis=1).all() else " · gray: no images of this class"
@@ -90,7 +92,7 @@ def row_shares(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def label_axes(axes: Axes, names: Sequence[str], size: float, upright: bool) -> None:
-    """Class names on both sides; beyond 150 classes only as many as have room."""
+    """Write the class names on both axes; with more than 150 classes, only some of them."""
     every = range(0, len(names), math.ceil(len(names) / 150))
     labels = [names[index] for index in every]
     axes.set_xticks(every, labels, size=size, rotation=90 if upright else 0)
@@ -122,7 +124,7 @@ def write_cells(
     *,
     room_for_shares: bool,
 ) -> None:
-    """The first line of each text, and all of them where cells of `cell` points have room; none where none has."""
+    """Write the first line of each text, or all lines if cells of `cell` points have room, or nothing."""
     longest = max((len(lines[0]) for lines in texts.values()), default=0)
     size = min(10, 0.85 * cell / (LETTER * max(longest, 2)))
     if size < SMALLEST_TEXT or len(texts) > MOST_TEXTS:

@@ -31,7 +31,7 @@ Floats: TypeAlias = NDArray[np.float64]
 EpochRow: TypeAlias = Mapping[str, Any]
 """One epoch: `epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy`, and where they are known
 `running_loss, running_accuracy`. Accuracies are shares in [0, 1].
-What is absent, None, NaN or infinite is not drawn."""
+Values that are missing, None, NaN or infinite are not drawn."""
 
 FEW = 30  # epochs; up to here each one gets a dot
 OUTLIER = 6  # a loss this many times the 90th percentile would squeeze the curve into a sixth of the panel
@@ -100,7 +100,7 @@ def summary(epochs: Sequence[EpochRow], test: Mapping[str, Any] | None, best_epo
 
 
 def column(epochs: Sequence[EpochRow], key: str) -> Floats:
-    """The numbers under `key`, one per epoch; NaN where there is none, or an infinite one."""
+    """The numbers under `key`, one per epoch; NaN for missing and infinite ones."""
     numbers = np.array([np.nan if row.get(key) is None else row[key] for row in epochs], dtype=np.float64)
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
@@ -165,7 +165,7 @@ def dress(axes: Axes, heading: str, epoch: Floats) -> None:
 
 
 def cut_outliers(axes: Axes, epochs: Sequence[EpochRow], test_loss: float) -> None:
-    """Let the loss axis begin at 0 and leave out losses that would flatten all others; say so where it does."""
+    """Start the loss axis at 0 and exclude losses that would flatten all others; note their number in the panel."""
     losses = np.array([column(epochs, f"{series.prefix}_loss") for series in SERIES])
     worst = np.max(losses, axis=0, initial=0, where=~np.isnan(losses))
     if not worst.any():
@@ -211,5 +211,5 @@ def overlaid_curves(runs: Sequence[tuple[str, Sequence[EpochRow]]], title: str) 
 
 
 def only_loss(row: EpochRow) -> Mapping[str, object]:
-    """The validation loss alone, the only loss in the figure."""
+    """A row with the validation loss only, which is the only loss in the figure."""
     return {"val_loss": row.get("val_loss")}

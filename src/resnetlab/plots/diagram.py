@@ -21,13 +21,13 @@ from resnetlab.plots.style import HEADER, INK, MARGIN, MUTED, TEST, house_style,
 
 # Inches. A unit is a box and the gap below it; a band is the room of a stage.
 UNIT, BOX, PADDING = 0.33, 0.215, 0.14
-LETTER, TEXT = 0.067, 8.2  # inches and points: a letter of a box, as far as it goes across, and its font size
+LETTER, TEXT = 0.067, 8.2  # the width of a letter in a box, in inches, and its font size in points
 STRIPE, BULGE = 0.05, 0.34
-NAMES, LEGEND = 0.1, 0.34  # the names of the columns, in what the header leaves, and the line below everything
+NAMES, LEGEND = 0.1, 0.34  # the names of the columns below the header, and the legend at the bottom
 TABLE = 3.8
 WAY = "#8b93a1"
 
-LOOKS: dict[str, tuple[str, tuple[float, tuple[float, ...]] | Literal["-"], str]] = {
+SHORTCUT_LINES: dict[str, tuple[str, tuple[float, tuple[float, ...]] | Literal["-"], str]] = {
     "identity": (INK, "-", "identity shortcut"),
     "projection": (TEST, (0, (4, 2)), "projection shortcut: 1×1 convolution"),
     "padding": (TEST, (0, (1, 1.6)), "zero-padding shortcut: every second pixel, new channels are zero"),
@@ -68,7 +68,7 @@ def stage_colour(stage: str) -> str:
 
 
 def tinted(shade: str, share: float) -> str:
-    """The colour with so much white in it."""
+    """The colour mixed with a share of white."""
     red, green, blue = (share + (1 - share) * part for part in to_rgb(shade))
     return to_hex((red, green, blue))
 
@@ -80,10 +80,10 @@ def height(section: Section) -> float:
 
 @house_style()
 def diagram_figure(network: ResNet, image_size: int, *, title: str = "") -> Figure:
-    """The network for images of `image_size` × `image_size` pixels: a band for each stage, with what it costs.
+    """Draw the network for images of `image_size` × `image_size` pixels: a band for each stage, with its cost.
 
-    A box is a unit with its convolutions (kernel, channels, /stride); many equal ones in a row are drawn once. Weights
-    are not read: they may be on the meta device.
+    A box is a unit with its convolutions (kernel, channels, /stride); many equal boxes in a row are drawn once. Weights
+    are not read and may be on the meta device.
     """
     drawn, rows = sections(network), {row.stage: row for row in stage_rows(network, image_size)}
     column = Column.around(drawn)
@@ -139,13 +139,13 @@ def flow(axes: Axes, x: float, top: float, bottom: float) -> None:
 
 
 def draw_section(axes: Axes, section: Section, x: float, width: float, top: float) -> None:
-    """The boxes of a section, one below the other, each in the middle of its `UNIT`."""
+    """Draw the boxes of a section, one below the other, each in the middle of its `UNIT`."""
     for index, box in enumerate(section.boxes):
         draw_box(axes, box, (x, top + UNIT * (index + 0.5)), width, stage_colour(section.stage))
 
 
 def draw_box(axes: Axes, box: Box, centre: tuple[float, float], width: float, shade: str) -> None:
-    """One box, with its parts, its shortcut, and its number of repetitions."""
+    """Draw one box, with its parts, its shortcut, and its number of repetitions."""
     x, y = centre
     left, upper = x - width / 2, y - BOX / 2
     for behind in (2, 1, 0) if box.times > 1 else (0,):
@@ -175,7 +175,7 @@ def draw_box(axes: Axes, box: Box, centre: tuple[float, float], width: float, sh
 
 def draw_shortcut(axes: Axes, box: Box, x: float, right: float, y: float) -> None:
     """Draw the shortcut around a box, from the line above it to the addition below it."""
-    colour, dashes, _ = LOOKS[box.shortcut]
+    colour, dashes, _ = SHORTCUT_LINES[box.shortcut]
     above, below = y - UNIT / 2, y + UNIT / 2
     out = right + 0.8 * BULGE
     corners = [(x, above), (right - 0.05, above), (out, above), (out, below), (right - 0.05, below), (x, below)]
@@ -189,7 +189,7 @@ def draw_shortcut(axes: Axes, box: Box, x: float, right: float, y: float) -> Non
 
 
 def write_costs(axes: Axes, row: StageRow, left: float, ends: Sequence[float], y: float) -> None:
-    """Name, output, parameters and multiply-adds of a stage; the numbers in columns that end at `ends`."""
+    """Write name, output, parameters and multiply-adds of a stage; the numbers in columns that end at `ends`."""
     axes.text(left + 0.15, y, row.stage, size=10, weight="bold", color=stage_colour(row.stage), va="center")
     for end, text in zip(ends, (times(row.shape), amount(row.params), amount(row.macs)), strict=True):
         axes.text(end, y, text, size=9, ha="right", va="center")
@@ -198,7 +198,7 @@ def write_costs(axes: Axes, row: StageRow, left: float, ends: Sequence[float], y
 def legend(axes: Axes, drawn: Sequence[Section], x: float, y: float) -> None:
     """Explain the lines and stripes that the figure contains."""
     boxes = [box for section in drawn for box in section.boxes]
-    used = [LOOKS[kind] for kind in LOOKS if any(box.shortcut == kind for box in boxes)]
+    used = [SHORTCUT_LINES[kind] for kind in SHORTCUT_LINES if any(box.shortcut == kind for box in boxes)]
     stripe = Rectangle((x, y - 0.075), STRIPE, 0.15, facecolor=stage_colour("layer1"), linewidth=0)
     axes.add_patch(stripe)
     at = write(axes, x + 0.1, y, "norm, ReLU")

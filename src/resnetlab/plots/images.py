@@ -48,7 +48,7 @@ def samples(
     """Up to 25 of the `images` (N, H, W, C), uint8, evenly spread over their order, with true and predicted names.
 
     `true` and `predicted` (N,) are indices into `classes`, `probability` (N,) is that of the predicted class.
-    A right prediction is green with a ✓, a wrong one red with a ✗.
+    A correct prediction is green with a ✓, a wrong one is red with a ✗.
     """
     heading = f"Sample predictions: {title}"
     if not len(images):
@@ -117,7 +117,7 @@ def gallery(
 
 
 def show(axes: Axes, image: Images, frame: str) -> None:
-    """One image (H, W, C), in gray unless it has three channels, with a coloured frame."""
+    """Draw one image (H, W, C), in gray unless it has three channels, with a coloured frame."""
     if image.dtype != np.uint8:
         raise TypeError(f"pictures are drawn from uint8 images, not from {image.dtype}")
     pixels = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
@@ -128,7 +128,7 @@ def show(axes: Axes, image: Images, frame: str) -> None:
 
 
 def write(axes: Axes, lines: Sequence[Line]) -> None:
-    """The caption below the axes, line by line."""
+    """Write the caption below the axes, line by line."""
     for index, line in enumerate(lines):
         axes.annotate(
             line.text,
@@ -145,5 +145,5 @@ def write(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def of_total(shown: int, total: int) -> str:
-    """Number of images shown, and of how many."""
+    """The number of images shown, and the total."""
     return f"{shown} of {counted(total, 'image')}, evenly spread" if shown < total else counted(total, "image")

@@ -27,7 +27,7 @@ from resnetlab.plots.style import (
 
 Floats: TypeAlias = NDArray[np.floating]
 
-# Ten apart enough for most eyes, after Okabe and Ito and Tol; more classes go around the colour wheel.
+# Ten distinguishable colours, after Okabe and Ito and Tol; more classes use the colour wheel.
 TEN = "#0072b2 #d98200 #00795a #c23b00 #a3387a #56b4e9 #8c6d1f #5e3c99 #6b7280 #117733".split()  # noqa: SIM905
 MOST_FILTERS = 256
 SIDE, GAP = 0.62, 0.05  # inches: from one filter to the next, and between them
@@ -42,16 +42,16 @@ def colours(count: int) -> list[str]:
 
 
 def darker(shade: str) -> str:
-    """The colour as letters on white need it."""
+    """A darker shade of the colour, for text on white."""
     red, green, blue = to_rgb(shade)
     return to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
 
 
 @house_style()
 def filters(weights: Floats, title: str) -> Figure:
-    """The filters of the first convolution, `weights` (out, in, k, k), those with the largest weights first.
+    """Draw the filters of the first convolution, `weights` (out, in, k, k), largest weights first.
 
-    Each has its own scale: gray is zero, and the largest weight is black or white (in colour, per channel).
+    Each filter has its own scale: gray is zero, and the largest weight is black or white (in colour, per channel).
     """
     weights = np.asarray(weights, np.float64)
     strength = np.abs(weights).reshape(len(weights), -1).max(1)
@@ -74,7 +74,7 @@ def filters(weights: Floats, title: str) -> Figure:
 
 
 def mosaic(tiles: Floats, columns: int) -> Floats:
-    """Tiles (N, h, w) or (N, h, w, 3) in [0, 1], side by side on white, each pixel as several."""
+    """Arrange enlarged tiles (N, h, w) or (N, h, w, 3) in [0, 1] side by side on white."""
     times = max(1, 60 // max(tiles.shape[1:3]))
     large = tiles.repeat(times, 1).repeat(times, 2)
     high, wide = large.shape[1:3]
@@ -89,9 +89,9 @@ def mosaic(tiles: Floats, columns: int) -> Floats:
 
 @house_style()
 def embedding_map(points: Floats, true: Labels, predicted: Labels, *, classes: Sequence[str], title: str) -> Figure:
-    """`points` (N, 2), one for each image, coloured by the true class; a cross where another one was predicted.
+    """Draw `points` (N, 2), one per image, coloured by the true class; a wrong prediction is a cross.
 
-    Each class is named at the median of its points, as far as the names have room.
+    Each class is named at the median of its points, if there is room for the name.
     """
     heading = f"Map of the features: {title}"
     if not len(points):
@@ -117,7 +117,7 @@ def embedding_map(points: Floats, true: Labels, predicted: Labels, *, classes: S
 
 
 def write_names(axes: Axes, points: Floats, true: Labels, classes: Sequence[str]) -> None:
-    """Class names at the medians of their points, large classes first; a name that would cover another is left out."""
+    """Write class names at the medians of their points, large classes first; leave out overlapping names."""
     present, counts = np.unique(true, return_counts=True)
     size = 11 if len(present) <= 12 else 9.5 if len(present) <= 40 else 7.5
     paint = colours(len(classes))
@@ -155,7 +155,7 @@ def grad_cams(
     classes: Sequence[str],
     title: str,
 ) -> Figure:
-    """Each of the `images` (N, H, W, C), uint8, with heat maps of the evidence for two classes.
+    """Draw each of the `images` (N, H, W, C), uint8, with heat maps of the evidence for two classes.
 
     `maps` (N, 2, H, W) in [0, 1] are those of the two classes in `named` (N, 2), the predicted one first, with their
     `probability` (N, 2); `true` (N,) is the true class.
@@ -178,12 +178,12 @@ def grad_cams(
 
 
 def colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, C) as RGB (H, W, 3)."""
+    """Convert an image (H, W, C), gray or in colour, to RGB (H, W, 3)."""
     return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
 def overlay(image: NDArray[np.uint8], heat: Floats) -> NDArray[np.uint8]:
-    """The image in gray with a heat map (H, W) in [0, 1] over it: the hotter, the less of the image is left."""
+    """The image in gray with a heat map (H, W) in [0, 1] over it, more opaque at higher values."""
     gray = colour(image).astype(np.float64).mean(-1, keepdims=True) / 255
     glow = colormaps["inferno"](heat)[..., :3]
     cover = 0.75 * np.asarray(heat, np.float64)[..., None]

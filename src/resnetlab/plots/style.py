@@ -1,6 +1,6 @@
 """Style of all figures: colours, fonts, header, format of names and numbers, and saving.
 
-Only matplotlib's `Figure` is used, never pyplot: no display is needed and no figure outlives its last reference.
+Only matplotlib's `Figure` is used, never pyplot: no display is needed, and unused figures are freed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MARGIN = 0.12  # inches between the header and the edges of the picture
 Form: TypeAlias = Literal["png", "svg", "pdf"]
 FORMS: dict[str, Form] = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 
-# After Okabe and Ito (2008): apart for every common colour vision, in print, and as text on white.
+# After Okabe and Ito (2008): distinguishable with the common forms of colour blindness, in print, and as text.
 TRAIN, VALIDATION, TEST = "#d98200", "#0072b2", "#a3387a"
 RIGHT, WRONG = "#00795a", "#c23b00"
 PALE, PALE_WRONG = "#a9cde4", "#d5754d"  # areas under lines and beside text
 INK, MUTED, FAINT = "#1f2430", "#667080", "#e6e8ec"
 
-# DejaVu comes with matplotlib; the others, where they are installed, know the scripts of East Asia.
+# DejaVu comes with matplotlib; the others, if installed, contain the scripts of East Asia.
 FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
 
 RULES = {
@@ -77,7 +77,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
 
 
 def fit_below_header(figure: Figure) -> None:
-    """Let matplotlib place what `figure.subplots` makes, labels and legends included, in the space below the header."""
+    """Let matplotlib place the figure's subplots, labels and legends in the space below the header."""
     below = (0, 0, 1, 1 - HEADER / figure.get_figheight())
     figure.set_layout_engine("constrained", w_pad=MARGIN, h_pad=MARGIN / 2, rect=below)
 
@@ -124,7 +124,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write `figure`, whole or not at all, as a PNG, or as what the name ends in: .svg or .pdf.
+    """Write `figure`, whole or not at all, as a PNG, or as SVG or PDF if the name ends in .svg or .pdf.
 
     The same figure gives the same bytes. Raises `DiskTrouble`.
     """
@@ -136,7 +136,7 @@ def save(figure: Figure, path: str | Path) -> None:
 def rendered(figure: Figure, form: Form) -> bytes:
     """`figure` as the bytes of a file; the same figure gives the same bytes.
 
-    Letters that no installed font has become boxes, without a warning.
+    Letters that are in no installed font are drawn as boxes, without a warning.
     """
     picture = io.BytesIO()
     unsigned: dict[Form, dict[str, None]] = {
@@ -147,5 +147,5 @@ def rendered(figure: Figure, form: Form) -> bytes:
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
         figure.savefig(picture, format=form, dpi=DPI, metadata=unsigned[form])
-    figure.set_layout_engine("none")  # laid out again it would move by a hair
+    figure.set_layout_engine("none")  # a second layout would move it slightly
     return picture.getvalue()

@@ -1,4 +1,4 @@
-"""Facts of a run, collected from the files of its folder; what is missing or damaged is listed."""
+"""Collect the facts of a run from the files of its folder; missing and damaged files are listed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Scored:
         return None if found is None else confusion_of(found.predicted, found.labels, len(self.classes))
 
     def at(self, *path: str | int) -> Any:
-        """The value at a path in metrics.json, None where there is none."""
+        """The value at a path in metrics.json; None if there is none."""
         value: Any = self.metrics
         for step in path:
             try:
@@ -87,7 +87,7 @@ class Scored:
 
 @dataclass
 class Facts:
-    """All that a report shows of a run; `missing` lists in sentences what could not be read or does not exist."""
+    """The content of a report; `missing` are sentences about files that do not exist or could not be read."""
 
     run: RunFolder
     config: RunConfig
@@ -159,7 +159,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def gaps(facts: Facts) -> Iterator[str]:
-    """Sentences about what a complete run has and this one lacks."""
+    """Sentences about the parts of a complete run that this one lacks."""
     path, scored = printable(facts.run.path), facts.scored
     if not facts.rows:
         yield f"No epoch has been finished yet; `resnetlab resume {path}` continues the run."
@@ -200,7 +200,7 @@ NUMBERS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macr
 
 
 def checked_rows(run: RunFolder) -> list[dict[str, Any]]:
-    """The epochs: those of metrics.jsonl or, where only the table was kept, of metrics.csv. Raises Damaged."""
+    """The epochs in metrics.jsonl or, if only the table was kept, in metrics.csv. Raises Damaged."""
     rows = run.rows
     table = run.path / "metrics.csv"
     try:

@@ -1,4 +1,4 @@
-"""Pages from templates: the jinja environment with escaping, and the numbers and images that templates show."""
+"""Render pages from templates: the jinja environment with escaping, and filters for numbers and images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    """The jinja environment of all pages. Undefined names are errors, and escaping cannot be forgotten."""
+    """The jinja environment of all pages. Undefined names raise errors, and all values are escaped."""
     made = Environment(
         loader=PackageLoader("resnetlab.report"),
         autoescape=True,
@@ -93,12 +93,12 @@ def asset(name: str) -> str:
 
 
 def without_controls(value: Any) -> Any:
-    """A value on one line without control characters; markup, which is made by templates alone, stays as it is."""
+    """A value on one line without control characters. Markup, which only templates create, is unchanged."""
     return value if hasattr(value, "__html__") else printable(value)
 
 
 def with_code(sentence: str) -> Markup:
-    """A sentence in which text between backticks becomes code.
+    """Convert text between backticks in a sentence to code.
 
     >>> with_code("run `ls <x>` again")
     Markup('run <code>ls &lt;x&gt;</code> again')
@@ -151,7 +151,7 @@ def picture(figure: Figure, description: str, **options: Any) -> Picture:
 
 
 def png_picture(content: bytes, description: str) -> Picture:
-    """The bytes of a PNG file as a picture. Raises OSError for what is not an image."""
+    """The bytes of a PNG file as a picture. Raises OSError if they are not an image."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:

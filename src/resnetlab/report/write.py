@@ -1,4 +1,4 @@
-"""The report of a run: one page, written from the files of the run alone."""
+"""Write the report of a run, one HTML page, from the files in its folder."""
 
 from __future__ import annotations
 

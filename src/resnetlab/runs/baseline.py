@@ -1,4 +1,4 @@
-"""The baseline of a tutorial: one network from scratch, and with ImageNet's weights, frozen and fine-tuned."""
+"""Transfer-learning baseline: one network trained from scratch, on frozen ImageNet weights, and fine-tuned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHECKPOINT_MINUTES = 5.0  # on a CPU an epoch may take an hour, which a power cu
 
 
 class Part(NamedTuple):
-    """One of the three runs: the recipe it begins as, and the settings that differ from it."""
+    """One of the three runs: the recipe it starts from, and the settings that differ from the recipe."""
 
     description: str
     recipe: str
@@ -56,14 +56,14 @@ def baseline(
     on_event: OnEvent | None = None,
 ) -> tuple[Comparison, Path]:
     """Train and score the three parts, each a run in `out` (default: `runs/baseline-<data>`), and compare them on the
-    test split. Returns the comparison, and the folder that holds the runs.
+    test split. Returns the comparison and the folder that contains the runs.
 
-    `settings` are what all parts share, as for `RunConfig.changed`: data, model, augmentation, length, batch size,
-    seed. Called again, it skips parts that are finished and resumes the one that is not. Every part is scored once on
-    the test split, and the access log in `out` records it. The time limit is for all parts together.
+    `settings` are shared by all parts, as for `RunConfig.changed`: data, model, augmentation, length, batch size, seed.
+    A repeated call skips finished parts and resumes an unfinished one. Every part is scored once on the test split,
+    which is recorded in the access log in `out`. The time limit is for all parts together.
 
-    Raises BadInput, before anything is trained, for settings, data or weights that cannot be used and for an `out` that
-    was begun with other settings; Stopped when a part was asked to stop.
+    Raises BadInput, before training, if settings, data or weights cannot be used or `out` was begun with other
+    settings; Stopped if a part was asked to stop.
     """
     stop, log = StopRequest.within(max_minutes, stop), RunLog()
     parts = configs(settings, weights)
@@ -89,10 +89,9 @@ def baseline(
 def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
     """The configs of the parts by name: their own optimisers, and everything else the same.
 
-    The stem is ImageNet's, because the weights are for it. The image size is that of the data, but at least 64 px:
-    `finetune` uses 224, the size that the weights were trained at, but small images gain no detail there and cost 12
-    times as much as at 64. At 32, after a stem that divides by four and three stages that halve, the maps of the last
-    stage would be a single pixel.
+    The stem is ImageNet's, because the weights need it. The image size is that of the data, but at least 64 px. The
+    recipe `finetune` uses 224, the size that the weights were trained at, but small images gain no detail there and
+    cost 12 times as much as at 64. At 32 px the maps of the last stage would be a single pixel.
     """
     is_path = weights != "torchvision" and "://" not in weights
     source = str(Path(weights).resolve()) if is_path else weights  # a run is resumed from anywhere
@@ -113,7 +112,7 @@ def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
 
 
 def image_size(data: DataConfig) -> int:
-    """The image size of the networks in pixels: as given, or what suits the data and the stem.
+    """The image size of the networks in pixels: as given, or chosen by the data and the stem.
 
     Reads only names and headers. Raises BadInput if the data does not exist.
 
@@ -129,7 +128,7 @@ def image_size(data: DataConfig) -> int:
 
 
 def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
-    """The parts that are still to be trained or scored. Raises BadInput if one was begun with other settings."""
+    """The parts that are not trained or not scored yet. Raises BadInput if one was begun with other settings."""
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{printable(folder)} is a file; --out must be a folder")
     left = []
@@ -150,7 +149,7 @@ def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
 
 
 def require_weights(model: str, weights: str) -> None:
-    """Fetch the weights if need be, and raise BadInput unless they fit, before hours of training without them."""
+    """Download the weights if needed; raise BadInput unless they fit. This runs before hours of training."""
     try:
         load_pretrained(build_model(model, 1000, stem="imagenet"), weights)
     except BadInput as error:
@@ -160,7 +159,7 @@ def require_weights(model: str, weights: str) -> None:
 
 
 def train_or_resume(config: RunConfig, path: Path, stop: StopRequest, on_event: OnEvent | None) -> None:
-    """Train one part to its end, from wherever it is."""
+    """Train one part to its end; resume it if it has been begun."""
     if (path / "config.json").exists():
         resume(path, changes=config.to_json(), stop=stop, on_event=on_event)
     else:
@@ -168,7 +167,7 @@ def train_or_resume(config: RunConfig, path: Path, stop: StopRequest, on_event: 
 
 
 def descriptions(parts: Mapping[str, RunConfig], weights: str) -> Iterator[str]:
-    """The settings that the parts share, and those that are their own, a line each."""
+    """A line with the settings that all parts share, and a line with those of each part."""
     one = parts["scratch"]
     length = f"{one.epochs} epochs" if one.epochs else f"{one.steps:,} steps"
     side = one.data.image_size

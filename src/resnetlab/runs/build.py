@@ -1,4 +1,4 @@
-"""From a config to the objects it describes: data, network, batches, optimiser, plan."""
+"""Build the objects that a config describes: data, network, batches, optimiser, plan."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Experiment(Training):
     config: RunConfig
     data: ImageData
     network: ResNet
-    notes: tuple[str, ...]  # what a person should know about data and weights
+    notes: tuple[str, ...]  # sentences about data and weights, for the log
     extended_at: tuple[int, ...] = ()  # the steps at which the run was finished and then extended
 
     @classmethod
     def of(cls, config: RunConfig, extended_at: tuple[int, ...] = ()) -> Experiment:
-        """Read the data and build everything else. Raises BadInput for what cannot be trained."""
+        """Read the data and build everything else. Raises BadInput if the config cannot be trained."""
         runtime = start(config.device, config.precision, deterministic=config.deterministic)
         data = open_data(config.data)
         network, notes = make_network(config, data)
@@ -76,7 +76,7 @@ def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) ->
 
 
 def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]:
-    """The network for this data, with weights drawn from the seed or loaded; and notes on what was adapted."""
+    """The network for this data, with weights drawn from the seed or loaded, and notes about adapted weights."""
     network = build_model(
         config.model.name,
         len(data.classes),
@@ -99,12 +99,12 @@ def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]
 
 
 def image_sizes(config: AugmentConfig, full: int) -> list[int]:
-    """The image size of each phase of training, in pixels; none for the full size throughout."""
+    """The image size of each phase of training, in pixels; empty if all of it uses the full size."""
     return [max(1, round(share * full)) for share in config.sizes]
 
 
 def require_size(network: ResNet, sizes: Sequence[int], full: int) -> None:
-    """Raise BadInput, with the smallest size that will do, if the network shrinks such images to nothing."""
+    """Raise BadInput, with the smallest possible size, if images of one of these sizes are too small."""
     smallest = min([full, *sizes])
     if smallest > LARGEST_PROBE or is_large_enough(network, smallest):
         return
@@ -135,7 +135,7 @@ def is_large_enough(network: ResNet, size: int) -> bool:
 
 
 def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.Augmentation]:
-    """The augmentations that are on, in the order they are applied."""
+    """The augmentations that are on, in the order in which they are applied."""
     steps = {
         "resized_crop": augment.Augmentation(
             "resized_crop", 4, partial(augment.resized_crop, size=image_size, min_area=config.resized_crop)
@@ -154,7 +154,7 @@ def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.A
 def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_at: tuple[int, ...] = ()) -> Batches:
     """Training batches, a sample of the same images without augmentation, and validation."""
     train, val = hold(data.train, runtime), hold(data.val, runtime)
-    # As many training images as validation has, and always the same: the two curves then differ by what was learned.
+    # The same images in every epoch, as many as validation has, so that the two curves can be compared.
     order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values
     full = data.preprocessing.image_size
@@ -174,7 +174,7 @@ def evaluation_batches(split: Split, data: ImageData, runtime: Runtime) -> EvalB
 
 
 def hold(split: Split, runtime: Runtime) -> Split:
-    """The split with its pixels where the batches are made."""
+    """The split with its images and labels on the device, if they fit."""
     return dataclasses.replace(split, images=runtime.hold(split.images), labels=runtime.hold(split.labels))
 
 
@@ -186,9 +186,10 @@ def total_steps(config: RunConfig, steps_per_epoch: int) -> int:
 
 
 def lengths(config: RunConfig, steps_per_epoch: int, extended_at: Iterable[int]) -> list[int]:
-    """The lengths in steps that a run was planned for, one after the other; the last one is the config's."""
+    """The lengths in steps that a run was planned for, in order; the last one is the config's."""
     total = total_steps(config, steps_per_epoch)
-    return [*(step for step in extended_at if step < total), total]  # killed before its new length was written
+    # An extension that equals the length: the run was killed before its new length was written.
+    return [*(step for step in extended_at if step < total), total]
 
 
 def make_plan(config: RunConfig, steps_per_epoch: int, extended_at: tuple[int, ...] = ()) -> Plan:

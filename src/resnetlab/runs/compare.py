@@ -1,4 +1,4 @@
-"""Compare runs: from the files of each run to the numbers of a comparison."""
+"""Compare runs by the scores and predictions in their folders."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compare(folders: Sequence[Path | str], split: SplitName = "test") -> Compari
 
 
 def metrics_of(run: RunFolder, split: str) -> Metrics:
-    """metrics.json of a split. Raises BadInput if the run has not been scored on it."""
+    """The content of metrics.json for a split. Raises BadInput if the run has not been scored on it."""
     found = read_metrics(run.evaluation(split))
     if found is None:
         again = f"run: resnetlab evaluate {printable(run.path)} --split {split}"
@@ -105,7 +105,7 @@ def compared_run(run: RunFolder, metrics: Metrics, name: str, split: str) -> Com
 
 
 def size(run: RunFolder, metrics: Metrics, split: str) -> tuple[int | None, int | None]:
-    """Parameters and multiply-adds of the best weights; None if their file has been removed."""
+    """Parameters and multiply-adds of the network with the best weights; None if their file has been removed."""
     if not run.best.exists():
         return None, None
     model = read_model(run.best)

@@ -1,6 +1,6 @@
-"""The settings of a run, as frozen typed models: validated at once, written to the run, read back equal.
+"""The settings of a run as frozen, validated, typed models. They are stored as JSON in the run's folder.
 
-Imports no torch, so that the command line can parse, refuse and print at once.
+This module does not import torch, so that the command line starts at once.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ RULES = {
     "bool": "must be true or false",
     "model": "must be a table of settings",
 }
-"""What to say instead of pydantic's message, by the first word of its type of error."""
+"""Replacements for pydantic's messages, by the first word of its error type."""
 
 
 def choices(annotation: Any) -> list[str]:
@@ -145,7 +145,7 @@ class ModelConfig(Section):
     """train only the last layer; needs --pretrained"""
 
     @model_validator(mode="after")
-    def known(self) -> Self:
+    def require_known_name(self) -> Self:
         if self.name not in ARCHITECTURES:
             raise unknown("model", self.name, ARCHITECTURES)
         if self.freeze and not self.pretrained:
@@ -283,12 +283,12 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def without_extensions(cls, given: Any) -> Any:
+    def drop_extensions(cls, given: Any) -> Any:
         """Drop `extended_at`, which older runs have in their config.json: `RunFolder.extended_at` reads it there."""
         return {k: v for k, v in given.items() if k != "extended_at"} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
-    def consistent(self) -> Self:
+    def require_consistent(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise BadInput("a run needs one length: give --epochs or --steps, not both")
         if self.accumulate > self.batch_size // 2:
@@ -341,7 +341,7 @@ def differences(before: RunConfig, after: RunConfig) -> list[Difference]:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their paths.
+    """Flatten nested settings to a dictionary by path.
 
     >>> flat({"seed": 1, "optim": {"lr": 0.05}})
     {'seed': 1, 'optim.lr': 0.05}

@@ -1,4 +1,4 @@
-"""CSV files: written whole, safe to open in a spreadsheet, and read back exactly.
+"""CSV files that are written whole, safe to open in a spreadsheet, and read back exactly.
 
 A spreadsheet runs a cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return as a formula. Such text gets a
 leading apostrophe, which marks it as text there; `read_csv` removes it. Text that has apostrophes before one of these
@@ -44,7 +44,7 @@ def cell(value: object) -> object:
 
 
 def text_of(value: str) -> str:
-    """A cell as it was before `cell`.
+    """The inverse of `cell` for text.
 
     >>> text_of("'=1+1"), text_of("'quoted'"), text_of("-0.5")
     ('=1+1', "'quoted'", '-0.5')
@@ -53,7 +53,7 @@ def text_of(value: str) -> str:
 
 
 def csv_line(row: Sequence[object]) -> str:
-    """One line. It is first ended by CR LF, because Python 3.11 quotes a cell that contains a CR only then."""
+    """One line of CSV. The writer ends it with CR LF, because Python 3.11 quotes a cell with a CR only then."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(row)
     return text.getvalue().removesuffix("\r\n") + "\n"

@@ -1,4 +1,4 @@
-"""Files of an evaluation: metrics.json, tables and figures, written from one array of probabilities and read back."""
+"""Files of an evaluation: metrics.json, tables and figures, computed from one array of probabilities."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClassMetrics(TypedDict):
 
 
 class Metrics(TypedDict):
-    """Content of metrics.json, as far as every version has written it; newer keys are optional."""
+    """Content of metrics.json: the keys that all versions write; newer keys are optional."""
 
     split: str
     data: str
@@ -225,7 +225,10 @@ def read_predictions(folder: Path, metrics: Metrics) -> Predictions:
 
 
 def damaged(file: Path, reason: str | None = None) -> Damaged:
-    """The error for a file of an evaluation that is damaged or, without a `reason`, missing, and how to write it."""
+    """Return the error for a damaged file of an evaluation or, without a `reason`, a missing one.
+
+    It contains the command that writes the file again.
+    """
     split, _, tta = file.parent.name.partition("-")
     again = f"resnetlab evaluate {file.parents[2]} --split {split}" + (f" --tta {tta}" if tta else "")
     state = "is missing" if reason is None else f"is damaged: {reason}"

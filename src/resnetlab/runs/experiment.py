@@ -1,4 +1,4 @@
-"""A run: from a config to a folder with a trained and scored network."""
+"""Train a run: from a config to a folder with a trained and scored network."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def train(
 ) -> RunFolder:
     """Train and score a network as `config` describes it, in a new or empty folder (default: `runs/<recipe>-NNN`).
 
-    Works in any thread and prints nothing: messages go to `logging` ("resnetlab.runs") and to log.txt in the folder,
-    and `on_event` is called with a `StepDone` after each optimiser step and an `EpochReport` after each epoch. The run
-    stops after `max_minutes`, or when another thread calls `stop.request()`.
+    May be called in any thread and prints nothing. Messages are logged under "resnetlab.runs" and written to log.txt in
+    the folder. `on_event` is called with a `StepDone` after each optimiser step and with an `EpochReport` after each
+    epoch. The run stops after `max_minutes`, or when another thread calls `stop.request()`.
 
-    Raises BadInput before anything is written, NonFinite, DiskTrouble, or Stopped, after which `resume` continues it.
+    Raises BadInput before anything is written; NonFinite if a loss, gradient or weight becomes NaN or infinite;
+    DiskTrouble if a file cannot be written; Stopped, after which `resume` continues the run.
 
     >>> import tempfile
     >>> from resnetlab import recipes
@@ -70,7 +71,7 @@ def train(
 
 
 def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: OnEvent | None) -> Session:
-    """The session of a run, from wherever its state is; what it is about is logged."""
+    """Log the introduction of a run and return its session, which continues from the experiment's state."""
     log = RunLog(run.log)
     run.write("environment.json", environment(experiment.runtime))
     for line in introduction(experiment.config, experiment.data, experiment.network, experiment.runtime):
@@ -112,7 +113,7 @@ def resume_hint(run: RunFolder) -> str:
 
 
 def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
-    """Score the best weights on validation and, once, on the test split; scores that exist already are kept."""
+    """Score the best weights on validation and, if configured, on the test split; keep existing scores."""
     log, stop = session.log, session.stop
     model = read_model(run.best)
     splits: list[SplitName] = ["val", "test"] if experiment.config.final_test == "once" else ["val"]

@@ -61,21 +61,21 @@ class RateTried:
 
 @dataclass(frozen=True)
 class RangeTest:
-    """The loss at each learning rate, and what follows from it."""
+    """The loss at each learning rate, and the learning rate that it suggests."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]  # of each step's batch, as it is trained on
     smoothed: tuple[float, ...]
-    steepest: float | None  # where the smoothed loss falls fastest over the logarithm of the rate
-    diverged: float | None  # where the test ended because the loss was too high, or not finite
+    steepest: float | None  # the rate at which the smoothed loss falls fastest over the logarithm of the rate
+    diverged: float | None  # the rate at which the test ended because the loss was too high or not finite
     suggestion: float | None
 
     @classmethod
     def of(cls, rates: Sequence[float], losses: Sequence[float], diverged: float | None) -> RangeTest:
-        """The suggestion is the smaller of two: the rate of the steepest descent, and a tenth of where it diverged.
+        """Suggest the smaller of two rates: that of the steepest descent, and a tenth of that at which it diverged.
 
-        At the first learning is fastest; a network that trains stably only at lower rates is caught by the second.
-        Both are for the peak of a schedule, and no more exact than the test is smooth: a factor of two or three.
+        Learning is fastest at the first; the second is a bound for networks that are only stable at lower rates. Both
+        are for the peak of a schedule, and exact to a factor of two or three.
         """
         smooth = smoothed(losses)
         steepest = steepest_descent(np.asarray(rates), np.asarray(losses), smooth)
@@ -113,10 +113,12 @@ def find_lr(
     tries: int = 100,
     on_event: Callable[[RateTried], object] | None = None,
 ) -> RangeTest:
-    """The learning-rate range test of a config, on a network as its run would begin with; nothing is written.
+    """Run a learning-rate range test on the network, data and optimiser of `config`; nothing is written.
 
-    `tries` learning rates from `lowest` to `highest`, a step each; the config's own learning rate, schedule and length
-    are not used. Raises NonFinite if the loss is not finite at the first rate, BadInput for what cannot be trained.
+    Takes one optimiser step at each of `tries` learning rates, from `lowest` to `highest`. The config's own learning
+    rate, schedule and length are not used. `on_event` is called with a `RateTried` after each step.
+
+    Raises NonFinite if the loss is not finite at the first rate, BadInput if the config cannot be trained.
     """
     schedule = Rising(lowest, highest, tries)
     experiment = Experiment.of(resolved(config))
@@ -166,11 +168,11 @@ def endless(experiment: Experiment) -> Iterator[Batch]:
 
 
 def steepest_descent(rates: Floats, losses: Floats, smooth: Floats) -> float | None:
-    """The rate at which the smoothed loss falls fastest over the rate's logarithm, on its way down to its minimum.
+    """The rate at which the smoothed loss falls fastest over the rate's logarithm, before its minimum.
 
-    That way begins where a fifth of the fall is done: before, a slope is the noise of small batches. It ends before the
-    loss is a tenth above where it began: a network that has been blown up may learn again. None where the whole fall is
-    no larger than the noise.
+    The search begins after a fifth of the fall, because slopes before it are noise of small batches. It ends when the
+    loss has risen by a tenth over its first values: a network that diverged may learn again later. None if the whole
+    fall is no larger than the noise.
     """
     level = float(losses[: max(1, len(losses) // 10)].mean())
     (risen,) = np.nonzero(smooth > 1.1 * level)

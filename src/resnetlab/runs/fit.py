@@ -1,4 +1,4 @@
-"""`fit`: trains any network that maps images to logits with the loop, the settings and the checkpoints of a run."""
+"""`fit` trains any network that maps images to logits, with the loop, settings and checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ UNUSED = ("recipe", "data", "model", "final_test", "tensorboard")  # settings of
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of `fit`: the given model with the weights of the last step, and the weights that validated best."""
+    """The result of `fit`. `model` has the weights of the last step."""
 
     model: nn.Module
     history: tuple[Row, ...]  # a record for each epoch, as in metrics.jsonl
     best_epoch: int  # from 1
-    best_weights: Mapping[str, Tensor]  # for `model.load_state_dict`; the averaged ones where `ema` is on
+    best_weights: Mapping[str, Tensor]  # of the best epoch, for `model.load_state_dict`; averaged if `ema` is on
 
 
 def fit(
@@ -60,22 +60,26 @@ def fit(
     """Train any network that maps images (N, C, H, W) to logits (N, classes), in place.
 
     `train` and `val` are each one of
+
     - a pair (images, labels): tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W), and N class numbers. uint8
-      images are scaled to mean 0 and deviation 1 of the training images; floating-point images are used as they are;
-    - a `Split` of a data set, uint8; or `train` alone is an `ImageData` of `open_dataset`, with both splits;
+      images are normalised with mean and standard deviation of the training images; floating-point images are used as
+      they are;
+    - a `Split` of a data set, uint8;
     - a map-style torch `Dataset` of (image, label), read item by item while training. Its random transforms get a seed
       for each epoch and item, so that a resumed training equals an uninterrupted one.
 
-    `settings` are those of `RunConfig`, as in `RunConfig.changed`, on top of `config`: epochs or steps, batch_size,
-    optim, schedule, augment, label_smoothing, clip_norm, accumulate, ema, best_by, patience, on_nonfinite, seed,
-    device, precision, deterministic, checkpoint. `lr=0.1` is short for `optim={"lr": 0.1}`, and `optim="adamw"` and
-    `schedule="cosine"` for their names.
+    Instead of both, `train` may be an `ImageData` from `open_dataset`.
 
-    In a `folder`, new or empty, it writes checkpoints, metrics.jsonl, metrics.csv, log.txt and best.safetensors; with
-    `resume="auto"` it continues from the newest checkpoint there, to the same bits as if it had never stopped.
-    `max_minutes`, `stop` and `on_event` are those of `train`.
+    `settings` override those of `config` and are named as in `RunConfig`: epochs or steps, batch_size, optim, schedule,
+    augment, label_smoothing, clip_norm, accumulate, ema, best_by, patience, on_nonfinite, seed, device, precision,
+    deterministic, checkpoint. `lr=0.1` is short for `optim={"lr": 0.1}`, `optim="adamw"` for `optim={"name": "adamw"}`,
+    and `schedule="cosine"` for `schedule={"name": "cosine"}`.
 
-    Raises BadInput for what cannot be trained, NonFinite, DiskTrouble or Stopped.
+    With a `folder`, new or empty, checkpoints, metrics.jsonl, metrics.csv, log.txt and best.safetensors are written to
+    it. `resume="auto"` continues from the newest checkpoint there; the result equals that of an uninterrupted training
+    bit for bit. `max_minutes`, `stop` and `on_event` are those of `train`.
+
+    Raises BadInput if the network or the images cannot be trained, NonFinite, DiskTrouble or Stopped.
 
     >>> import resnetlab
     >>> from torch import nn
@@ -149,7 +153,7 @@ def require_logits(model: nn.Module, batch: Any, images: list[Images]) -> None:
 
 
 def run(training: Training, session: Session, best_file: Path | None) -> Fitted:
-    """Train to the end, and collect the outcome."""
+    """Train to the end and return the result."""
     state, criterion = training.state, training.plan.criterion
     best_weights: dict[str, Tensor] | None = None
     with session.running() as batches:
@@ -173,7 +177,7 @@ def fit_in(
     stop: StopRequest,
     on_event: OnEvent | None,
 ) -> Fitted:
-    """`fit` in a folder."""
+    """Train with a folder: write or continue its files."""
     record = {"config": config.to_json(), "train": images[0].record(), "val": images[1].record()}
     is_begun = resume and (path / SETTINGS).exists()
     folder = RunFolder(path) if is_begun else RunFolder.create(path, "fit")
@@ -196,7 +200,7 @@ def fit_in(
 
 
 def require_same_fit(folder: RunFolder, config: RunConfig, record: Mapping[str, Any]) -> None:
-    """Raise BadInput unless a training would continue with the settings and the images that it began with."""
+    """Raise BadInput unless settings and images are those that the training in the folder began with."""
     had = folder.read_json(SETTINGS)
     try:
         before = RunConfig.model_validate(had["config"])

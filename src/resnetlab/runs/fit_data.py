@@ -1,4 +1,4 @@
-"""The images of `fit`: splits, pairs of arrays or tensors, and torch data sets, as batches for the loop."""
+"""Batches for `fit` from splits, pairs of arrays or tensors, and torch data sets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Images:
 
 
 def open_source(source: Any, name: str) -> Images:
-    """The images and labels of a source. Raises BadInput, with its name, for what cannot be trained on."""
+    """The images and labels of a source. Raises BadInput, with its name, if they cannot be trained on."""
     if isinstance(source, Split):
         content: Split | MapDataset = source
     elif isinstance(source, tuple | list) and len(source) == 2:
@@ -80,7 +80,7 @@ def open_source(source: Any, name: str) -> Images:
 
 
 def split_of(images: Any, labels: Any, name: str) -> Split:
-    """A pair as a split with images (N, H, W, C), uint8 or float32. A tensor is (N, C, H, W), an array (N, H, W, C)."""
+    """Convert a tensor (N, C, H, W) or array (N, H, W[, C]) and labels (N,) to a split (N, H, W, C), uint8 or float."""
     is_tensor = isinstance(images, Tensor)
     pixels = images.detach() if is_tensor else torch.from_numpy(np.ascontiguousarray(images))
     if pixels.ndim == 3 and not is_tensor:
@@ -103,10 +103,10 @@ def split_of(images: Any, labels: Any, name: str) -> Split:
 
 @dataclass(frozen=True)
 class Scaling(Preprocessing):
-    """Images of any size and number of channels: uint8 with mean and std, floating-point as they are."""
+    """Normalisation of images of any size and number of channels; floating-point images are used as they are."""
 
     def __post_init__(self) -> None:
-        """Accept any size: these images are used as they are, and go into no model file."""
+        """Accept any size: these values are not written to a model file."""
 
     @classmethod
     def of(cls, images: Tensor) -> Scaling:
@@ -118,7 +118,7 @@ class Scaling(Preprocessing):
         return cls(height, height, channels, mean, std)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (N, H, W, C), to float32 (N, C, H, W) in channels_last."""
+        """Images (N, H, W, C) to float32 (N, C, H, W) in channels_last."""
         if images.dtype == torch.uint8:
             mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
             images = (images.float() / 255 - mean) / std
@@ -154,7 +154,7 @@ class DatasetBatches:
 
 @dataclass(frozen=True)
 class DatasetEvalBatches:
-    """Items of a data set in order, read as if in one and the same epoch each time."""
+    """Items of a data set in order, read with the same seeds in every epoch."""
 
     dataset: MapDataset
     items: Sequence[int]
@@ -170,7 +170,7 @@ class DatasetEvalBatches:
 
 
 def read_batch(dataset: MapDataset, indices: Tensor, seed: int, runtime: Runtime) -> Batch:
-    """Some items of a data set, on the device."""
+    """The items of a data set at `indices` as a batch on the device."""
     images, labels = [], []
     with generators_restored():
         for index in indices.tolist():
@@ -204,7 +204,7 @@ def to_tensor(image: Any) -> Tensor:
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Leave the global generators, which transforms draw from, as they were."""
+    """Restore the global random generators, from which transforms draw, afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms use it
     try:
         yield
@@ -221,7 +221,7 @@ def seed_generators(seed: int) -> None:
 
 
 def batches_of(train: Images, val: Images, data: ImageData | None, config: RunConfig, runtime: Runtime) -> Batches:
-    """The batches of a training. `data` is the data set that the splits are of, where that is given."""
+    """The batches of a training. `data` is the data set to which the splits belong, if there is one."""
     # As many training images as validation has, and always the same, without augmentation
     order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its lock, and how each file stays whole."""
+"""The folder of a run: its files and its lock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resnetlab.runs.history import read_rows
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps a second trainer out there
+except ImportError:  # Windows: a second trainer is not prevented there
     fcntl = None  # type: ignore[assignment]
 
 SHARED_ACCESS_LOG = "test-ledger.jsonl"
@@ -31,7 +31,7 @@ EXTENSIONS = "extensions.json"
 
 
 class RunFolder:
-    """A run on disk. Files are replaced whole or appended to; a checkpoint, written last, commits what came before."""
+    """A run on disk. Files are replaced whole or appended to; the checkpoint is written last and commits the others."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,9 +68,9 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Lock the folder against other trainers, and remove the temporary files of one that was killed.
+        """Lock the folder against other trainers, and remove temporary files of a killed trainer.
 
-        Raises BadInput if another one holds the lock, which ends with its process, however that ends.
+        The lock is released when its process ends. Raises BadInput if another process holds it.
         """
         try:
             lock = (self.path / ".lock").open("a+", encoding="utf-8")
@@ -147,7 +147,7 @@ class RunFolder:
         return sorted(found, key=step_of, reverse=True)
 
     def retain(self, count: int, step: int) -> None:
-        """Keep the newest `count` checkpoints up to `step`; a later one is damaged and does not count."""
+        """Keep the newest `count` checkpoints up to `step`. Later ones are damaged: they are kept and do not count."""
         done = [path for path in self.all_checkpoints() if step_of(path) <= step]
         for path in done[count:]:
             with suppress(OSError):  # one too many does no harm

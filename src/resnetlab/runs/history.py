@@ -1,4 +1,4 @@
-"""The epochs of a run: in memory, and a line each in metrics.jsonl and metrics.csv."""
+"""The finished epochs of a run, in memory and as lines of metrics.jsonl and metrics.csv."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 class History:
-    """The finished epochs of a run, as records that are appended to its files; without a folder, in memory alone."""
+    """The finished epochs of a run, as records that are appended to its files; without a folder, only in memory."""
 
     def __init__(self, folder: Path | None, rows: Sequence[Row] = ()) -> None:
         self.rows: list[Row] = list(rows)
@@ -54,7 +54,7 @@ class History:
         self.rows.append(row_of(report))
 
     def write(self) -> None:
-        """Append to each file the epochs that it lacks. Raises DiskTrouble; the next call then begins where it was."""
+        """Append missing epochs to each file. Raises DiskTrouble; the next call then repeats the append."""
         for table in self.tables:
             table.append(self.rows)
 
@@ -64,11 +64,11 @@ class Table:
 
     def __init__(self, path: Path, header: str, line: Callable[[Row], str]) -> None:
         self.path, self.header, self.line = path, header, line
-        self.count = 0  # rows in the file, which ends after `size` bytes; what follows is of an append that failed
+        self.count = 0  # rows in the first `size` bytes of the file; later bytes are from an append that failed
         self.size = 0
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Append the rows that the file lacks; a file that has become shorter is written anew."""
+        """Append missing rows; a file that has become shorter is written again."""
         if self.count == len(rows):
             return
         content = "".join(map(self.line, rows[self.count :])).encode()
@@ -88,7 +88,7 @@ class Table:
         self.count, self.size = len(rows), self.size + len(content)
 
     def require(self, rows: Sequence[Row]) -> None:
-        """Write the file anew unless it holds these rows and nothing else."""
+        """Write the file again unless it contains exactly these rows."""
         text = self.text(rows)
         if rows and self.path.exists() and self.path.read_bytes() == text:
             self.count, self.size = len(rows), len(text)
@@ -105,9 +105,9 @@ class Table:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The finished epochs in metrics.jsonl; a last line without an end is of an append that was interrupted.
+    """The finished epochs in metrics.jsonl. An unfinished last line, from an interrupted append, is ignored.
 
-    Raises BadInput for a file that cannot be read.
+    Raises BadInput if the file cannot be read.
     """
     file = folder / "metrics.jsonl"
     if not file.exists():
@@ -120,7 +120,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def row_of(report: EpochReport) -> dict[str, Any]:
-    """An epoch as a flat record: the columns of metrics.csv, and what only metrics.jsonl has."""
+    """An epoch as a flat record, a line of metrics.jsonl; metrics.csv has the keys in `COLUMNS`."""
     flat = asdict(report)
     train, val = flat.pop("train"), flat.pop("val")
     return flat | {

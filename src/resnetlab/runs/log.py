@@ -11,7 +11,7 @@ LOGGER = logging.getLogger("resnetlab.runs")
 
 
 class Lines(logging.Formatter):
-    """A message as a line; a warning begins with "warning"."""
+    """Formats a message as a line; a warning begins with "warning"."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
@@ -39,6 +39,6 @@ class RunLog:
         try:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(printable(line) + "\n")
-        except OSError as error:  # what needs the disk will raise; a run goes on without its log
+        except OSError as error:  # a run continues without its log; checkpoints raise their own errors
             LOGGER.warning("%s could not be written: %s", printable(self.file), error.strerror)
             self.file = None

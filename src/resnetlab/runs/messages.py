@@ -1,4 +1,4 @@
-"""The messages of a run: what it trains, each epoch, each score."""
+"""The messages of a run: its introduction, each epoch, each score."""
 
 from __future__ import annotations
 

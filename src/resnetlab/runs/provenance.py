@@ -22,7 +22,7 @@ SPLITS = ("train", "val", "test")
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
-    """The machine, the packages, the command and the time: what a result depends on besides config and code."""
+    """The machine, the packages, the command and the time of a run, for environment.json."""
     return {
         **runtime.facts(),
         "packages": {name: version(name) for name in PACKAGES},
@@ -32,7 +32,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """The words that this program was started with."""
+    """The command line of this process."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 

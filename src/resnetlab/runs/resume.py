@@ -1,4 +1,4 @@
-"""Resuming a run: from its newest sound checkpoint, on the same images, with no silent change of its settings."""
+"""Resume a run from its newest sound checkpoint, on the same images; changes of its settings must be allowed."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def resume(
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
 ) -> RunFolder:
-    """Continue a run from its newest checkpoint, to the same bits as if it had never stopped.
+    """Continue a run from its newest checkpoint; the result equals that of an uninterrupted run bit for bit.
 
-    `changes` are settings as for `RunConfig.changed`. A finished run may get a new length; any other change that
-    matters must be `allowed` by its path ("optim.lr"; "epochs" for the length of an unfinished run). What makes the
-    result inexact (another torch, thread count, precision …) is logged, or with `strict` refused. `max_minutes`,
-    `stop` and `on_event` are those of `train`.
+    `changes` are settings as for `RunConfig.changed`. A finished run may get a new length. Any other change that
+    affects the result must be in `allowed`, by its path ("optim.lr"; "epochs" for the length of an unfinished run).
+    If the environment makes the result inexact (another torch version, thread count, precision, …), the difference is
+    logged, or refused with `strict`. `max_minutes`, `stop` and `on_event` are those of `train`.
 
     Raises BadInput, NoSoundCheckpoint, NonFinite, DiskTrouble or Stopped.
     """
@@ -83,8 +83,7 @@ def accepted_changes(had: RunConfig, wanted: RunConfig, allowed: Collection[str]
 def load_newest(run: RunFolder, state: TrainState, log: RunLog) -> Mapping[str, Any]:
     """Fill `state` from the newest sound checkpoint, and return the environment in which it was written.
 
-    A run without a checkpoint begins anew. Raises NoSoundCheckpoint if all checkpoints are damaged: starting over would
-    hide the loss.
+    A run without a checkpoint starts from the beginning. Raises NoSoundCheckpoint if all checkpoints are damaged.
     """
     damaged = []
     for path in run.all_checkpoints():

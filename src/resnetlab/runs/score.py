@@ -1,4 +1,4 @@
-"""Scores of a trained model on a split: the final numbers, in fp32, from the model's own file."""
+"""Score a trained model, read from its file, on a split in fp32."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SplitName = Literal["val", "test"]
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """A model's probabilities on a split, and what the files of an evaluation need besides."""
+    """A model's probabilities and features on a split, from which the files of an evaluation are written."""
 
     evaluation: Evaluation
     network: ResNet
@@ -43,7 +43,7 @@ class ScoredSplit:
     runtime: Runtime
 
     def write(self, folder: Path, *, all_probabilities: bool = False) -> dict[str, Any]:
-        """Write tables, pictures and metrics.json into a folder, and return the content of metrics.json."""
+        """Write tables, figures and metrics.json into a folder, and return the content of metrics.json."""
         facts = self.evaluation.facts
         if facts["split"] == "val" and facts["tta"] == "none":  # a report shows validation images only
             ReportSamples.of(self.evaluation, self.network, self.features, self.runtime).write(folder)
@@ -62,9 +62,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a run's best weights, or a model file, on a split. Returns the content of metrics.json.
 
-    A run is scored on its own data, and the files go to `evaluation/<split>` in it (`<split>-<tta>` with test-time
-    augmentation). With other `data`, or for a model file, they are written only to `out`. A use of a test split is
-    recorded in its access log. Raises BadInput for what cannot be scored, NonFinite if the logits are not finite.
+    A run is scored on its own data, and tables and figures are written to `evaluation/<split>` in its folder
+    (`<split>-<tta>` with test-time augmentation). With other `data`, or for a model file, they are written only if
+    `out` is given. A use of a test split is recorded in its access log.
+
+    Raises BadInput if the model or the data cannot be used, NonFinite if the logits are not finite.
     """
     path, folder = Path(source), None if out is None else Path(out)
     if path.is_dir():
@@ -101,7 +103,7 @@ def score_split(
     tta: Views = "none",
     stop: StopRequest | None = None,
 ) -> ScoredSplit:
-    """The probabilities of a model on a split, computed in fp32 whatever it was trained in.
+    """The probabilities of a model on a split, computed in fp32.
 
     A temperature is fitted on validation; on the test split the given one is used. Raises BadInput if the data has
     other classes than the model, NonFinite if the logits are not finite, and StopRequested.
@@ -131,7 +133,7 @@ def score_split(
 
 
 def record_access(access_log: AccessLog, evaluation: Evaluation, log: RunLog) -> None:
-    """Record the use of a test split, before anyone sees a number of it; a failure is logged."""
+    """Record the use of a test split; call this before its scores are shown. A failure is logged."""
     facts = {name: value for name, value in evaluation.facts.items() if name != "split"}
     images = len(evaluation.split)
     for failure in access_log.record(
@@ -141,13 +143,13 @@ def record_access(access_log: AccessLog, evaluation: Evaluation, log: RunLog) ->
 
 
 def run_of(path: Path) -> RunFolder | None:
-    """The run of a folder, or of a model file that is the best one of a run."""
+    """The run in a folder, or the run whose best weights are in a model file; None if there is none."""
     run = RunFolder(path if path.is_dir() else path.parent)
     return run if (run.path / "config.json").is_file() and path in (run.path, run.best) else None
 
 
 def access_log_of(path: Path) -> AccessLog:
-    """The access log of a run, or of a model file: that of its run, or one beside it."""
+    """The access log of a run or model file; for a file outside a run, a log beside it."""
     run = run_of(path)
     return AccessLog(None, (path.resolve().parent / SHARED_ACCESS_LOG,)) if run is None else run.access_log
 
@@ -165,7 +167,7 @@ def temperature_of(scores: Mapping[str, Any]) -> Temperature | None:
 
 
 def test_set_line(access_log: AccessLog, scores: Mapping[str, Any]) -> str:
-    """Sentence with the number of times that the test set of these scores was used."""
+    """A sentence with the number of times that the test set of these scores was used."""
     return access_log.count(scores["weights_digest"], scores["split_digest"]).sentence()
 
 

@@ -1,4 +1,4 @@
-"""Training a series of runs that differ only in their seeds."""
+"""Train a series of runs that differ only in their seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def train_series(
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
 ) -> Series:
-    """Train `config` under `count` seeds, from its own one up, in a new or empty folder (default: as for `train`).
+    """Train `config` with `count` consecutive seeds, starting with its own, in a new or empty folder (default: as for
+    `train`).
 
     With `resume` the folder may hold a series with the same settings, which is then resumed, and may get more seeds.
     Raises BadInput before anything is written, NonFinite, DiskTrouble or Stopped. The time limit is for all runs
@@ -66,7 +67,7 @@ def resume_series(
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
 ) -> Series:
-    """Continue a series: finished runs stay, an unfinished one is resumed, the rest are trained.
+    """Continue a series: keep finished runs, resume an unfinished one, and train the others.
 
     `config` may differ from the series' own in settings that change no score, such as the number of checkpoints.
     """
@@ -94,7 +95,7 @@ def require_unchanged(path: Path, had: RunConfig, wanted: RunConfig, advice: str
 
 
 def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, strict: bool = False) -> Series:
-    """Train what is not finished, seed by seed, and write the summary after each run."""
+    """Train the unfinished runs in the order of their seeds, and write the summary after each."""
     log, resume_hint = RunLog(), f"resume with: resnetlab resume {series.path}"
     for seed in filter(series.is_begun, series.seeds):
         advice = "move that run away, and the series trains it anew"
@@ -116,7 +117,7 @@ def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, s
 
 
 def train_seed(series: Series, seed: int, stop: StopRequest, on_event: OnEvent | None, *, strict: bool) -> None:
-    """Train one run of a series to its end, from wherever it is."""
+    """Train one run of a series to its end; resume it if it has been begun."""
     config, path = series.config_of(seed), series.run(seed).path
     if series.is_begun(seed):
         resume(path, changes=config.to_json(), strict=strict, stop=stop, on_event=on_event)
@@ -126,7 +127,7 @@ def train_seed(series: Series, seed: int, stop: StopRequest, on_event: OnEvent |
 
 @contextmanager
 def removed_unless_begun(path: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Remove the folders `made` for a new series again if its first run could not begin."""
+    """Remove the folders `made` for a new series if its first run could not begin."""
     try:
         yield
     except BaseException:

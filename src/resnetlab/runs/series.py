@@ -1,4 +1,4 @@
-"""A series: the same settings under several seeds, a run for each in one folder, and a summary of their scores."""
+"""A series: runs with the same settings and different seeds in one folder, and a summary of their scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCORES = ("accuracy", "macro_f1", "loss", "train_seconds")
 
 @dataclass(frozen=True)
 class Series:
-    """A folder with one run for each seed, `seed-N`; its summary.json says which there will be, from the start."""
+    """A folder with one run for each seed, `seed-N`. Its summary.json lists all seeds from the start."""
 
     path: Path
     config: RunConfig  # with the first of the seeds
@@ -75,7 +75,7 @@ def is_series(path: Path) -> bool:
 
 
 def scores_of(run: RunFolder, seed: int, split: str) -> dict[str, Any]:
-    """The scores of a finished run on a split, and what its training took."""
+    """The scores of a finished run on a split, and the duration of its training in seconds."""
     scores = run.final_metrics(split) or {}
     try:
         return {

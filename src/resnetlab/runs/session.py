@@ -1,4 +1,4 @@
-"""One session of a run: what the loop yields is kept, logged and reported, until training ends or is asked to stop."""
+"""One session of a run: record, log and report the events of the loop until training ends or is asked to stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OnEvent: TypeAlias = Callable[[Event], object]
 
 @dataclasses.dataclass
 class Session:
-    """Keeps what `training.loop.fit` yields:
+    """Records the events that `training.loop.fit` yields:
 
         with session.running() as batches:
             for event in fit(state, batches, plan, runtime):
@@ -69,9 +69,9 @@ class Session:
 
     @contextmanager
     def running(self) -> Iterator[Batches]:
-        """The batches to train on: evaluation between two epochs, too, stops when asked to.
+        """Yield the batches to train on, whose evaluation batches also react to a request to stop.
 
-        Raises Stopped with a checkpoint written, or NonFinite with the name of the last one.
+        Raises Stopped after writing a checkpoint, or NonFinite with the name of the last checkpoint.
         """
         state, plan, batches = self.training.state, self.training.plan, self.training.batches
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A request to stop a run: made by any thread, a signal handler or a time limit, and answered between two steps."""
+"""Request to stop a run, made by a thread, a signal handler or a time limit; a run stops between two steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StopRequested(Exception):
 
 
 class StopRequest:
-    """A request that a run stops, and the reason; `request` may be called from any thread.
+    """A request to stop a run, and its reason. `request` may be called from any thread.
 
     >>> stop = StopRequest()
     >>> stop.reason
@@ -35,7 +35,7 @@ class StopRequest:
 
     @classmethod
     def within(cls, max_minutes: float | None, stop: Self | None = None) -> Self:
-        """`stop`, or a new request, that is also made when `max_minutes` have passed. Raises BadInput."""
+        """Return `stop`, or a new request, with a time limit. Raises BadInput if `max_minutes` is negative."""
         if stop is None:
             return cls(max_minutes)
         stop.limit(max_minutes)
@@ -63,7 +63,7 @@ class StopRequest:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Mark the time in which a run answers the request; outside of it, a signal ends the program at once."""
+        """Mark the time in which a run checks for the request; outside of it, a signal ends the program at once."""
         before, self.is_watched = self.is_watched, True
         try:
             yield
@@ -73,7 +73,7 @@ class StopRequest:
 
 @dataclass(frozen=True)
 class Interruptible(Generic[Item]):
-    """The same items, as often as they are iterated over; StopRequested between two of them after a request."""
+    """The same items, any number of times; iteration raises StopRequested after a request to stop."""
 
     items: Iterable[Item]
     stop: StopRequest

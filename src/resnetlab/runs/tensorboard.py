@@ -24,11 +24,11 @@ def require_tensorboard(config: RunConfig) -> None:
 
 
 class TensorBoardWriter:
-    """Writes the reports of epochs into `<run>/tensorboard`; `tensorboard --logdir runs` shows all runs side by side.
+    """Writes the reports of epochs to `<run>/tensorboard`; `tensorboard --logdir runs` shows all runs side by side.
 
-    It is a copy: metrics.jsonl is the record, and a run is resumed from its checkpoint alone. A resumed run gives as
-    `purge_step` its next step; TensorBoard then hides what older event files have from that step on.
-    Raises BadInput without the package, DiskTrouble if nothing can be written.
+    A resumed run passes its next step as `purge_step`; TensorBoard then hides older events from that step on.
+
+    Raises BadInput if the package is missing, DiskTrouble if the files cannot be written.
     """
 
     def __init__(self, run: Path, *, purge_step: int | None = None) -> None:
@@ -70,7 +70,7 @@ def disk_errors_named(run: Path) -> Iterator[None]:
 
 
 def scalars(report: EpochReport) -> Iterator[tuple[str, float]]:
-    """Tags and values. Training and validation of one score share the first part of a tag, and so a section."""
+    """Tags and values. Training and validation values of a score share the first part of their tag, a section."""
     for score in ("loss", "accuracy", "macro_f1"):
         yield f"{score}/train", getattr(report.train, score)
         yield f"{score}/val", getattr(report.val, score)

@@ -1,4 +1,4 @@
-"""Writing what training yields: best model, metrics, checkpoint, in that order, even if the disk fails for a while."""
+"""Write best model, metrics and checkpoint, in that order; failed writes are repeated at the next checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SaveBest = Callable[[Any, EpochReport], object]
 
 
 class MemoryWriter:
-    """Keeps the records of the epochs in memory, and writes nothing: for a training without a folder."""
+    """Records epochs in memory only, for a training without a folder."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -47,7 +47,7 @@ class MemoryWriter:
 class CheckpointWriter(MemoryWriter):
     """Writes the best model, then the epochs' records, then a checkpoint, which commits the other two.
 
-    What could not be written is pending, the best model as a copy, and is written first the next time.
+    If a write fails, its content is pending (the best model as a copy) and is written first the next time.
     """
 
     def __init__(  # noqa: PLR0917 - what is written, where, and how
@@ -63,7 +63,7 @@ class CheckpointWriter(MemoryWriter):
         super().__init__(history)
         self.training, self.run, self.log = training, run, log
         self.save_best, self.when, self.facts = save_best, when, facts
-        # A value that is not finite from the beginning (an attention mask, say) is meant to be so.
+        # Values that are not finite from the beginning, such as an attention mask, are intended.
         self.watched = finite_values(training.state.model)
         self.failures = 0
         self.pending_best: tuple[nn.Module, EpochReport] | None = None
@@ -76,7 +76,7 @@ class CheckpointWriter(MemoryWriter):
         self.commit()
 
     def commit(self, *, last: bool = False) -> None:
-        """Write what is pending, and then a checkpoint.
+        """Write pending content, then a checkpoint.
 
         A failure is logged and the next commit tries again. The third failure in a row, or one of the `last` commit,
         raises DiskTrouble. Raises NonFinite, and writes nothing, if a weight or a running statistic is not finite.
@@ -110,12 +110,12 @@ class CheckpointWriter(MemoryWriter):
         self.run.retain(self.when.keep, state.step)
 
     def settle(self) -> None:
-        """At the end of training, write what is still pending, or raise DiskTrouble."""
+        """At the end of training, write pending content, or raise DiskTrouble."""
         if self.failures:
             self.commit(last=True)
 
     def attempt(self, write: Callable[[], object]) -> None:
-        """Write something that can be made again from the rest; a failure is only logged."""
+        """Write a file that can be derived from the others; a failure is only logged."""
         try:
             write()
         except DiskTrouble as error:
@@ -131,7 +131,7 @@ class CheckpointWriter(MemoryWriter):
         return when.every_minutes is not None and self.run.seconds_since("checkpoints") > 60 * when.every_minutes
 
     def sentence(self, failure: OSError) -> str:
-        """A failure as a sentence, also if the folder itself could not be read."""
+        """A failure as a sentence."""
         if isinstance(failure, LabError):
             return str(failure)
         return f"could not write into {self.run.path}: {failure.strerror or failure}"

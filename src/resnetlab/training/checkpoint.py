@@ -50,8 +50,8 @@ def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> 
 def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     """Fill `state` from a checkpoint and return its other facts.
 
-    Raises Damaged for a file that is not whole or does not hold what it should, and BadInput for one of another kind or
-    network; `state` is untouched then.
+    Raises Damaged if the file is incomplete or its content is not that of a checkpoint, and BadInput if it is of
+    another kind or network; `state` is unchanged then.
     """
     tensors, facts = read_sealed(path)
     if facts.get("format") != FORMAT:
@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     require_same(state.model, part(tensors, "model."), path)
     if state.average.decay:
         require_same(state.average.model, part(tensors, "average."), path)
-    try:  # the digest can be right and the content not: find that out before anything changes
+    try:  # a file with a correct digest may have wrong content: check all of it before `state` is changed
         step, batch, seconds = counters(facts["counters"])
         scores = tuple(
             Score(**{name: float(number(value)) for name, value in score.items()}) for score in facts["scores"]
@@ -102,12 +102,12 @@ def architecture_of(model: nn.Module) -> dict[str, Any]:
     """Return the architecture as JSON, or the name of the class of a network that is not a `ResNet`."""
     if isinstance(model, ResNet):
         return model.architecture.to_json()
-    plain = model.plain if isinstance(model, Fast) else type(model)  # of another precision, the same network
+    plain = model.plain if isinstance(model, Fast) else type(model)  # accelerated or not, it is the same network
     return {"module": plain.__qualname__}
 
 
 def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
-    """Return step, batch and seconds; ValueError for impossible values."""
+    """Return step, batch and seconds. Raises ValueError for impossible values."""
     step, batch, seconds = given["step"], given["batch"], float(number(given["seconds"]))
     if type(step) is not int or type(batch) is not int or not 0 <= batch <= step < 2**53 or not 0 <= seconds < math.inf:
         raise ValueError(f"its counters are {dict(given)}")
@@ -115,14 +115,14 @@ def counters(given: Mapping[str, Any]) -> tuple[int, int, float]:
 
 
 def number(value: object) -> Any:
-    """Return the value; TypeError if it is not a number. A score may be NaN (undefined)."""
+    """Return the value, which may be NaN for an undefined score. Raises TypeError if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is not a number")
     return value
 
 
 def like(here: Tensor, there: Tensor) -> Tensor:
-    """Return `there`; ValueError unless it has the shape and type of `here`."""
+    """Return `there`. Raises ValueError unless it has the shape and type of `here`."""
     if (here.shape, here.dtype) != (there.shape, there.dtype):
         raise ValueError(f"{_kind(there)} instead of {_kind(here)}")
     return there
@@ -143,7 +143,7 @@ def optimizer_state(
 ) -> dict[Tensor, dict[str, Tensor]]:
     """Return the optimiser's state from `optimizer_tensors`, on each parameter's device and in its memory format.
 
-    ValueError unless every trained parameter has its state or, before the first step, none has.
+    Raises ValueError unless every trained parameter has its state or, before the first step, none has.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     wanted = {f"{key}/{name}" for name, parameter in trained.items() for key in state_keys(optimizer, parameter)}

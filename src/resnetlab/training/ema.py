@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """`average = decay * average + (1 - decay) * weights` after every step; with a decay of 0 it is the network itself.
+    """An average of the weights: `average = decay * average + (1 - decay) * weights` after every step.
 
-    Parameters and floating-point buffers (the batch-norm statistics) are averaged, other buffers are copied.
+    Parameters and floating-point buffers (the batch-norm statistics) are averaged, other buffers are copied. With a
+    decay of 0, `model` is the network itself.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model: nn.Module = copy.deepcopy(model).requires_grad_(False) if decay else model
-        # Listed once: finding the tensors takes as long as averaging them, and loading weights copies into them.
+        # Listed once, because finding the tensors takes as long as averaging them. Loading weights keeps the tensors.
         pairs = list(zip(tensors_of(self.model), tensors_of(model), strict=True)) if decay else []
         self.averaged = [pair for pair in pairs if is_averaged(pair[0])]
         self.copied = [pair for pair in pairs if not is_averaged(pair[0])]

@@ -26,7 +26,7 @@ CHECK_EVERY = 50  # steps between two readings of the guard's counts; each waits
 
 @dataclass
 class TrainState:
-    """Everything that changes during training, and so the content of a checkpoint.
+    """Everything that changes during training, which is the content of a checkpoint.
 
     The network may be any module that maps images (N, C, H, W) to logits (N, classes).
     """
@@ -46,7 +46,7 @@ class TrainState:
     def begin(
         cls, model: nn.Module, optimizer: optim.Optimizer, runtime: Runtime, *, ema: float = 0.0, skips: int = 0
     ) -> TrainState:
-        """Return the state before the first step; `model` must be on the device already.
+        """Return the state before the first step. `model` must be on the device.
 
         `ema` is the decay of the weight average (0: none), `skips` the number of non-finite steps that may be skipped.
         """
@@ -133,12 +133,12 @@ class EpochReport:
 
 
 def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> Iterator[StepDone | EpochReport]:
-    """Train from `state` to the end of the plan; a generator of events.
+    """Train from `state` to the end of the plan, and yield events.
 
-    It yields a `StepDone` after every optimiser step and an `EpochReport` after every epoch's validation. After each of
-    them `state` can be saved, and the caller may stop iterating.
+    Yields a `StepDone` after every optimiser step and an `EpochReport` after every epoch's validation. After each event
+    `state` can be saved, and the caller may stop iterating.
 
-    Raises NonFinite if more steps had to be skipped than the guard allows, or if the validation loss is not finite.
+    Raises NonFinite if more steps were skipped than the guard allows, or if the validation loss is not finite.
     """
     while not plan.is_over(state):
         state.model.train()
@@ -157,7 +157,7 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
 
 
 def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) -> None:
-    """Do one optimiser step: forward and backward over the parts of a batch, clip the gradient, update."""
+    """Do one optimiser step: forward and backward passes for each part of the batch, gradient clipping, update."""
     lr = plan.schedule(state.step, state.scores)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
@@ -197,7 +197,7 @@ def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runti
     lr = plan.schedule(state.step - 1, state.scores)
     train = evaluate(state.average.model, batches.train_sample, runtime)
     val = evaluate(state.average.model, batches.val, runtime)
-    if not math.isfinite(val.loss):  # the epoch's last step may be the one that blew up
+    if not math.isfinite(val.loss):  # the epoch's last step may have diverged
         raise NonFinite(f"the validation loss became {val.loss} in epoch {state.epoch + 1} ({advice(state.step, lr)})")
     state.scores += (val,)
     state.sums.zero_()

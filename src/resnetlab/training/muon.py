@@ -1,9 +1,10 @@
-"""Muon (Jordan et al. 2024): an optimiser step for convolution kernels that is equally long in every direction.
+"""Muon (Jordan et al. 2024): an optimiser for convolution kernels with steps of equal length in every direction.
 
-The momentum of a kernel, as a matrix (out_channels, in_channels * height * width), is replaced by the nearest matrix
-whose singular values are about 1, found by a few Newton-Schulz iterations. The kernel is scaled to the norm of such a
-matrix before each step, so the learning rate is the step's length relative to the kernel. Weight decay would only
-scale the kernel, too, and is not applied to it. All other parameters are trained by Adam with decoupled weight decay.
+The momentum of a kernel, as a matrix (out_channels, in_channels * height * width), is replaced by a matrix with the
+same singular vectors and singular values near 1, computed by a few Newton-Schulz iterations. Before each step the
+kernel is scaled to the norm of such a matrix, so the learning rate is the step's length relative to the kernel. Weight
+decay would only scale the kernel as well, and is not applied. All other parameters are updated by Adam with decoupled
+weight decay.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-# Coefficients of a x + b x^3 + c x^5. It does not converge to 1: it is the steepest that ends between 0.7 and 1.2.
+# Coefficients of a x + b x^3 + c x^5: the steepest polynomial whose iterations end between 0.7 and 1.2, not at 1.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
@@ -40,8 +41,8 @@ def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
 class Muon(optim.Optimizer):
     """Muon for parameters of four dimensions; Adam, at `lr_share` of the learning rate, for the others.
 
-    `weight_decay` applies to the others only. `precision` is the dtype of the Newton-Schulz iterations. A step for
-    which `found_inf` is set changes nothing.
+    `weight_decay` only applies to the others. `precision` is the dtype of the Newton-Schulz iterations. A step with
+    `found_inf` set changes nothing.
     """
 
     found_inf: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Optimisers by name, with or without weight decay on norms and biases, and without importing torch's compiler."""
+"""Optimisers by name, with optional weight decay on norms and biases."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 class Undecorated:
-    """The first base of an optimiser class whose methods are to be as they were written, without decorators.
+    """The first base class of optimisers; it removes torch's decorators from their methods.
 
-    torch decorates these methods to keep its compiler away from them, and imports the compiler to do so even if nothing
-    is ever compiled: a second and a hundred megabytes of memory before the first step.
+    The decorators exclude the methods from torch's compiler and import the compiler for it, even if nothing is
+    compiled: a second and a hundred megabytes of memory before the first step.
     """
 
     add_param_group = inspect.unwrap(optim.Optimizer.add_param_group)
@@ -60,8 +60,8 @@ def make_optimizer(
 ) -> optim.Optimizer:
     """Return an optimiser over the parameters that are not frozen, with a fused update.
 
-    With `decay_norms=False` weight decay applies to matrices and kernels only: norms and biases gain nothing from it.
-    Muon keeps the norm of its kernels fixed and decays none of them. Raises BadInput for an unknown name.
+    With `decay_norms=False`, weight decay is not applied to norms and biases. Muon keeps the norm of convolution
+    kernels fixed and applies no weight decay to them. Raises BadInput for an unknown name.
 
     >>> type(make_optimizer(nn.Linear(2, 2), "adamw", lr=1e-3, weight_decay=0.05)).__name__
     'AdamW'

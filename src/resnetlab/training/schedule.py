@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step and the scores of finished epochs, so there is no state to restore."""
+"""Learning rates as pure functions of the step and the scores of finished epochs, without state to restore."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def cosine(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
 
 
 def one_cycle(schedule: Schedule, step: int, _scores: Sequence[Score]) -> float:
-    """A cosine from 1/25 of the peak up over `rise` of the run, then one down to almost nothing (Smith 2017)."""
+    """A cosine from 1/25 of the peak up to it over `rise` of the run, then one down to 1/250,000 (Smith 2017)."""
     top = schedule.rise * schedule.steps - 1
     if step <= top:
         return between(1 / 25, 1.0, step / top if top else 1.0)  # a rise within one step begins at the peak
