@@ -84,7 +84,7 @@ def read_model(path: Path) -> Model:
     if in_channels != preprocessing.channels:
         raise BadInput(f"{printable(path)} is inconsistent: network and preprocessing differ in channels")
 
-    if sum(architecture.units_per_stage) > len(weights):  # even building thousands of units without numbers takes long
+    if sum(architecture.units_per_stage) > len(weights):  # building thousands of units takes long, even without weights
         raise BadInput(f"{printable(path)} has weights that do not fit its architecture")
     with torch.device("meta"):  # shapes only: a hostile description must not allocate more than the file holds
         network = ResNet(architecture, len(classes), in_channels)
