@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sklearn.datasets
+import sklearn.metrics  # noqa: F401 - scipy adds warnings filters when it is first imported
 import torch
 
 import resnetlab
