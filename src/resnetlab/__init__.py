@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from resnetlab.runs.stop import StopRequest
 
 __version__ = "0.1.0"
+
+IMPORTED_IN = os.getpid()  # another number in a process that was forked since
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 

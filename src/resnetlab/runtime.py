@@ -13,15 +13,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from resnetlab import IMPORTED_IN
 from resnetlab.errors import BadInput, unknown
 from resnetlab.kernels.accelerate import accelerate
 from resnetlab.kernels.library import unavailable_reason
 
+CPU = torch.device("cpu")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 Network = TypeVar("Network", bound=nn.Module)
 CPUINFO = Path("/proc/cpuinfo")
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-IMPORTED_IN = os.getpid()
 CUBLAS_WORKSPACE = ":4096:8"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -122,8 +123,8 @@ class Runtime:
 
 
 @contextlib.contextmanager
-def one_thread_after_fork(device: torch.device) -> Iterator[None]:
-    """Compute with one thread on the CPU if this process was forked after this module was imported.
+def one_thread_after_fork(device: torch.device = CPU) -> Iterator[None]:
+    """Compute with one thread on the CPU if this process was forked after resnetlab was imported. Also a decorator.
 
     The other threads of OpenMP do not exist in the child, and an operation that several threads share would wait for
     them for ever. Raises BadInput on CUDA, which does not work in a forked process.

@@ -76,7 +76,7 @@ class Classifier:
         (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays and tensors are uint8, or float in
         [0, 1]. Images of any size are resized as in training.
 
-        In a process that was forked after torch was imported, the CPU computes with one thread.
+        In a process that was forked after resnetlab was imported, the CPU computes with one thread.
 
         Raises BadInput, with the name of the file, if an image cannot be read; NonFinite if the network's output is not
         finite.
@@ -154,6 +154,8 @@ def load_model(source: str | os.PathLike[str] | Run) -> nn.Module:
     """Load the network from a model file, run folder or run: a plain module in evaluation mode, in fp32, on the CPU.
 
     It maps normalised images (N, C, H, W) to logits (N, classes). Use `load` to include preprocessing and class names.
+    In a process that was forked after resnetlab was imported, call `torch.set_num_threads(1)` before the network: torch
+    would wait there for ever for threads that do not exist. `load` does this itself.
 
     Raises BadInput for a file that is missing, damaged or of another kind.
 

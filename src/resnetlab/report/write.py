@@ -12,6 +12,7 @@ from resnetlab.files import write_text
 from resnetlab.report.collect import Facts, read_facts
 from resnetlab.report.command import commands
 from resnetlab.report.render import is_number, render
+from resnetlab.runtime import one_thread_after_fork
 
 
 class Row(NamedTuple):
@@ -64,6 +65,7 @@ MACHINE = {
 }
 
 
+@one_thread_after_fork()
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
     """Write the report of a run to `out` (default: report.html in its folder), and return its path.
 

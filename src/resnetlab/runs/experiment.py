@@ -20,12 +20,14 @@ from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest, StopRequested
 from resnetlab.runs.tensorboard import TensorBoardWriter, require_tensorboard
 from resnetlab.runs.writer import CheckpointWriter
+from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.loop import EpochReport, fit
 from resnetlab.training.selection import best_epoch
 
 DRAW_EVERY = 20  # seconds between two drawings of curves.png; one takes about half a second
 
 
+@one_thread_after_fork()
 def train(
     config: RunConfig,
     folder: Path | str | None = None,
@@ -38,7 +40,8 @@ def train(
 
     May be called in any thread and prints nothing. Messages are logged under "resnetlab.runs" and written to log.txt in
     the folder. `on_event` is called with a `StepDone` after each optimiser step and with an `EpochReport` after each
-    epoch. The run stops after `max_minutes`, or when another thread calls `stop.request()`.
+    epoch. The run stops after `max_minutes`, or when another thread calls `stop.request()`. In a process that was
+    forked after resnetlab was imported, the CPU computes with one thread.
 
     Raises BadInput before anything is written; NonFinite if a loss, gradient or weight becomes NaN or infinite;
     DiskTrouble if a file cannot be written; Stopped, after which `resume` continues the run.

@@ -18,6 +18,7 @@ from resnetlab.errors import BadInput, NonFinite
 from resnetlab.evaluation.metrics import Score
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import RunConfig
+from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.loop import train_step
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -105,6 +106,7 @@ class RangeTest:
         return asdict(self)
 
 
+@one_thread_after_fork()
 def find_lr(
     config: RunConfig,
     *,

@@ -16,6 +16,7 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
+from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.checkpoint import load_checkpoint
 from resnetlab.training.loop import TrainState, fit
 
@@ -24,6 +25,7 @@ HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minut
 HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
 
 
+@one_thread_after_fork()
 def resume(
     folder: Path | str,
     *,

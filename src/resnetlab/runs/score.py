@@ -28,7 +28,7 @@ from resnetlab.runs.log import RunLog
 from resnetlab.runs.provenance import command, now
 from resnetlab.runs.report_samples import ReportSamples
 from resnetlab.runs.stop import Interruptible, StopRequest
-from resnetlab.runtime import Runtime, start
+from resnetlab.runtime import Runtime, one_thread_after_fork, start
 
 SplitName = Literal["val", "test"]
 
@@ -50,6 +50,7 @@ class ScoredSplit:
         return write_evaluation(folder, self.evaluation, all_probabilities=all_probabilities)
 
 
+@one_thread_after_fork()
 def evaluate(
     source: Path | str,
     data: str | None = None,
@@ -65,6 +66,8 @@ def evaluate(
     A run is scored on its own data, and tables and figures are written to `evaluation/<split>` in its folder
     (`<split>-<tta>` with test-time augmentation). With other `data`, or for a model file, they are written only if
     `out` is given. A use of a test split is recorded in its access log.
+
+    In a process that was forked after resnetlab was imported, the CPU computes with one thread.
 
     Raises BadInput if the model or the data cannot be used, NonFinite if the logits are not finite.
     """
