@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import resnetlab
 from resnetlab.errors import BadInput, NonFinite, Stopped
 from resnetlab.files import read_sealed
+from resnetlab.kernels.accelerate import count_accelerated
 from resnetlab.runs.fit_data import Scaling
 from resnetlab.runs.stop import StopRequest
 from resnetlab.training.loop import EpochReport, StepDone
@@ -171,6 +172,93 @@ def network_without_seed() -> nn.Module:
     return model
 
 
+def dropped() -> nn.Module:
+    return nn.Sequential(*network(), nn.Dropout(0.5))
+
+
+def test_dropout_is_reproducible_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    data, results = pair(48), []
+    for seed in (1, 2):
+        model = dropped()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        results.append(bits(resnetlab.fit(model, data, data, **SETTINGS).model))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert results[0] == results[1]
+    assert results[0] != bits(resnetlab.fit(dropped(), data, data, seed=1, **SETTINGS).model)
+    stop, seen = StopRequest(), []
+
+    def request(given: StepDone | EpochReport) -> None:
+        seen.append(given)
+        if len(seen) == 6:
+            stop.request("the test")
+
+    options: Any = {"folder": tmp_path / "fit", "resume": "auto"}
+    with pytest.raises(Stopped):
+        resnetlab.fit(dropped(), data, data, stop=stop, on_event=request, **options, **SETTINGS)
+    torch.manual_seed(3)
+    assert bits(resnetlab.fit(dropped(), data, data, **options, **SETTINGS).model) == results[0]
+
+
+class Viewing(nn.Module):
+    """A network as in PyTorch's tutorial on CIFAR-10, with a `view` that needs torch's default layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.Conv2d(6, 16, 3, padding=1, bias=False)
+        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.conv1(x).relu())
+        x = self.pool(self.conv2(x).relu())
+        return self.fc(x.view(len(x), -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["pair", "data set"])
+def test_a_network_with_a_view_trains(kind: str, precision: str) -> None:
+    source: Any = pair(48) if kind == "pair" else Noisy()
+    model = Viewing()
+    strides = [weight.stride() for weight in model.parameters()]
+    fitted = resnetlab.fit(model, source, source, **SETTINGS | {"epochs": 1, "precision": precision})
+    assert len(fitted.history) == 1
+    assert [weight.stride() for weight in model.parameters()] == strides
+
+
+def test_a_residual_network_trains_accelerated_and_keeps_its_layout() -> None:
+    model, data = resnetlab.build_model("resnet20", 3, image_size=8), pair(16)
+    strides = [weight.stride() for weight in model.parameters()]
+    seen: list[int] = []
+    settings = SETTINGS | {"epochs": 1, "precision": "bf16"}
+    resnetlab.fit(model, data, data, on_event=lambda _: seen.append(count_accelerated(model)), **settings)
+    assert seen[0] > 0 == count_accelerated(model)
+    assert [weight.stride() for weight in model.parameters()] == strides
+
+
+def test_channels_last_weights_get_channels_last_images() -> None:
+    model, data = network().to(memory_format=torch.channels_last), pair(16)
+    layouts: list[bool] = []
+    model[0].register_forward_pre_hook(
+        lambda _, given: layouts.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    resnetlab.fit(model, data, data, **SETTINGS | {"epochs": 1})
+    assert layouts
+    assert all(layouts)
+
+
+def test_gradients_and_modes_of_the_caller_have_no_effect_and_modes_are_restored() -> None:
+    data = pair(48)
+    model, twin = network(), network()
+    model(torch.rand(4, 3, 8, 8)).sum().backward()
+    model.load_state_dict(twin.state_dict())  # the running statistics, too
+    model[1].eval()
+    with torch.no_grad():
+        resnetlab.fit(model, data, data, **SETTINGS)
+    resnetlab.fit(twin, data, data, **SETTINGS)
+    assert bits(model) == bits(twin)
+    assert [module.training for module in model] == [index != 1 for index in range(6)]
+
+
 def test_a_training_resumes_only_with_its_settings_and_images(tmp_path: Path) -> None:
     data = pair(48)
     options: Any = {"folder": tmp_path / "fit", "resume": "auto"}
@@ -200,6 +288,9 @@ def test_a_training_resumes_only_with_its_settings_and_images(tmp_path: Path) ->
         ({"val": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 9]))}, "with 10 classes or more are needed"),
         ({"model_given": nn.Flatten(1, 2)}, "logits .* are needed"),
         ({"resume": "auto"}, "needs a folder"),
+        ({"resume": False}, 'resume is False, but must be "auto"'),
+        ({"resume": True}, 'resume is True, but must be "auto"'),
+        ({"resume": "yes"}, "resume is 'yes', but must be \"auto\""),
     ],
 )
 def test_what_cannot_be_trained_is_explained(change: dict[str, Any], sentence: str) -> None:

@@ -217,8 +217,12 @@ def make_schedule(config: RunConfig, planned: Sequence[int], steps_per_epoch: in
 
 
 def make_state(config: RunConfig, network: nn.Module, runtime: Runtime) -> TrainState:
-    """The state before the first step."""
-    model = runtime.place(network, training=True)
+    """The state before the first step, with the network on the device in its fastest form."""
+    return begin_state(config, runtime.place(network, training=True), runtime)
+
+
+def begin_state(config: RunConfig, model: nn.Module, runtime: Runtime) -> TrainState:
+    """The state before the first step of a model that is on the device."""
     optimizer = make_optimizer(model, **config.optim.model_dump(), precision=runtime.precision)
     skips = SKIPS if config.on_nonfinite == "skip" else 0
     return TrainState.begin(model, optimizer, runtime, ema=config.ema, skips=skips)

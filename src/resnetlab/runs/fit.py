@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,10 @@ from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.kernels.accelerate import count_accelerated, restore
-from resnetlab.runs.build import Training, make_plan, make_state
+from resnetlab.kernels.units import fast_classes
+from resnetlab.runs.build import Training, begin_state, make_plan
 from resnetlab.runs.config import RunConfig, differences
-from resnetlab.runs.fit_data import Images, Source, batches_of, open_source
+from resnetlab.runs.fit_data import Images, Source, batches_of, in_default_layout, open_source
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import History, Row
 from resnetlab.runs.log import RunLog
@@ -27,7 +29,7 @@ from resnetlab.runs.stop import StopRequest
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
 from resnetlab.runtime import start
 from resnetlab.training import loop
-from resnetlab.training.loop import EpochReport
+from resnetlab.training.loop import EpochReport, own_generators
 from resnetlab.training.selection import best_epoch
 
 SETTINGS, BEST = "fit.json", "best.safetensors"
@@ -68,6 +70,13 @@ def fit(
     - a map-style torch `Dataset` of (image, label), read item by item while training. Its random transforms get a seed
       for each epoch and item, so that a resumed training equals an uninterrupted one.
 
+    The weights keep their layout. `model.to(memory_format=torch.channels_last)`, before, is often faster, and in
+    bfloat16 on the CPU lets `accelerate`'s kernels compute; a network that calls `view` on its maps cannot use it.
+    Networks of resnetlab and torchvision need no such call.
+
+    Dropout and other layers that draw from torch's generators get a seed for each step, from `seed`; the caller's
+    generators stay as they are.
+
     Instead of both, `train` may be an `ImageData` from `open_dataset`.
 
     `settings` override those of `config` and are named as in `RunConfig`: epochs or steps, batch_size, optim, schedule,
@@ -91,6 +100,10 @@ def fit(
     >>> [record["step"] for record in fitted.history]
     [4, 8]
     """
+    if resume is not None and resume != "auto":
+        raise BadInput(f'resume is {resume!r}, but must be "auto", or None to begin anew')
+    if resume is not None and folder is None:
+        raise BadInput('resume="auto" needs a folder')
     config = with_settings(config, settings)
     stop = StopRequest.within(max_minutes, stop)
     data: ImageData | None = None
@@ -106,19 +119,48 @@ def fit(
     runtime = start(config.device, config.precision, deterministic=config.deterministic)
     images = [open_source(source, name) for source, name in zip(sources, ("train", "val"), strict=True)]
     batches = batches_of(images[0], images[1], data, config, runtime)
-    was_training, was_accelerated = model.training, count_accelerated(model) > 0
-    try:
-        state = make_state(config, model, runtime)
-        require_logits(state.model, next(iter(batches.val)), images)
-        training = Training(state, batches, make_plan(config, len(batches.train)), runtime)
+    with as_given(model), torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+        is_channels_last = prefers_channels_last(model)
+        placed = runtime.place(model, training=True) if is_channels_last else model.to(runtime.device)
+        if not is_channels_last:
+            batches = in_default_layout(batches)
+        with own_generators(config.seed, "probe", 0, runtime.device):
+            require_logits(placed, next(iter(batches.val)), images)
+        state = begin_state(config, placed, runtime)
+        plan = replace(make_plan(config, len(batches.train)), seed=config.seed)
+        training = Training(state, batches, plan, runtime)
         if folder is None:
-            if resume is not None:
-                raise BadInput('resume="auto" needs a folder')
             history = History(None)
             return run(training, Session(training, MemoryWriter(history), RunLog(), stop, on_event), None)
         return fit_in(Path(folder), training, config, images, resume=resume is not None, stop=stop, on_event=on_event)
+
+
+def prefers_channels_last(model: nn.Module) -> bool:
+    """True for the networks of resnetlab and torchvision, and for weights that are in channels_last.
+
+    Other networks may contain a `view`, which needs torch's default layout.
+    """
+    fast = fast_classes()
+    return type(model) in {*fast, *fast.values()} or any(
+        weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        for weight in model.parameters()
+    )
+
+
+@contextmanager
+def as_given(model: nn.Module) -> Iterator[None]:
+    """Clear the gradients, and restore the modes, the classes and the layout of the weights afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    was_accelerated = count_accelerated(model) > 0
+    contiguous = [weight for weight in model.parameters() if weight.is_contiguous()]
+    model.zero_grad(set_to_none=True)  # of the caller's own training
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
+        for weight in contiguous:
+            weight.data = weight.data.contiguous()
         if not was_accelerated:
             restore(model)
 

@@ -220,6 +220,34 @@ def seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed % 2**63)
 
 
+@dataclass(frozen=True)
+class DefaultLayout:
+    """The same batches, with images (N, C, H, W) in torch's default layout."""
+
+    batches: Any
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(contiguous, self.batches)
+
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        return map(contiguous, self.batches.epoch(epoch, start, stop))
+
+    def names(self, epoch: int, number: int) -> list[str]:
+        names: list[str] = self.batches.names(epoch, number)
+        return names
+
+
+def contiguous(batch: Batch) -> Batch:
+    return batch._replace(images=batch.images.contiguous())
+
+
+def in_default_layout(batches: Batches) -> Batches:
+    return Batches(*map(DefaultLayout, (batches.train, batches.train_sample, batches.val)))
+
+
 def batches_of(train: Images, val: Images, data: ImageData | None, config: RunConfig, runtime: Runtime) -> Batches:
     """The batches of a training. `data` is the data set to which the splits belong, if there is one."""
     # As many training images as validation has, and always the same, without augmentation

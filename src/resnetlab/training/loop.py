@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn, optim
 from torch.amp import GradScaler
 
 from resnetlab.data.loaders import Batch
+from resnetlab.data.random import derived_seed
 from resnetlab.errors import NonFinite, printable
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.metrics import Score
@@ -75,6 +77,7 @@ class Plan:
     clip_norm: float = math.inf
     criterion: str = "accuracy"
     patience: int = 0  # epochs without improvement before training stops early; 0: never
+    seed: int | None = None  # for random numbers that the model draws (dropout); None: a model that draws none
 
     def is_over(self, state: TrainState) -> bool:
         """Return True after the last step, or between two epochs if training has stalled."""
@@ -145,15 +148,40 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
         began = time.perf_counter() - state.seconds
         stop = min(len(batches.train), state.batch + plan.steps - state.step)
         for batch in batches.train.epoch(state.epoch, state.batch, stop):
-            with runtime.deterministic_algorithms():
+            with runtime.deterministic_algorithms(), own_generators(plan.seed, "model", state.step, runtime.device):
                 train_step(state, batch, plan, runtime)
             state.seconds = time.perf_counter() - began
             if state.step % CHECK_EVERY == 0:
                 require_finite(state, batches, plan)
             yield StepDone(state.epoch, state.batch, stop)
-        with runtime.deterministic_algorithms():
+        with runtime.deterministic_algorithms(), own_generators(plan.seed, "score", state.epoch, runtime.device):
             report = finish_epoch(state, batches, plan, runtime)
         yield report
+
+
+@contextmanager
+def own_generators(seed: int | None, purpose: str, number: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators for one step or evaluation, and restore them afterwards. Does nothing without a seed.
+
+    A model with dropout then draws the same numbers in the same step, in a resumed training, too.
+    """
+    if seed is None:
+        yield
+        return
+    derived = derived_seed(seed, purpose, number) % 2**63
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(derived)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(derived)
+        if device.type != "mps":
+            yield
+            return
+        before = torch.mps.get_rng_state()
+        torch.mps.manual_seed(derived)
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(before)
 
 
 def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) -> None:
