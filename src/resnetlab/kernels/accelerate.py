@@ -8,11 +8,12 @@ from typing import TypeVar
 from torch import nn
 
 from resnetlab.kernels.convolution import FastConv1x1, FastConv3x3, is_standard
-from resnetlab.kernels.swap import Fast
-from resnetlab.kernels.units import FastConvNorm, FastStage, fast_classes
+from resnetlab.kernels.swap import Fast, is_fast
+from resnetlab.kernels.units import FastProjection, FastStage, fast_classes
 
 Network = TypeVar("Network", bound=nn.Module)
 log = logging.getLogger(__name__)
+QUANTIZED = ("torchvision.models.quantization", "torch.ao.")  # quantisation looks for torch's exact classes
 
 
 def accelerate(model: Network) -> Network:
@@ -34,28 +35,31 @@ def accelerate(model: Network) -> Network:
     >>> count_accelerated(model), count_accelerated(restore(model))
     (34, 0)
     """
-    swaps = [(module, fast_class(module)) for module in model.modules()]
-    for module, fast in swaps:
-        if fast is not None:
-            module.__class__ = fast
-    log.info("%d of %d modules compute with fast kernels", count_accelerated(model), len(swaps))
+    modules = list(model.modules())
+    if not any(type(module).__module__.startswith(QUANTIZED) for module in modules):
+        for module, fast in [(module, fast_class(module)) for module in modules]:
+            if fast is not None:
+                module.__class__ = fast  # type: ignore[assignment]
+    swapped = count_accelerated(model)
+    log.log(logging.INFO if swapped else logging.DEBUG, "accelerated %d of %d modules", swapped, len(modules))
     return model
 
 
 def restore(model: Network) -> Network:
     """Undo `accelerate`: restore the classes of the modules of `model`, in place, and return it."""
     for module in model.modules():
-        if isinstance(module, Fast):
+        if is_fast(module):
+            assert isinstance(module, Fast)
             module.__class__ = module.plain  # type: ignore[assignment]
     return model
 
 
 def count_accelerated(model: nn.Module) -> int:
     """The number of modules of `model` that `accelerate` has swapped."""
-    return sum(isinstance(module, Fast) for module in model.modules())
+    return sum(map(is_fast, model.modules()))
 
 
-def fast_class(module: nn.Module) -> type[nn.Module] | None:
+def fast_class(module: nn.Module) -> type[Fast] | None:
     """The fast class for a module, by its exact class and those of its children; None if there is none."""
     kind, known = type(module), fast_classes()
     if kind is nn.Conv2d:
@@ -66,6 +70,6 @@ def fast_class(module: nn.Module) -> type[nn.Module] | None:
     if kind is nn.Sequential and list(module.children()):
         kinds = [type(child) for child in module.children()]
         if kinds == [nn.Conv2d, nn.BatchNorm2d]:
-            return FastConvNorm
+            return FastProjection
         return FastStage if all(child in known for child in kinds) else None
     return known.get(kind)

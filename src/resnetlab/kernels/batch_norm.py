@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resnetlab.kernels.calls import (
     address,
+    can_run_backward,
     channels_last,
     check,
     gradients_by_torch,
@@ -37,12 +38,22 @@ def bn_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Pair:
     return y, y
 
 
-def bn_add_relu(norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: Tensor) -> Pair:
-    """relu(norm(residual) + shortcut), the end of a residual unit, for maps (N, C, H, W), as a pair."""
+def bn_add_relu(
+    norm: nn.Module, relu: nn.Module, residual: Tensor, shortcut: Tensor, *, in_place: bool = False
+) -> Pair:
+    """relu(norm(residual) + shortcut), the end of a residual unit, for maps (N, C, H, W), as a pair.
+
+    Without the kernel, `in_place` adds into the norm's output, as torchvision's units do.
+    """
     alike = is_supported(shortcut) and shortcut.shape == residual.shape
     if alike and is_exactly(nn.ReLU, relu) and is_fusible(norm, residual):
         return fused(norm, residual, shortcut, rectify=True)
-    y = relu(norm(residual) + shortcut)
+    y = norm(residual)
+    if in_place:
+        y += shortcut
+    else:
+        y = y + shortcut
+    y = relu(y)
     return y, y
 
 
@@ -61,13 +72,14 @@ def is_fusible(norm: nn.Module, x: Tensor) -> bool:
     return (
         norm.training
         and norm.momentum is not None
+        and norm.eps > 0
         and norm.affine
         and norm.track_running_stats
         and is_supported(x)
         and x.shape[1] == norm.num_features
         and x.numel() > x.shape[1]  # one value per channel has no variance: torch raises an error
         and is_float32(norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        and len(norm.weight) == len(norm.running_mean) == norm.num_features  # type: ignore[arg-type]
+        and {len(t) for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)} == {norm.num_features}  # type: ignore[arg-type]
     )
 
 
@@ -94,7 +106,7 @@ class FusedNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, norm: nn.BatchNorm2d, rectify: bool
     ) -> tuple[Tensor, Tensor]:
         y = torch.empty_like(x)
-        statistics = torch.empty(4, len(weight))
+        statistics = torch.empty(4, len(weight), dtype=torch.float32, device="cpu")
         check(
             kernels().norm_forward(
                 *map(address, (x, shortcut, y)),
@@ -113,24 +125,28 @@ class FusedNorm(torch.autograd.Function):
         ctx.rectify, ctx.has_shortcut, ctx.eps = rectify, shortcut is not None, norm.eps
         ctx.set_materialize_grads(False)
         # Not a view: autograd would treat the two as one tensor.
-        return y, torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape, y.stride())
+        return y, torch.empty(0, dtype=y.dtype, device="cpu").set_(y.untyped_storage(), 0, y.shape, y.stride())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics, y = ctx.saved_tensors
-        grad, *others = (channels_last(grad.to(x.dtype)) for grad in grads if grad is not None)
-        second = others[0] if others else None
-        if torch.is_grad_enabled():  # for a gradient of this gradient
+        given = [grad for grad in grads if grad is not None]
+        if not given:
+            return (None,) * 6
+        grad, second = given[0], given[1] if len(given) > 1 else None
+        if not can_run_backward(x, weight, bias, y, *given) or x.dtype != torch.bfloat16:
             grad = grad if second is None else grad + second
             grad = grad if y is None else grad * (y > 0)
             function = partial(by_torch, eps=ctx.eps, rectify=ctx.rectify and y is None)
             found = gradients_by_torch(function, (x, weight, bias), ctx.needs_input_grad[:3], grad)
             return (*found, grad if ctx.has_shortcut else None, None, None)
+        x, y = channels_last(x), None if y is None else channels_last(y)
+        grad, second = (None if g is None else channels_last(g.to(x.dtype)) for g in (grad, second))
         channels = statistics.shape[1]
         grad_x = torch.empty_like(x)
         # Without a ReLU, the shortcut's gradient is the output's.
         grad_shortcut = torch.empty_like(x) if ctx.has_shortcut and ctx.rectify else None
-        grad_weight, grad_bias = torch.empty(2, channels)
+        grad_weight, grad_bias = torch.empty(2, channels, dtype=torch.float32, device="cpu")
         check(
             kernels().norm_backward(
                 *map(address, (grad, second, x, y)),

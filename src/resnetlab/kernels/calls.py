@@ -25,11 +25,18 @@ GLOBAL_HOOKS = (
     torch_module._global_backward_hooks,
     torch_module._global_backward_pre_hooks,
 )
-# Torch's own functions at import: if one of them is replaced on its class later, no kernel is used in its place.
-CALL = nn.Module.__call__
-FORWARD: dict[type[nn.Module], object] = {
-    kind: kind.forward for kind in (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)
-}
+# Torch's own functions, as they are at import. If one of them is replaced later, the replacement is called, and no
+# kernel is used in its place.
+REPLACED_KINDS = (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)
+ORIGINALS: tuple[tuple[object, str, object], ...] = tuple(
+    (owner, name, getattr(owner, name))
+    for owner, name in (
+        *((nn.Module, name) for name in ("__call__", "_call_impl", "_wrapped_call_impl")),
+        *((kind, name) for kind in REPLACED_KINDS for name in ("__call__", "forward")),
+        (nn.Conv2d, "_conv_forward"),
+        *((F, name) for name in ("batch_norm", "conv2d", "max_pool2d", "relu")),
+    )
+)
 
 
 def kernels() -> ctypes.CDLL:
@@ -54,6 +61,11 @@ def is_eager() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
     )
+
+
+def is_original() -> bool:
+    """True where none of torch's functions that a kernel takes the place of has been replaced."""
+    return all(getattr(owner, name) is original for owner, name, original in ORIGINALS)
 
 
 def is_autocast() -> bool:
@@ -94,7 +106,7 @@ def is_float32(*tensors: Tensor | None) -> bool:
 
 def has_no_hooks(*modules: nn.Module) -> bool:
     """True if no hook observes or replaces the inputs and outputs of these modules, and `forward` is their class's."""
-    if any(GLOBAL_HOOKS) or nn.Module.__call__ is not CALL:
+    if any(GLOBAL_HOOKS) or not is_original():
         return False
     return not any(
         module._forward_hooks
@@ -109,8 +121,7 @@ def has_no_hooks(*modules: nn.Module) -> bool:
 
 def is_exactly(kind: type[nn.Module], *modules: nn.Module) -> bool:
     """True for unchanged modules of exactly this class without hooks, which a kernel may compute in their place."""
-    exact = all(type(module) is kind for module in modules) and kind.forward is FORWARD[kind]
-    return exact and has_no_hooks(*modules)
+    return all(type(module) is kind for module in modules) and has_no_hooks(*modules)
 
 
 @cache
@@ -153,19 +164,41 @@ def convolve_by_torch(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     return F.conv2d(x, weight.to(x.dtype), stride=stride, padding=1)
 
 
+def can_run_backward(*tensors: Tensor | None) -> bool:
+    """True where a kernel may read these gradients and saved tensors, and no gradient of its result is wanted.
+
+    The backward pass can run under another mode than the forward pass, and hooks can change what was saved.
+    """
+    return (
+        is_eager()
+        and not torch.is_grad_enabled()
+        and all(
+            type(t) in (Tensor, nn.Parameter)
+            and t.dtype in (torch.bfloat16, torch.float32, torch.uint8)
+            and t.device.type == "cpu"
+            and t.layout == torch.strided
+            for t in tensors
+            if t is not None
+        )
+    )
+
+
 def gradients_by_torch(
     function: Callable[..., Tensor],
     inputs: Sequence[Tensor | None],
     is_needed: Sequence[bool],
     grad: Tensor,
 ) -> list[Tensor | None]:
-    """The gradients of `function(*inputs)` from torch's operations, so that they can be differentiated again.
+    """The gradients of `function(*inputs)` from torch's operations, which can be differentiated again and traced.
 
     None for an input that needs no gradient.
     """
+    if not any(needed and given is not None for given, needed in zip(inputs, is_needed, strict=True)):
+        return [None for _ in inputs]
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, because one input may depend on another: only the direct dependence is wanted.
         views = [None if given is None else given.view_as(given) for given in inputs]
         wanted = [view for view, needed in zip(views, is_needed, strict=True) if needed and view is not None]
-        found = iter(torch.autograd.grad(function(*views), wanted, grad, create_graph=True))
+        found = iter(torch.autograd.grad(function(*views), wanted, grad, create_graph=again))
     return [next(found) if needed and view is not None else None for view, needed in zip(views, is_needed, strict=True)]

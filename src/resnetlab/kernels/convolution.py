@@ -7,6 +7,7 @@ precision but bfloat16, and a convolution that was changed after the swap (a bia
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from resnetlab.kernels import tiles, winograd
 from resnetlab.kernels.calls import (
-    FORWARD,
+    can_run_backward,
+    convolve_by_torch,
     grad_of_maps_by_torch,
+    gradients_by_torch,
     has_no_hooks,
     is_autocast,
     is_bfloat16,
     is_exactly,
+    is_original,
 )
 from resnetlab.kernels.pooling import max_pool2x2
 from resnetlab.kernels.swap import Fast
@@ -32,8 +36,8 @@ class FastConv1x1(Fast, nn.Conv2d):
     plain = nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        if max(self.stride) > 1 and is_standard(self, 1) and runs_in_bfloat16(self, x):
-            return project(x, self.weight, self.stride[0])
+        if self.stride == (2, 2) and is_standard(self, 1) and runs_in_bfloat16(self, x):
+            return project(x, self.weight, 2)
         return super().forward(x)
 
 
@@ -72,7 +76,7 @@ def runs_in_bfloat16(conv: nn.Conv2d, x: Tensor) -> bool:
         and weight.device.type == "cpu"
         and weight.shape[1] * conv.groups == x.shape[1]
         and weight.shape[2:] == conv.kernel_size
-        and nn.Conv2d.forward is FORWARD[nn.Conv2d]
+        and is_original()
         and "_conv_forward" not in conv.__dict__
     )
 
@@ -98,9 +102,10 @@ def convolve(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
             return Im2Col.apply(x, weight.to(x.dtype), stride, everything)  # type: ignore[no-any-return]
     if height == width <= 2 and groups == 1:
         return convolve_tiny_maps(x, weight, stride)
-    if height == width == 1:
-        stride = 1  # the same single pixel; with 2, torch's weight gradient in bf16 on the CPU has unset memory
-    return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
+    # Along an axis of one pixel the stride has no effect on the result; with 2, torch's weight gradient in bf16 on the
+    # CPU contains unset memory.
+    strides = (1 if height == 1 else stride, 1 if width == 1 else stride)
+    return F.conv2d(x, weight, stride=strides, padding=1, groups=groups)
 
 
 def convolve_and_pool(conv: nn.Module, pool: nn.Module, x: Tensor) -> Tensor:
@@ -138,8 +143,11 @@ class Im2Col(torch.autograd.Function):
         return F.conv2d(x, weight, stride=stride, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        if not can_run_backward(x, weight, grad):
+            function = partial(convolve_by_torch, stride=ctx.stride)
+            return (*gradients_by_torch(function, (x, weight), ctx.needs_input_grad[:2], grad), None, None)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0] and ctx.everything and ctx.stride == 1:
             grad_x = convolve_by_matmul(grad, weight.flip(2, 3).transpose(0, 1), 1)
@@ -186,7 +194,8 @@ class DenseKernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, size: int, stride: int, dtype: torch.dtype) -> Tensor:
-        ctx.size, ctx.stride, ctx.like = size, stride, weight
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.stride, ctx.dtype = size, stride, dtype
         blocks = used_weights(weight, size, stride)
         dense = weight.new_empty((len(blocks), *blocks[0].shape), dtype=dtype)
         for place, block in zip(dense, blocks, strict=True):
@@ -194,12 +203,22 @@ class DenseKernel(torch.autograd.Function):
         return dense.view(len(blocks) * len(weight), -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        grad_weight = torch.zeros_like(ctx.like)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        if not can_run_backward(weight, grad):
+            function = partial(dense_by_torch, size=ctx.size, stride=ctx.stride, dtype=ctx.dtype)
+            return (*gradients_by_torch(function, (weight,), (True,), grad), None, None, None)
+        grad_weight = torch.zeros_like(weight)
         blocks = used_weights(grad_weight, ctx.size, ctx.stride)
         for block, part in zip(blocks, grad.view(len(blocks), *blocks[0].shape), strict=True):
             block.add_(part)
         return grad_weight, None, None, None
+
+
+def dense_by_torch(weight: Tensor, *, size: int, stride: int, dtype: torch.dtype) -> Tensor:
+    """The matrix of `DenseKernel`, from torch's differentiable operations."""
+    blocks = used_weights(weight, size, stride)
+    return torch.stack(blocks).to(dtype).view(len(blocks) * len(weight), -1)
 
 
 def used_weights(weight: Tensor, size: int, stride: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.kernels.calls import address, channels_last, gradients_by_torch, is_supported, kernels
+from resnetlab.kernels.calls import address, can_run_backward, channels_last, gradients_by_torch, is_supported, kernels
 
 
 def max_pool2x2(x: Tensor) -> Tensor:
@@ -33,8 +33,9 @@ class MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a gradient of this gradient
+        if not can_run_backward(x, grad) or x.dtype != torch.bfloat16:
             return gradients_by_torch(partial(F.max_pool2d, kernel_size=2), (x,), (True,), grad)[0]
+        x = channels_last(x)
         images, channels, height, width = x.shape
         grad, grad_x = channels_last(grad.to(x.dtype)), torch.empty_like(x)
         kernels().pool_backward(*map(address, (grad, x, grad_x)), images, height, width, channels)

@@ -16,6 +16,7 @@ from torch import Tensor
 from resnetlab.kernels.calls import (
     LANES,
     address,
+    can_run_backward,
     channels_last,
     check,
     convolve_by_torch,
@@ -62,10 +63,10 @@ class Tiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a gradient of this gradient
+        if not can_run_backward(x, weight, grad) or x.dtype != torch.bfloat16:
             function = partial(convolve_by_torch, stride=ctx.stride)
             return (*gradients_by_torch(function, (x, weight), ctx.needs_input_grad[:2], grad), None)
-        grad = channels_last(grad.to(x.dtype))
+        x, weight, grad = channels_last(x), channels_last(weight.float()), channels_last(grad.to(x.dtype))
         grad_x = None
         if ctx.needs_input_grad[0] and ctx.ours:
             grad_x = convolved(grad, weight, back=True)
@@ -89,10 +90,10 @@ class TiledAndPooled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, argmax = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a gradient of this gradient
+        if not can_run_backward(x, weight, argmax, grad) or x.dtype != torch.bfloat16:
             return tuple(gradients_by_torch(pooled_by_torch, (x, weight), ctx.needs_input_grad, grad))
-        grad = channels_last(grad.to(x.dtype))
-        grad_x = grad_weight = None
+        x, weight, grad = channels_last(x), channels_last(weight.float()), channels_last(grad.to(x.dtype))
+        argmax, grad_x, grad_weight = channels_last(argmax), None, None
         if ctx.needs_input_grad[0]:
             grad_x = convolved(grad, weight, back=True, argmax=argmax, size=x.shape[2])
         if ctx.needs_input_grad[1]:
@@ -151,7 +152,7 @@ def grad_of_kernels(x: Tensor, grad: Tensor, stride: int, argmax: Tensor | None 
     With `argmax`, the gradient is that of a max pool's output.
     """
     (images, channels, size, _), out = x.shape, grad.shape[1]
-    found = torch.empty(out, 3, 3, channels).permute(0, 3, 1, 2)
+    found = torch.empty(out, 3, 3, channels, dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
     places = map(address, (x, grad, argmax, found))
     check(kernels().tiles_weights(*places, images, size, stride, channels, out))
     return found

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from resnetlab.kernels.batch_norm import Pair, bn, bn_add_relu, bn_relu
 from resnetlab.kernels.calls import (
-    FORWARD,
     LANES,
     address,
     channels_last,
@@ -32,6 +31,7 @@ from resnetlab.kernels.calls import (
     is_bfloat16,
     is_eager,
     is_exactly,
+    is_original,
     kernels,
 )
 from resnetlab.kernels.convolution import FastConv1x1, FastConv3x3, convolve_and_pool
@@ -46,24 +46,25 @@ class FastZeroPad(Fast, ZeroPad):
     plain = ZeroPad
 
     def forward(self, x: Tensor) -> Tensor:
-        if not is_bfloat16(x):
+        if not is_bfloat16(x) or not self.is_original():
             return super().forward(x)
         kept = x.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
         return F.pad(kept, (0, self.new_channels)).permute(0, 3, 1, 2)
 
 
-class FastConvNorm(Fast, nn.Sequential):
+class FastProjection(Fast, nn.Sequential):
     """A convolution, then a batch norm: the projection of a shortcut."""
 
     plain = nn.Sequential
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(self) != 2 or nn.Sequential.forward is not FORWARD[nn.Sequential]:
+        if len(self) != 2 or not is_original():
             return super().forward(x)  # type: ignore[no-untyped-call]
         return bn(self[1], self[0](x))
 
 
-RECEIVERS = (nn.Conv2d, FastConv3x3, FastConv1x1, nn.Identity, ZeroPad, FastZeroPad)
+CONVOLUTIONS = (nn.Conv2d, FastConv3x3, FastConv1x1)
+RECEIVERS = (*CONVOLUTIONS, nn.Identity, ZeroPad, FastZeroPad)
 
 
 def can_receive(*modules: nn.Module | None) -> bool:
@@ -71,13 +72,13 @@ def can_receive(*modules: nn.Module | None) -> bool:
     for module in modules:
         if module is None:
             continue
-        if type(module) in (nn.Sequential, FastConvNorm):
+        if type(module) in (nn.Sequential, FastProjection):  # an identity would hand its input on to the next module
             first = next(iter(module.children()), None)
-            if first is None or not has_no_hooks(module) or not can_receive(first):
+            if type(first) not in CONVOLUTIONS or not has_no_hooks(module) or not can_receive(first):
                 return False
         elif type(module) not in RECEIVERS or not has_no_hooks(module):
             return False
-    return True
+    return FastZeroPad.is_original()
 
 
 class FastUnit(Fast, nn.Module):
@@ -89,13 +90,15 @@ class FastUnit(Fast, nn.Module):
 
     def can_receive_pair(self) -> bool:
         """True if no hook observes the unit, and all `receivers` can receive one tensor of a pair."""
-        return has_no_hooks(self) and can_receive(*self.receivers())
+        return self.is_original() and has_no_hooks(self) and can_receive(*self.receivers())
 
     def pair(self, x: Tensor, second: Tensor) -> Pair:
         """The output, as a pair, for an input that is given as a pair."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.is_original():
+            return self.plain.forward(self, x)
         return self.pair(x, x)[0]
 
 
@@ -167,7 +170,7 @@ class FastStage(Fast, nn.Sequential):
     plain = nn.Sequential
 
     def forward(self, x: Tensor) -> Tensor:
-        if nn.Sequential.forward is not FORWARD[nn.Sequential]:
+        if not is_original():
             return super().forward(x)  # type: ignore[no-untyped-call]
         return self.chain(x, x)[0]
 
@@ -184,7 +187,7 @@ class FastStage(Fast, nn.Sequential):
 def through_stages(stages: Sequence[nn.Module], x: Tensor, second: Tensor) -> Tensor:
     """The output of the last stage, for the output of the stem as a pair."""
     for stage in stages:
-        if type(stage) is FastStage and has_no_hooks(stage) and nn.Sequential.forward is FORWARD[nn.Sequential]:
+        if type(stage) is FastStage and has_no_hooks(stage):
             x, second = stage.chain(x, second)
         else:
             x = second = stage(x)
@@ -195,6 +198,8 @@ class FastResNet(Fast, ResNet):
     plain = ResNet
 
     def features(self, images: Tensor) -> Tensor:
+        if not self.is_original():
+            return super().features(images)
         if is_exactly(nn.Identity, self.bn1) and is_frozen_stem(self.conv1, self.relu, images):
             x = second = convolve_and_rectify(self.conv1.weight, images)
         else:
@@ -245,7 +250,7 @@ def convolve_and_rectify(weight: Tensor, images: Tensor) -> Tensor:
     return y
 
 
-FAST: dict[type[nn.Module], type[nn.Module]] = {
+FAST: dict[type[nn.Module], type[Fast]] = {
     kind.plain: kind
     for kind in (
         *(FastBasicBlock, FastBottleneck, FastPlainBlock, FastPooledBlock, FastPreActBlock),
@@ -254,13 +259,14 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def fast_classes() -> dict[type[nn.Module], type[nn.Module]]:
+def fast_classes() -> dict[type[nn.Module], type[Fast]]:
     """The fast classes by exact class: for resnetlab, and for torchvision once it is imported."""
-    return FAST | (torchvision_classes() if "torchvision.models.resnet" in sys.modules else {})
+    known = FAST | (torchvision_classes() if "torchvision.models.resnet" in sys.modules else {})
+    return {plain: fast for plain, fast in known.items() if fast.is_original()}
 
 
 @cache
-def torchvision_classes() -> dict[type[nn.Module], type[nn.Module]]:
+def torchvision_classes() -> dict[type[nn.Module], type[Fast]]:
     """The fast classes for torchvision, whose units have one ReLU module, and no module for an identity shortcut."""
     from torchvision.models import resnet
 
@@ -273,7 +279,7 @@ def torchvision_classes() -> dict[type[nn.Module], type[nn.Module]]:
         def pair(self: Any, x: Tensor, second: Tensor) -> Pair:
             residual, _ = bn_relu(self.bn1, self.relu, self.conv1(x))
             shortcut = second if self.downsample is None else self.downsample(second)
-            return bn_add_relu(self.bn2, self.relu, self.conv2(residual), shortcut)
+            return bn_add_relu(self.bn2, self.relu, self.conv2(residual), shortcut, in_place=True)
 
     class FastTorchvisionBottleneck(FastUnit, resnet.Bottleneck):  # type: ignore[misc]
         plain = resnet.Bottleneck
@@ -285,12 +291,14 @@ def torchvision_classes() -> dict[type[nn.Module], type[nn.Module]]:
             residual, _ = bn_relu(self.bn1, self.relu, self.conv1(x))
             residual, _ = bn_relu(self.bn2, self.relu, self.conv2(residual))
             shortcut = second if self.downsample is None else self.downsample(second)
-            return bn_add_relu(self.bn3, self.relu, self.conv3(residual), shortcut)
+            return bn_add_relu(self.bn3, self.relu, self.conv3(residual), shortcut, in_place=True)
 
     class FastTorchvisionResNet(Fast, resnet.ResNet):  # type: ignore[misc]
         plain = resnet.ResNet
 
         def _forward_impl(self: Any, x: Tensor) -> Tensor:
+            if not self.is_original():
+                return super()._forward_impl(x)
             x, _ = bn_relu(self.bn1, self.relu, self.conv1(x))
             x = self.maxpool(x)
             x = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, x)

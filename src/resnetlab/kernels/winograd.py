@@ -20,6 +20,7 @@ from torch import Tensor
 from resnetlab.kernels.calls import (
     LANES,
     address,
+    can_run_backward,
     channels_last,
     check,
     convolve_by_torch,
@@ -57,9 +58,9 @@ class Winograd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a gradient of this gradient
+        if not can_run_backward(x, weight, grad) or x.dtype != torch.bfloat16:
             return tuple(gradients_by_torch(convolve_by_torch, (x, weight), ctx.needs_input_grad, grad))
-        grad = channels_last(grad.to(x.dtype))
+        x, weight, grad = channels_last(x), channels_last(weight.float()), channels_last(grad.to(x.dtype))
         grad_x = convolved(grad, weight, back=True) if ctx.needs_input_grad[0] else None
         return grad_x, grad_of_kernels(x, grad) if ctx.needs_input_grad[1] else None
 
@@ -80,7 +81,7 @@ def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
 def grad_of_kernels(x: Tensor, grad: Tensor) -> Tensor:
     """Maps (N, C, H, H) and the gradient (N, O, H, H) of its convolution to that of the kernels, (O, C, 3, 3)."""
     (images, channels, size, _), out = x.shape, grad.shape[1]
-    found = torch.zeros(out, 3, 3, channels).permute(0, 3, 1, 2)
+    found = torch.zeros(out, 3, 3, channels, dtype=torch.float32, device="cpu").permute(0, 3, 1, 2)
     if out * channels < IN_CACHE:
         check(kernels().blocks_weights(*map(address, (x, grad, found)), images, size, channels, out))
         return found
