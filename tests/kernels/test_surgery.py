@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +22,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnetlab.kernels.accelerate import accelerate, count_accelerated, restore
 from resnetlab.kernels.library import library
-from resnetlab.models import Architecture, build_model
+from resnetlab.models import Architecture, ResNet, build_model
+from resnetlab.models.blocks import BasicBlock
 
 BATCH = 4
 IMAGES = torch.randn(BATCH, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -553,3 +556,207 @@ def test_an_accelerated_network_is_what_these_tests_test() -> None:
     fused = [name for name in called if "FusedNorm" in name and "Backward" not in name]
     assert len(fused) == 6  # the stem's, two in each of two units, the projection's
     assert count_accelerated(model) > 0
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(make: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+    model = make()
+    straight = step(copy.deepcopy(model), half=True)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        again = step(model, half=True)
+    finally:
+        torch.set_default_dtype(before)
+    assert error(again["gradient"], straight["gradient"]) < 1e-3
+
+
+def backward_in(mode: Callable[[], Any], model: nn.Module) -> Any:
+    with bfloat16():
+        loss = nn.functional.cross_entropy(model.train()(IMAGES).float(), LABELS)
+    with mode() as entered:
+        loss.backward()
+    return entered
+
+
+@each_kind
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # FakeTensorMode reads it
+def test_the_backward_pass_may_run_in_a_mode_of_its_own(make: Callable[[], nn.Module]) -> None:
+    backward_in(lambda: FakeTensorMode(allow_non_fake_inputs=True), make())
+    flops = [backward_in(lambda: FlopCounterMode(display=False), m).get_total_flops() for m in (make(), reference())]
+    assert flops[0] == flops[1]
+
+
+@each_kind
+def test_a_gradient_may_be_a_tensor_subclass(make: Callable[[], nn.Module]) -> None:
+    x = torch.randn(2, 64, 8, 8).bfloat16().requires_grad_()
+    with bfloat16():
+        y = make().train().layer1(x)
+    grad = torch.ones_like(y.detach())
+    y.backward(TwoTensor(grad, grad.clone()))
+    assert isinstance(x.grad, TwoTensor)
+
+
+@each_kind
+def test_a_norm_with_statistics_of_another_length_is_refused(make: Callable[[], nn.Module]) -> None:
+    for name in ("running_var", "running_mean", "bias"):
+        model = make().train()
+        short = torch.ones(16)
+        setattr(model.layer2[0].bn1, name, nn.Parameter(short) if name == "bias" else short)
+        with bfloat16(), pytest.raises(RuntimeError, match="128"):
+            model(IMAGES)
+
+
+@each_kind
+def test_hooks_on_saved_tensors_may_change_the_layout(make: Callable[[], nn.Module]) -> None:
+    straight = step(make(), half=True)
+    pack = partial(torch.clone, memory_format=torch.contiguous_format)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        again = step(make(), half=True)
+    assert error(again["gradient"], straight["gradient"]) < 0.02
+
+
+PATCHES: dict[str, tuple[type[nn.Module], str]] = {
+    "torchvision's unit": (torchvision.models.resnet.BasicBlock, "forward"),
+    "torchvision's network": (torchvision.models.ResNet, "_forward_impl"),
+    "our unit": (BasicBlock, "forward"),
+    "our network": (ResNet, "features"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), PATCHES.values(), ids=PATCHES)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_method_patched_on_a_class_is_called(
+    kind: type[nn.Module], name: str, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = reference if kind.__module__.startswith("torchvision") else plain
+    original = getattr(kind, name)
+    model = start().eval() if before else accelerate(start()).eval()
+    monkeypatch.setattr(kind, name, lambda self, x: original(self, x) * 2)
+    model = accelerate(model)
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES), start().eval()(IMAGES))
+        with bfloat16():
+            patched = model(IMAGES)
+            monkeypatch.undo()
+            assert error(patched.float(), start().eval()(IMAGES).float()) > 0.1
+
+
+@each_kind
+def test_an_input_kept_by_a_patched_convolution_has_the_whole_gradient(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, kept = nn.Conv2d.forward, dict[int, Tensor]()
+
+    def keep(module: nn.Conv2d, x: Tensor) -> Tensor:
+        kept[id(module)] = x
+        return original(module, x)
+
+    def gradient(model: nn.Module, *, half: bool) -> Tensor:
+        with bfloat16(enabled=half):
+            loss = nn.functional.cross_entropy(model.train()(IMAGES).float(), LABELS)
+        return torch.autograd.grad(loss, kept[id(model.layer2[0].conv1)])[0]
+
+    monkeypatch.setattr(nn.Conv2d, "forward", keep)
+    exact = gradient(reference(), half=False)
+    assert error(gradient(make(), half=True), exact) <= 1.5 * error(gradient(reference(), half=True), exact) + 2e-3
+
+
+@each_kind
+def test_a_module_behind_an_identity_has_the_whole_gradient(make: Callable[[], nn.Module]) -> None:
+    def gradient(model: nn.Module, *, half: bool) -> Tensor:
+        recorder = Recorder(model.layer2[0].downsample)
+        model.layer2[0].downsample = nn.Sequential(nn.Identity(), recorder)
+        with bfloat16(enabled=half):
+            loss = nn.functional.cross_entropy(model.train()(IMAGES).float(), LABELS)
+        return torch.autograd.grad(loss, recorder.kept[0])[0]
+
+    exact = gradient(reference(), half=False)
+    assert error(gradient(make(), half=True), exact) <= 1.5 * error(gradient(reference(), half=True), exact) + 2e-3
+    model = make()
+    squash = nn.Hardtanh(0, 0.5, inplace=True)
+    model.layer2[0].downsample = nn.Sequential(nn.Identity(), squash, model.layer2[0].downsample)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        step(model, half=True)
+
+
+def test_torchvisions_units_add_in_place_as_before() -> None:
+    def caught(model: nn.Module, *, half: bool) -> tuple[Tensor, Tensor]:
+        kept: list[Tensor] = []
+        model.train().layer1[0].bn2.register_forward_hook(lambda _, __, y: kept.append(y))
+        with bfloat16(enabled=half):
+            loss = nn.functional.cross_entropy(model(IMAGES).float(), LABELS)
+        return kept[0].detach(), torch.autograd.grad(loss, kept[0])[0]
+
+    for mine, theirs in zip(caught(accelerate(reference()), half=False), caught(reference(), half=False), strict=True):
+        assert torch.equal(mine, theirs)
+    (mine, _), (theirs, _) = caught(accelerate(reference()), half=True), caught(reference(), half=True)
+    assert error(mine, theirs) < 0.02
+
+
+@each_kind
+def test_gradients_of_gradients_of_every_parameter(make: Callable[[], nn.Module]) -> None:
+    """A Hessian-vector product at 64 px, and at 16 px, where the last maps have 2x2 pixels and 1x1."""
+
+    def product(model: nn.Module, images: Tensor, *, half: bool) -> Tensor:
+        parameters = [p for p in model.train().parameters() if p.requires_grad]
+        with bfloat16(enabled=half):
+            loss = nn.functional.cross_entropy(model(images).float(), LABELS)
+        first = torch.autograd.grad(loss, parameters, create_graph=True)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(sum(g.sum() for g in first), parameters)])
+
+    for images in (IMAGES, IMAGES[:, :, ::4, ::4], IMAGES[:, :, ::8, ::8]):
+        exact = product(reference(), images, half=False)
+        theirs = error(product(reference(), images, half=True), exact)
+        assert error(product(make(), images, half=True), exact) <= 2.25 * theirs + 0.02
+    model = make().requires_grad_(False)
+    model.layer2[0].downsample.requires_grad_(True)
+    assert product(model, IMAGES, half=True).isfinite().all()
+
+
+class Stop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+@each_kind
+def test_undefined_and_batched_gradients(make: Callable[[], nn.Module]) -> None:
+    model = make().train()
+    model.layer2.register_forward_pre_hook(lambda _, x: Stop.apply(x[0]))
+    with bfloat16():
+        model(IMAGES).float().sum().backward()
+    assert model.conv1.weight.grad is None
+    assert model.fc.weight.grad is not None
+    images = IMAGES[:2].clone().requires_grad_()
+    with bfloat16():
+        logits = make().train()(images).float()
+    rows = torch.autograd.grad(logits[0], images, torch.eye(10), is_grads_batched=True)[0]
+    assert rows.shape == (10, *images.shape)
+
+
+def test_unset_memory_of_strided_convolutions_on_narrow_maps() -> None:
+    conv = accelerate(nn.Sequential(nn.Conv2d(64, 64, 3, 2, 1, bias=False)))
+    for shape in ((8, 1), (3, 1), (2, 1), (1, 4), (1, 1)):
+        x = torch.ones(2, 64, *shape).bfloat16()
+        with bfloat16():
+            (mine,) = torch.autograd.grad(conv(x).float().sum(), conv[0].weight)
+        exact = torch.autograd.grad(conv(x.float()).sum(), conv[0].weight)[0]
+        assert error(mine, exact) < 0.01, shape
+
+
+def test_details_of_swapping() -> None:
+    model = accelerate(reference())
+    model.layer2[0].downsample[0].stride = 1
+    model.layer2[0].conv1.stride = (1, 1)
+    assert step(model, half=True)["logits"].isfinite().all()
+    assert count_accelerated(copy.copy(model)) == count_accelerated(model)
+    parametrizations.weight_norm(model.layer1[0].conv1)
+    assert step(restore(model), half=False)["logits"].isfinite().all()
+    quantizable = torchvision.models.quantization.resnet18(quantize=False)
+    assert count_accelerated(accelerate(quantizable)) == 0

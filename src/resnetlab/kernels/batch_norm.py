@@ -141,7 +141,7 @@ class FusedNorm(torch.autograd.Function):
             found = gradients_by_torch(function, (x, weight, bias), ctx.needs_input_grad[:3], grad)
             return (*found, grad if ctx.has_shortcut else None, None, None)
         x, y = channels_last(x), None if y is None else channels_last(y)
-        grad, second = (None if g is None else channels_last(g.to(x.dtype)) for g in (grad, second))
+        grad, second = channels_last(grad.to(x.dtype)), None if second is None else channels_last(second.to(x.dtype))
         channels = statistics.shape[1]
         grad_x = torch.empty_like(x)
         # Without a ReLU, the shortcut's gradient is the output's.

@@ -80,6 +80,7 @@ def is_bfloat16(maps: Tensor) -> bool:
         and maps.dtype == torch.bfloat16
         and maps.device.type == "cpu"
         and maps.layout == torch.strided
+        and torch._C._has_storage(maps)  # a batch of torch.vmap has none
         and maps.ndim == 4
         and maps.numel() > 0
         and is_eager()
@@ -152,11 +153,14 @@ def check(failed: int) -> None:
         raise MemoryError("no memory for the sums of a kernel")
 
 
-def grad_of_maps_by_torch(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """The gradient of maps x (N, C, H, W) under a 3x3 convolution with padding 1, all tensors in one dtype."""
+def convolution_gradients_by_torch(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, is_needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of maps x (N, C, H, W) and of the kernels of a 3x3 convolution with padding 1, where needed."""
     settings = ([stride] * 2, [1, 1], [1, 1], False, [0, 0], 1)  # stride, padding, dilation, ..., groups
-    grad_x, _, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, [True, False, False])
-    return grad_x  # type: ignore[no-any-return]
+    kernel, needed = weight.to(x.dtype), [is_needed[0], is_needed[1], False]
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(grad, x, kernel, None, *settings, needed)
+    return [grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)]
 
 
 def convolve_by_torch(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
@@ -177,6 +181,7 @@ def can_run_backward(*tensors: Tensor | None) -> bool:
             and t.dtype in (torch.bfloat16, torch.float32, torch.uint8)
             and t.device.type == "cpu"
             and t.layout == torch.strided
+            and torch._C._has_storage(t)
             for t in tensors
             if t is not None
         )

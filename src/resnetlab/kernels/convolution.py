@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from resnetlab.kernels import tiles, winograd
 from resnetlab.kernels.calls import (
     can_run_backward,
-    convolve_by_torch,
-    grad_of_maps_by_torch,
+    convolution_gradients_by_torch,
     gradients_by_torch,
     has_no_hooks,
     is_autocast,
@@ -137,22 +136,24 @@ class Im2Col(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, everything: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.set_materialize_grads(False)
         ctx.stride, ctx.everything = stride, everything
         if everything:
             return convolve_by_matmul(x, weight, stride)
         return F.conv2d(x, weight, stride=stride, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 4
         x, weight = ctx.saved_tensors
         if not can_run_backward(x, weight, grad):
-            function = partial(convolve_by_torch, stride=ctx.stride)
-            return (*gradients_by_torch(function, (x, weight), ctx.needs_input_grad[:2], grad), None, None)
+            return (*convolution_gradients_by_torch(grad, x, weight, ctx.stride, ctx.needs_input_grad), None, None)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0] and ctx.everything and ctx.stride == 1:
             grad_x = convolve_by_matmul(grad, weight.flip(2, 3).transpose(0, 1), 1)
         elif ctx.needs_input_grad[0]:
-            grad_x = grad_of_maps_by_torch(grad, x, weight, ctx.stride)
+            grad_x, _ = convolution_gradients_by_torch(grad, x, weight, ctx.stride, (True, False))
         if ctx.needs_input_grad[1]:
             product = grad.permute(0, 2, 3, 1).flatten(0, 2).t() @ im2col(x, ctx.stride)
             grad_weight = product.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
@@ -195,6 +196,7 @@ class DenseKernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, size: int, stride: int, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(weight)
+        ctx.set_materialize_grads(False)
         ctx.size, ctx.stride, ctx.dtype = size, stride, dtype
         blocks = used_weights(weight, size, stride)
         dense = weight.new_empty((len(blocks), *blocks[0].shape), dtype=dtype)
@@ -203,7 +205,9 @@ class DenseKernel(torch.autograd.Function):
         return dense.view(len(blocks) * len(weight), -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 4
         (weight,) = ctx.saved_tensors
         if not can_run_backward(weight, grad):
             function = partial(dense_by_torch, size=ctx.size, stride=ctx.stride, dtype=ctx.dtype)

@@ -28,10 +28,13 @@ class MaxPool(torch.autograd.Function):
         y = x.new_empty((images, height // 2, width // 2, channels)).permute(0, 3, 1, 2)
         kernels().pool_forward(address(x), address(y), images, height, width, channels)
         ctx.save_for_backward(x)
+        ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor | None:
+    def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:
+        if grad is None:
+            return None
         (x,) = ctx.saved_tensors
         if not can_run_backward(x, grad) or x.dtype != torch.bfloat16:
             return gradients_by_torch(partial(F.max_pool2d, kernel_size=2), (x,), (True,), grad)[0]

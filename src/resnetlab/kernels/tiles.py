@@ -6,7 +6,6 @@ the weights is slower for nearly all shapes. The precision is the same: bfloat16
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from resnetlab.kernels.calls import (
     can_run_backward,
     channels_last,
     check,
+    convolution_gradients_by_torch,
     convolve_by_torch,
-    grad_of_maps_by_torch,
     gradients_by_torch,
     has_tiles,
     is_supported,
@@ -58,20 +57,22 @@ class Tiled(torch.autograd.Function):
         ctx.stride = stride
         ctx.ours = stride == 1 and (x.shape[2] <= SMALL or NARROWEST < max(weight.shape[:2]) <= MEDIUM)
         ctx.save_for_backward(x, weight)
+        ctx.set_materialize_grads(False)
         return convolved(x, weight) if ctx.ours else convolve_by_torch(x, weight, stride)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 3
         x, weight = ctx.saved_tensors
         if not can_run_backward(x, weight, grad) or x.dtype != torch.bfloat16:
-            function = partial(convolve_by_torch, stride=ctx.stride)
-            return (*gradients_by_torch(function, (x, weight), ctx.needs_input_grad[:2], grad), None)
+            return (*convolution_gradients_by_torch(grad, x, weight, ctx.stride, ctx.needs_input_grad), None)
         x, weight, grad = channels_last(x), channels_last(weight.float()), channels_last(grad.to(x.dtype))
         grad_x = None
         if ctx.needs_input_grad[0] and ctx.ours:
             grad_x = convolved(grad, weight, back=True)
         elif ctx.needs_input_grad[0]:
-            grad_x = grad_of_maps_by_torch(grad, x, weight.to(x.dtype), ctx.stride)
+            grad_x, _ = convolution_gradients_by_torch(grad, x, weight, ctx.stride, (True, False))
         return grad_x, grad_of_kernels(x, grad, ctx.stride) if ctx.needs_input_grad[1] else None, None
 
 
@@ -85,10 +86,13 @@ class TiledAndPooled(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         y, argmax = pooled(x, weight)
         ctx.save_for_backward(x, weight, argmax)
+        ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 2
         x, weight, argmax = ctx.saved_tensors
         if not can_run_backward(x, weight, argmax, grad) or x.dtype != torch.bfloat16:
             return tuple(gradients_by_torch(pooled_by_torch, (x, weight), ctx.needs_input_grad, grad))

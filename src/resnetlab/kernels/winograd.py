@@ -23,8 +23,7 @@ from resnetlab.kernels.calls import (
     can_run_backward,
     channels_last,
     check,
-    convolve_by_torch,
-    gradients_by_torch,
+    convolution_gradients_by_torch,
     has_pair_products,
     is_supported,
     kernels,
@@ -53,13 +52,16 @@ class Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.set_materialize_grads(False)
         return convolved(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 2
         x, weight = ctx.saved_tensors
         if not can_run_backward(x, weight, grad) or x.dtype != torch.bfloat16:
-            return tuple(gradients_by_torch(convolve_by_torch, (x, weight), ctx.needs_input_grad, grad))
+            return tuple(convolution_gradients_by_torch(grad, x, weight, 1, ctx.needs_input_grad))
         x, weight, grad = channels_last(x), channels_last(weight.float()), channels_last(grad.to(x.dtype))
         grad_x = convolved(grad, weight, back=True) if ctx.needs_input_grad[0] else None
         return grad_x, grad_of_kernels(x, grad) if ctx.needs_input_grad[1] else None
