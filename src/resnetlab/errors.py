@@ -56,14 +56,14 @@ class Stopped(LabError, RuntimeError):
     exit_code = 6
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> BadInput:
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> BadInput:
     """Return the error for a name that is not in the list; it suggests the nearest name in it.
 
     >>> print(unknown("model", "resnet43", ["resnet18", "resnet34"]))
     unknown model 'resnet43'; did you mean 'resnet34'? Choose from resnet18, resnet34
     """
     names = list(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return BadInput(f"unknown {kind} {given!r}{hint} Choose from {', '.join(names)}")
 

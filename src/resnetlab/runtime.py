@@ -144,7 +144,7 @@ def one_thread_after_fork(device: torch.device = CPU) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def start(device: str = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:
+def start(device: str | torch.device = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:
     """Choose the device (CUDA, then MPS, then CPU) and the precision (by capability, never by a timing).
 
     With `deterministic`, training and its evaluation use only operations that give the same bits every time. No
@@ -155,7 +155,7 @@ def start(device: str = "auto", precision: str = "auto", *, deterministic: bool 
     >>> start("cpu", "fp32").precision
     torch.float32
     """
-    chosen = choose_device(device)
+    chosen = choose_device(str(device))
     return Runtime(chosen, choose_precision(precision, chosen), deterministic)
 
 
@@ -173,7 +173,7 @@ def choose_device(name: str) -> torch.device:
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
-        if name not in PRECISIONS:
+        if name not in tuple(PRECISIONS):
             raise unknown("precision", name, ["auto", *PRECISIONS])
         if name == "fp16" and device.type == "cpu":
             raise BadInput("precision 'fp16' is not available on the CPU; choose auto, bf16 or fp32")

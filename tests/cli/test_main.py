@@ -52,13 +52,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--lr"], "--lr/--optim.lr: expected one argument"),
         (["train", "--optim.name", "sdg"], "unknown optim.name 'sdg'; did you mean 'sgd'? Choose from sgd, adam"),
         (["train", "--epochs", "0"], "epochs is 0, but must be greater than or equal to 1"),
-        (["train", "--epochs", "2", "--steps", "3"], "give --epochs or --steps, not both"),
+        (["train", "--epochs", "2", "--steps", "3"], "give epochs or steps, not both"),
         (["train", "--device", "cuda"], "device 'cuda' is not available on this machine"),
         (["train", "--precision", "fp16"], "precision 'fp16' is not available on the CPU"),
         (["train", "--config", "nowhere.toml"], "could not read config file nowhere.toml"),
         (["train", "--config"], "--config: expected one argument"),
         (["train", "--resume", "auto"], "give --out FOLDER too"),
-        (["train", "--freeze"], "must come from --pretrained"),
+        (["train", "--freeze"], "must come from model.pretrained"),
         (["train", "--pretrained", "nowhere.pth"], "nowhere.pth"),
         (["train", "--augment.crop", "9", "--augment.crop-padding", "reflect"], "smaller than the image, 8 px"),
         (["resume"], "RUN is missing: folder of a run"),
@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["evaluate", "."], "is not a run folder"),
         (["evaluate", "nowhere", "--split", "train"], "unknown --split 'train'. Choose from val, test"),
         (["evaluate", "nowhere", "--tta", "flipp"], "unknown --tta 'flipp'; did you mean 'flip'?"),
-        (["compare"], "needs two runs or more"),
+        (["compare"], "needs a list of two runs or more"),
         (["compare", "nowhere", "elsewhere"], "nowhere does not exist"),
         (["runs", "nowhere"], "nowhere is not a folder"),
         (["runs", "."], "there are no runs"),
@@ -114,7 +114,7 @@ def test_out_must_be_new_or_empty(command: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("precious")
-    assert "out is not empty; give --out a new or empty folder" in command.refuse("train", "--out", out)
+    assert "out is not empty; give a new or empty folder" in command.refuse("train", "--out", out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     assert "is a file" in command.refuse("train", "--out", out / "mine.txt")
 
@@ -135,7 +135,7 @@ def test_a_run_its_table_and_its_scores(command: Any, tmp_path: Path) -> None:
 
 def test_runs_are_listed_best_first_and_unreadable_ones_below(command: Any, run: RunFolder, tmp_path: Path) -> None:
     """By validation accuracy, among equals by its loss; a run that has no epoch yet comes last."""
-    scores = {"low": (0.3, 1.0), "best": (0.9, 0.5), "equal": (0.9, 0.7), "none": None}
+    scores = {"low": (0.3, 1.0), "best": (0.9, 0.5), "equal": (0.9, 0.7), "none": None, "foreign": None}
     for name, score in scores.items():
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
@@ -143,13 +143,17 @@ def test_runs_are_listed_best_first_and_unreadable_ones_below(command: Any, run:
         if score:
             row = run.rows[0] | {"val_accuracy": score[0], "val_loss": score[1]}
             (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "runs" / "foreign" / "metrics.jsonl").write_text('{"a": 1}\n')
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "config.json").write_text("{")
     code, out, _ = command("runs")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if "tiny" in line] == ["best", "equal", "low", "none"]
-    assert out.splitlines()[-1].startswith("not listed: ")
-    assert "broken/config.json" in out.splitlines()[-1]
+    *_, broken, foreign = out.splitlines()
+    assert broken.startswith("not listed: ")
+    assert "broken/config.json" in broken
+    assert foreign.startswith("not listed: ")
+    assert "foreign/metrics.jsonl: line 1 is not the record of an epoch" in foreign
 
 
 def test_evaluate_prints_accuracy_with_its_interval_and_the_test_set_uses(command: Any, run: RunFolder) -> None:
@@ -185,7 +189,7 @@ def test_evaluate_prints_the_numbers_of_metrics_json(command: Any, run: RunFolde
 
 
 def test_a_model_file_is_evaluated_on_named_data(command: Any, run: RunFolder, tmp_path: Path) -> None:
-    assert "has no data to be scored on; add --data" in command.refuse("evaluate", run.best)
+    assert "has no data to be scored on; add data (--data)" in command.refuse("evaluate", run.best)
     code, out, _ = command("evaluate", run.best, "--data", "digits", "--split", "test", "--json", "--out", "scores")
     assert code == 0
     ours, theirs = json.loads(out), run.final_metrics("test")

@@ -81,7 +81,7 @@ def test_bad_images_are_an_error_by_default(tmp_path):
     (tmp_path / "a/000.png").write_text("broken")
     with pytest.raises(BadInput, match="more than 5% of the 40 images cannot be read"):
         open_dataset(tmp_path, bad_images="skip")
-    with pytest.raises(BadInput, match="choose from error, skip"):
+    with pytest.raises(BadInput, match="Choose from error, skip"):
         open_dataset(tmp_path, bad_images="ignore")
 
 

@@ -266,6 +266,9 @@ def test_a_run_folder_stands_for_its_best_weights(model_file: Path, classifier: 
     assert model_file.name == "best.safetensors"
     for folder in (model_file.parent, str(model_file.parent)):
         assert load(folder, device="cpu")(noise(4)) == classifier(noise(4))
+    assert load(model_file, torch.device("cpu"))(noise(4)) == classifier(noise(4))
+    with pytest.raises(BadInput, match="unknown device 'gpu'"):
+        load(model_file, "gpu")
 
 
 def test_a_folder_without_weights_is_explained(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(architectures, "load_pretrained", lambda model, source: asked.append(source) or ["a note"])
-    resnetlab.resnet18(weights="imagenet")
-    assert asked == ["torchvision"]
+    monkeypatch.setattr("resnetlab.models.pretrained.torchvision_address", lambda name: f"weights of {name}.pth")
+    for source in ("imagenet", "torchvision"):
+        with pytest.raises(BadInput, match=r"file not found: weights of resnet18\.pth"):
+            resnetlab.resnet18(weights=source)

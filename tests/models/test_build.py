@@ -127,8 +127,8 @@ def test_an_architecture_of_ones_own_can_be_built():
     ("arguments", "sentence"),
     [
         ({"architecture": "resnet19"}, "did you mean 'resnet1"),
-        ({"architecture": "resnet18", "num_classes": 0}, "0 classes"),
-        ({"architecture": "resnet18", "in_channels": -1}, "-1 input channels"),
+        ({"architecture": "resnet18", "num_classes": 0}, "num_classes is 0"),
+        ({"architecture": "resnet18", "in_channels": -1}, "in_channels is -1"),
         ({"architecture": "plain20", "zero_init": True}, "plain20 has no shortcuts"),
         ({"architecture": ARCHITECTURES["resnet18"], "stem": "cifar"}, "an Architecture brings its own"),
     ],

@@ -16,8 +16,9 @@ config = resnetlab.recipes.quickstart().changed({"model": {"name": "resnet20"}, 
 child = os.fork()
 if child == 0:
     run = resnetlab.train(config, "run")
-    resnetlab.evaluate("run")
-    resnetlab.resume("run", changes={"steps": 3})
+    resnetlab.evaluate(run)
+    resnetlab.compare([run, run], split="val")  # a run is accepted wherever its folder is
+    resnetlab.resume(run, changes={"steps": 3})
     assert torch.get_num_threads() == 2
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -247,7 +247,7 @@ def test_what_will_not_do_is_refused_before_anything_is_written(
     assert "unknown model 'resnet43'" in refused(*given, "--model", "resnet43")
     assert "do not fit this model" in refused(*given, "--model", "resnet32")
     assert "file not found: nowhere.pth" in refused(*given[:2], "--weights", "nowhere.pth", "--model", "tiny")
-    assert "give --epochs or --steps, not both" in refused(*given, "--epochs", "1", "--steps", "1")
+    assert "give epochs or steps, not both" in refused(*given, "--epochs", "1", "--steps", "1")
     assert "epochs is 0" in refused(*given, "--epochs", "0")
     assert "must not be negative" in refused(*given, "--max-minutes", "-1")
     assert not list(tmp_path.iterdir())

@@ -217,7 +217,7 @@ def test_the_command_prints_json(trained: Path, tmp_path: Path, command: Any) ->
 
 
 def test_the_command_refuses_in_a_sentence(trained: Path, command: Any) -> None:
-    assert "needs two runs or more" in command.refuse("compare", trained / "good")
+    assert "needs a list of two runs or more" in command.refuse("compare", trained / "good")
     assert "different test splits" in command.refuse("compare", trained / "good", trained / "other")
     assert "is not a run folder" in command.refuse("compare", trained / "good", trained)
     assert "does not exist" in command.refuse("compare", "nowhere", trained / "good")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from resnetlab import load
-from resnetlab.errors import BadInput, NonFinite, NoSoundCheckpoint, Stopped
+from resnetlab.errors import BadInput, Damaged, NonFinite, NoSoundCheckpoint, Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import read_sealed
 from resnetlab.plots import style
@@ -357,6 +357,9 @@ def test_a_run_notices_that_its_images_have_changed(shapes: Path, tmp_path: Path
             resume.resume(tmp_path / "run")
     finally:
         extra.rename(shapes / "bars" / "0.png")
+    (tmp_path / "run" / "split.json").write_text("[]")
+    with pytest.raises(Damaged, match=r"run/split\.json is not the record of a run's images"):
+        resume.resume(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("size", "seen"), [(None, [4, 6, 8]), (12, [6, 9, 12]), (5, [2, 4, 5])])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resnetlab.errors import BadInput, DiskTrouble
+from resnetlab.errors import Damaged, DiskTrouble
 from resnetlab.evaluation.metrics import Score
 from resnetlab.runs.history import COLUMNS, History, read_rows
 from resnetlab.training.loop import EpochReport
@@ -102,8 +102,8 @@ def test_a_file_that_was_removed_or_cut_is_written_anew(spoil: Any, tmp_path: Pa
     assert [row["epoch"] for row in read_rows(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("content", ["{\n", "3\n", "\xff\xfe\n"])
+@pytest.mark.parametrize("content", ["{\n", "3\n", "[]\n", '{"a": 1}\n', "\xff\xfe\n"])
 def test_a_damaged_record_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(content.encode("latin-1"))
-    with pytest.raises(BadInput, match=r"could not read .*metrics\.jsonl"):
+    with pytest.raises(Damaged, match=r"could not read .*metrics\.jsonl"):
         read_rows(tmp_path)

@@ -81,6 +81,10 @@ def open_dataset(
     """
     if normalize not in ("dataset", "imagenet"):
         raise unknown("normalization", str(normalize), ("dataset", "imagenet"))
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise BadInput(f"{name_or_folder!r} is not a data set; give {', '.join(DATASETS)}, or the path of a folder")
+    if bad_images not in ("error", "skip"):
+        raise unknown("bad_images", bad_images, ("error", "skip"))
     name = os.fspath(name_or_folder)
     hold_out = HoldOut(val_fraction, test_fraction, split_seed)
     if name in DATASETS:

@@ -14,7 +14,7 @@ from resnetlab.data.decode import read_header, read_image
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput
 
 MOST_SKIPPED = 0.05
 """A data set with a larger share of bad images is refused: something else is wrong with it."""
@@ -29,8 +29,6 @@ class BadImages:
     """
 
     def __init__(self, policy: str, total: int) -> None:
-        if policy not in ("error", "skip"):
-            raise BadInput(f"bad_images is {printable(policy)!r}; choose from error, skip")
         self.policy = policy
         self.total = total
         self.skipped: list[tuple[str, str]] = []

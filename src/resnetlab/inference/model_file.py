@@ -18,6 +18,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 
 FORMAT, VERSION = "resnetlab-model", 1
+WEIGHTS_FORMAT = "resnetlab-weights"  # as `fit` writes the weights of any other module
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def read_model(path: Path) -> Model:
     Raises BadInput for a file that is missing, damaged, of another kind or from a later version.
     """
     weights, facts = read_sealed(path)
+    if facts.get("format") == WEIGHTS_FORMAT:
+        raise BadInput(
+            f"{printable(path)} holds the weights of a module of your own, trained by `fit`, not a network of "
+            "resnetlab; read them with your_module.load_state_dict(safetensors.torch.load_file(path))"
+        )
     if facts.get("format") != FORMAT:
         raise BadInput(f"{printable(path)} is not a model file but a {printable(facts.get('format'))}")
     if facts.get("format_version") != VERSION:

@@ -138,7 +138,7 @@ def in_batches(images: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def load(source: str | os.PathLike[str] | Run, device: str = "auto") -> Classifier:
+def load(source: str | os.PathLike[str] | Run, device: str | torch.device = "auto") -> Classifier:
     """Load a classifier from a model file, or with the best weights of a run or run folder. It computes in fp32.
 
     `device` is auto, cpu, cuda or mps.

@@ -58,7 +58,7 @@ def constructor(name: str) -> Constructor:
             seed=seed,
         )
         if weights is not None:
-            for note in load_pretrained(model, "torchvision" if weights == "imagenet" else weights):
+            for note in load_pretrained(model, weights):
                 log.info(note)
         return model
 

@@ -10,7 +10,7 @@ from torch import nn
 from resnetlab.errors import BadInput
 from resnetlab.models.blocks import UNITS, PooledBlock, Unit
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.zoo import Architecture, resolve
+from resnetlab.models.zoo import Architecture, is_count, resolve
 
 
 def build_model(
@@ -37,15 +37,21 @@ def build_model(
     >>> model.depth, sum(p.numel() for p in model.parameters())
     (20, 269722)
     """
+    if not isinstance(architecture, str | Architecture):
+        raise BadInput(
+            f"the architecture is {architecture!r}; give a name (`list_models` returns them) or an Architecture"
+        )
     if isinstance(architecture, str):
         name, shape = architecture, resolve(architecture, stem=stem, image_size=image_size, shortcut=shortcut)
     elif (stem, shortcut) != ("auto", None):
         raise BadInput("stem and shortcut belong to a model's name; an Architecture brings its own")
     else:
         name, shape = "", architecture
-    for what, count in (("classes", num_classes), ("input channels", in_channels)):
-        if count < 1:
-            raise BadInput(f"{count} {what}; a network needs at least 1")
+    for what, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not is_count(count):
+            raise BadInput(f"{what} is {count!r}; give a whole number from 1 up")
+    if seed != 0 and not (is_count(seed) and seed < 2**63):
+        raise BadInput(f"seed is {seed!r}; give a whole number from 0 to 2**63 - 1")
     if zero_init and UNITS[shape.unit].last is None:
         raise BadInput(f"{name or 'this net'} has no shortcuts that could carry the signal past zeros; drop zero_init")
 

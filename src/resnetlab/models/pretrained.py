@@ -19,6 +19,7 @@ from resnetlab.files import cache_folder
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import ARCHITECTURES
 
+TORCHVISION = ("torchvision", "imagenet")  # both name its weights for ImageNet
 SUFFIXES = (".pth", ".pt", ".safetensors")
 NAME_WITH_DIGEST = re.compile(r"[\w.+-]+-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)", re.ASCII)
 WRAPPERS = ("state_dict", "model")  # the keys under which training scripts store the weights in a checkpoint
@@ -31,7 +32,7 @@ def load_pretrained(model: ResNet, source: str | Path, *, cache: Path | None = N
 
     `source` is one of
 
-    - "torchvision": torchvision's default ImageNet weights for `model.name`;
+    - "torchvision" or "imagenet": torchvision's default ImageNet weights for `model.name`;
     - the path of a .pth, .pt or .safetensors file;
     - an http(s) address whose file name ends in the SHA-256 digest of the file. It is downloaded once and kept in
       `cache` (default: the folder that torchvision uses).
@@ -56,7 +57,7 @@ def load_pretrained(model: ResNet, source: str | Path, *, cache: Path | None = N
     notes += adapt_head(weights, own)
     notes += adapt_input(weights, own)
     notes += add_batch_counters(weights, own)
-    refuse_differences(weights, own, "torchvision's weights" if str(source) == "torchvision" else printable(source))
+    refuse_differences(weights, own, "torchvision's weights" if source in TORCHVISION else printable(source))
     model.load_state_dict(weights)
     return notes
 
@@ -66,7 +67,11 @@ def read_weights(source: str | Path, model_name: str, cache: Path | None = None)
 
     Raises BadInput if it cannot be downloaded or read, or contains anything but tensors.
     """
-    address = torchvision_address(model_name) if str(source) == "torchvision" else str(source)
+    if not isinstance(source, str | os.PathLike):
+        raise BadInput(
+            f"the weights are {source!r}; give 'imagenet' or 'torchvision', the path of a file or an http(s) address"
+        )
+    address = torchvision_address(model_name) if source in TORCHVISION else str(source)
     if address.startswith(("http://", "https://")):
         path, notes = download_weights(address, cache)
     else:
@@ -136,8 +141,15 @@ def read_file(path: Path) -> object:
     Raises BadInput if the file is missing, damaged, or contains Python objects beside tensors and plain containers.
     """
     shown = printable(path)
+    if path.is_dir():
+        raise BadInput(
+            f"{shown} is a folder; give the path of a file with weights. `resnetlab.load_model` reads the network of a "
+            "run's folder, `resnetlab.load` also its classes and preprocessing"
+        )
     if not path.is_file():
-        raise BadInput(f"file not found: {shown}; give 'torchvision', the path of a file or an http(s) address")
+        raise BadInput(
+            f"file not found: {shown}; give 'imagenet' or 'torchvision', the path of a file or an http(s) address"
+        )
     if path.suffix not in SUFFIXES:
         raise BadInput(f"{shown} does not end in {', '.join(SUFFIXES)}; weights are read from these files only")
     try:

@@ -47,15 +47,15 @@ class Architecture:
             if given not in allowed:
                 raise unknown(kind, str(given), allowed)
         stages = self.units_per_stage
-        if not isinstance(stages, tuple) or not all(map(_is_count, stages)):
+        if not isinstance(stages, tuple) or not all(map(is_count, stages)):
             raise BadInput(f"units_per_stage is {stages!r}; give whole numbers from 1 up, one per stage")
         if not 1 <= len(stages) <= MOST_STAGES or sum(stages) > MOST_UNITS:
             raise BadInput(f"units_per_stage {stages!r}: 1 to {MOST_STAGES} stages and {MOST_UNITS} units are allowed")
         for name in ("width", "groups", "group_width"):
             value = getattr(self, name)
-            if not _is_count(value) or value > WIDEST:
+            if not is_count(value) or value > WIDEST:
                 raise BadInput(f"{name} is {value!r}; give a whole number from 1 to {WIDEST}")
-        if not isinstance(self.widths, tuple) or not all(_is_count(width) and width <= WIDEST for width in self.widths):
+        if not isinstance(self.widths, tuple) or not all(is_count(width) and width <= WIDEST for width in self.widths):
             raise BadInput(f"widths is {self.widths!r}; give whole numbers from 1 to {WIDEST}, one per stage")
         if self.widths and len(self.widths) != len(stages):
             raise BadInput(f"widths {self.widths!r} and units_per_stage {stages!r} have different numbers of stages")
@@ -99,7 +99,7 @@ class Architecture:
         return cls(**{**data, **lists})
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -160,10 +160,10 @@ def resolve(
     >>> resolve("resnet18", image_size=32).stem, resolve("resnet18", image_size=224).stem, resolve("resnet20").stem
     ('cifar', 'imagenet', 'cifar')
     """
-    if name not in ARCHITECTURES:
+    if name not in tuple(ARCHITECTURES):
         raise unknown("model", name, ARCHITECTURES)
     architecture = ARCHITECTURES[name]
-    if image_size is not None and not _is_count(image_size):
+    if image_size is not None and not is_count(image_size):
         raise BadInput(f"image size {image_size!r}; give the side in pixels, a whole number from 1 up")
     if stem not in ("auto", *STEMS):
         raise unknown("stem", stem, ("auto", *STEMS))

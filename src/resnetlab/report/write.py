@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ MACHINE = {
 
 
 @one_thread_after_fork()
-def write_report(run: Path | str, out: Path | str | None = None) -> Path:
+def write_report(run: str | os.PathLike[str], out: Path | str | None = None) -> Path:
     """Write the report of a run to `out` (default: report.html in its folder), and return its path.
 
     Only the run's own files are read; no data set is opened. Raises BadInput if there is no run, DiskTrouble if the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,16 +111,16 @@ def require_size(network: ResNet, sizes: Sequence[int], full: int) -> None:
         return
     least = next((size for size in range(smallest + 1, LARGEST_PROBE + 1) if is_large_enough(network, size)), None)
     if least is None:
-        raise BadInput(f"images of {smallest}x{smallest} px are too small for {network.name}; choose another --model")
+        raise BadInput(f"images of {smallest}x{smallest} px are too small for {network.name}; choose another model")
     if smallest < full:
         share = math.ceil(100 * least / full) / 100
         raise BadInput(
-            f"images of {smallest}x{smallest} px, the smallest of --augment.sizes, are too small for {network.name}: "
-            f"it needs {least} px or more, a share of {share:g} or a larger --data.image-size"
+            f"images of {smallest}x{smallest} px, the smallest of augment.sizes, are too small for {network.name}: "
+            f"it needs {least} px or more, a share of {share:g} or a larger data.image_size"
         )
     raise BadInput(
         f"images of {smallest}x{smallest} px are too small for {network.name}: it needs {least} px or more; "
-        f"add --data.image-size {max(least, 16)}, or choose another --model"
+        f"set data.image_size to {max(least, 16)}, or choose another model"
     )
 
 
@@ -229,7 +230,15 @@ def begin_state(config: RunConfig, model: nn.Module, runtime: Runtime) -> TrainS
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The config with its data folder made absolute, so that a run can be resumed from anywhere."""
+    """The config with its data folder made absolute, so that a run can be resumed from anywhere.
+
+    Raises BadInput for anything but a `RunConfig`.
+    """
+    if not isinstance(config, RunConfig):
+        raise BadInput(
+            f"the config is {reprlib.repr(config)}; give a RunConfig, for example recipes.quickstart() or "
+            "RunConfig.model_validate({...})"
+        )
     folder = Path(config.data.name)
     if config.data.name in DATASETS or not folder.is_dir():
         return config

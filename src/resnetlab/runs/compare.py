@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput, printable, unknown
 from resnetlab.evaluation.access_log import AccessLog
 from resnetlab.evaluation.comparison import ComparedRun, Comparison, compare_with_best, ranked
 from resnetlab.evaluation.intervals import intervals
@@ -16,17 +17,19 @@ from resnetlab.inference.model_file import read_model
 from resnetlab.models.summary import count_macs
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.score import SplitName
+from resnetlab.runs.score import SPLITS, SplitName
 
 
-def compare(folders: Sequence[Path | str], split: SplitName = "test") -> Comparison:
+def compare(folders: Sequence[str | os.PathLike[str]], split: SplitName = "test") -> Comparison:
     """Compare the runs in `folders` by their scores on the same split.
 
     Raises BadInput if a run has not been scored on the split, has other weights now than when it was scored, or was
     scored on other images than the rest; Damaged if its predictions do not belong to its scores.
     """
-    if len(folders) < 2:
-        raise BadInput("a comparison needs two runs or more: resnetlab compare RUN RUN …")
+    if isinstance(folders, str | os.PathLike) or len(folders) < 2:
+        raise BadInput("a comparison needs a list of two runs or more, such as: resnetlab compare RUN RUN …")
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
     runs = [RunFolder.open(Path(path)) for path in folders]
     metrics = [metrics_of(run, split) for run in runs]
     require_same_images(runs, metrics, split)

@@ -149,7 +149,7 @@ class ModelConfig(Section):
         if self.name not in ARCHITECTURES:
             raise unknown("model", self.name, ARCHITECTURES)
         if self.freeze and not self.pretrained:
-            raise BadInput("model.freeze trains the head alone, on frozen weights that must come from --pretrained")
+            raise BadInput("model.freeze trains the head alone, on frozen weights that must come from model.pretrained")
         return self
 
 
@@ -290,7 +290,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def require_consistent(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise BadInput("a run needs one length: give --epochs or --steps, not both")
+            raise BadInput("a run needs one length: give epochs or steps, not both")
         if self.accumulate > self.batch_size // 2:
             raise BadInput(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch_size} can be split into at most "

@@ -58,8 +58,9 @@ def train(
     path = None if folder is None else Path(folder)
     if path is not None:
         RunFolder.require_free(path)
+    config = resolved(config)
     require_tensorboard(config)
-    experiment = Experiment.of(resolved(config))
+    experiment = Experiment.of(config)
     with stop.watched():
         run = RunFolder.create(path, config.recipe)
         with run.claimed():

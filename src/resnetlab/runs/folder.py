@@ -31,13 +31,19 @@ EXTENSIONS = "extensions.json"
 
 
 class RunFolder:
-    """A run on disk. Files are replaced whole or appended to; the checkpoint is written last and commits the others."""
+    """A run on disk, accepted wherever a path is.
+
+    Files are replaced whole or appended to; the checkpoint is written last and commits the others.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.best = path / "best.safetensors"
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.txt"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @classmethod
     def create(cls, path: Path | None, recipe: str) -> RunFolder:
@@ -53,10 +59,10 @@ class RunFolder:
     def require_free(path: Path) -> None:
         """Raise BadInput unless `path` is new, empty, or of a run killed before its config was written."""
         if path.exists() and not path.is_dir():
-            raise BadInput(f"{printable(path)} is a file; --out must be a new or empty folder")
+            raise BadInput(f"{printable(path)} is a file; give a new or empty folder")
         if path.is_dir() and not is_beginning(path):
-            hint = ", or add --resume auto to resume the run in it" if (path / "config.json").exists() else ""
-            raise BadInput(f"{printable(path)} is not empty; give --out a new or empty folder{hint}")
+            hint = ", or resume the run in it (--resume auto)" if (path / "config.json").exists() else ""
+            raise BadInput(f"{printable(path)} is not empty; give a new or empty folder{hint}")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

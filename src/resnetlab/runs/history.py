@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetlab.errors import BadInput, DiskTrouble, printable
+from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.files import room, write_text
 from resnetlab.runs.csv_files import cell, csv_line
 
@@ -107,16 +107,27 @@ class Table:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The finished epochs in metrics.jsonl. An unfinished last line, from an interrupted append, is ignored.
 
-    Raises BadInput if the file cannot be read.
+    Raises BadInput if the file cannot be read, Damaged if a line is not the record of an epoch.
     """
     file = folder / "metrics.jsonl"
     if not file.exists():
         return []
     try:
         lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [dict(json.loads(line)) for line in lines]
-    except (OSError, TypeError, ValueError) as error:
-        raise BadInput(f"could not read {printable(file)}: {printable(error)}") from error
+        rows = [json.loads(line) for line in lines]
+    except OSError as error:
+        raise BadInput(f"could not read {printable(file)}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"could not read {printable(file)}: {printable(error)}") from error
+    for number, row in enumerate(rows, 1):
+        if not is_row(row):
+            raise Damaged(f"could not read {printable(file)}: line {number} is not the record of an epoch")
+    return rows
+
+
+def is_row(row: object) -> bool:
+    """Return True for a record with a number in each of `COLUMNS`."""
+    return isinstance(row, dict) and all(type(row.get(column)) in (int, float) for column in COLUMNS)
 
 
 def row_of(report: EpochReport) -> dict[str, Any]:

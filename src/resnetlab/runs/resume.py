@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from resnetlab.data.datasets import ImageData
-from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
+from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint, printable
 from resnetlab.runs.build import Experiment, make_plan
 from resnetlab.runs.config import RunConfig, differences
 from resnetlab.runs.experiment import begin, finish
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
+from resnetlab.runs.provenance import SPLITS
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import one_thread_after_fork
@@ -27,7 +29,7 @@ HARMLESS |= {"data.root", "data.download"}  # the folder in which the same image
 
 @one_thread_after_fork()
 def resume(
-    folder: Path | str,
+    folder: str | os.PathLike[str],
     *,
     changes: Mapping[str, Any] | None = None,
     allowed: Collection[str] = (),
@@ -135,10 +137,15 @@ def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[s
 
 
 def require_same_splits(run: RunFolder, data: ImageData) -> None:
-    """Raise BadInput unless the images are those that the run began with."""
-    for name, record in run.read_json("split.json")["splits"].items():
-        if record["digest"] != getattr(data, name).digest:
+    """Raise BadInput unless the images are those that the run began with, Damaged if their record is incomplete."""
+    record = run.read_json("split.json")
+    try:
+        before = {name: (record["splits"][name]["digest"], record["splits"][name]["images"]) for name in SPLITS}
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{printable(run.path / 'split.json')} is not the record of a run's images") from error
+    for name, (digest, images) in before.items():
+        if digest != getattr(data, name).digest:
             raise BadInput(
-                f"the {name} split has changed since this run began: it had {record['images']} images, now it has "
+                f"the {name} split has changed since this run began: it had {images} images, now it has "
                 f"{len(getattr(data, name))}, or others; bring the images back, or train anew in a new folder"
             )

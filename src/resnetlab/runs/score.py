@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resnetlab.data.datasets import ImageData
-from resnetlab.errors import BadInput, NonFinite, printable
+from resnetlab.errors import BadInput, NonFinite, printable, unknown
 from resnetlab.evaluation.access_log import Access, AccessLog
 from resnetlab.evaluation.calibration import Temperature
 from resnetlab.evaluation.evaluate import probabilities
-from resnetlab.evaluation.tta import Views
+from resnetlab.evaluation.tta import VIEWS, Views
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.interpret.embedding import MOST, catching_features, spread
 from resnetlab.models.resnet import ResNet
@@ -31,6 +32,7 @@ from resnetlab.runs.stop import Interruptible, StopRequest
 from resnetlab.runtime import Runtime, one_thread_after_fork, start
 
 SplitName = Literal["val", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ScoredSplit:
 
 @one_thread_after_fork()
 def evaluate(
-    source: Path | str,
+    source: str | os.PathLike[str],
     data: str | None = None,
     split: SplitName = "val",
     *,
@@ -71,6 +73,10 @@ def evaluate(
 
     Raises BadInput if the model or the data cannot be used, NonFinite if the logits are not finite.
     """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if tta not in tuple(VIEWS):
+        raise unknown("tta", tta, VIEWS)
     path, folder = Path(source), None if out is None else Path(out)
     if path.is_dir():
         run = RunFolder.open(path)
@@ -81,7 +87,7 @@ def evaluate(
     elif not path.exists():
         raise BadInput(f"{printable(path)} does not exist; give a run's folder or a model file")
     elif data is None:
-        raise BadInput("a model file has no data to be scored on; add --data")
+        raise BadInput("a model file has no data to be scored on; add data (--data)")
     else:
         model, config = read_model(path), DataConfig()
     if data is not None:

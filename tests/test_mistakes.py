@@ -1,0 +1,62 @@
+"""A wrong argument to a public function is refused in one sentence, before anything is computed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import resnetlab
+from resnetlab.errors import BadInput
+from resnetlab.files import write_sealed
+from resnetlab.inference.model_file import WEIGHTS_FORMAT
+
+
+def any_config(config: Any) -> list[Callable[[], object]]:
+    return [lambda: resnetlab.train(config), lambda: resnetlab.find_lr(config)]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        *((call, "give a RunConfig") for config in (None, "quickstart", {"steps": 3}) for call in any_config(config)),
+        (lambda: resnetlab.evaluate("run", split="vla"), "unknown split 'vla'; did you mean 'val'"),
+        (lambda: resnetlab.evaluate("run", split=["val"]), "Choose from val, test"),
+        (lambda: resnetlab.evaluate("run", tta="x"), "unknown tta 'x'. Choose from none, flip"),
+        (lambda: resnetlab.compare(["a", "b"], split="train"), "unknown split 'train'. Choose from val, test"),
+        (lambda: resnetlab.compare("runs"), "needs a list of two runs or more"),
+        (lambda: resnetlab.open_dataset(None), "None is not a data set"),
+        (lambda: resnetlab.open_dataset("digits", bad_images="x"), "unknown bad_images 'x'"),
+        (lambda: resnetlab.build_model(None), "the architecture is None"),
+        *(
+            (lambda count=count: resnetlab.resnet20(count), f"num_classes is {count!r}; give a whole number")
+            for count in (2.5, "10", True, 0, None)
+        ),
+        *(
+            (lambda seed=seed: resnetlab.resnet20(seed=seed), "seed is .*; give a whole number from 0")
+            for seed in ("a", -1, 2**80, 0.5)
+        ),
+        (lambda: resnetlab.resnet20(weights=True), "the weights are True; give 'imagenet'"),
+        (lambda: resnetlab.resnet20(weights={}), "the weights are {}; give 'imagenet'"),
+        (lambda: resnetlab.resnet20(weights="nope"), "file not found: nope; give 'imagenet'"),
+        (lambda: resnetlab.resnet20(weights=Path.cwd()), "is a folder; .*`resnetlab.load_model` reads"),
+        (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), tries=5), "^tries is 5"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_is_allowed(
+    call: Callable[[], object], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=sentence):
+        call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_a_module_of_ones_own_are_no_model_file(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "best.safetensors", {"weight": torch.zeros(1)}, {"format": WEIGHTS_FORMAT})
+    for load in (resnetlab.load, resnetlab.load_model):
+        with pytest.raises(BadInput, match=r"a module of your own, .*load_state_dict\(safetensors"):
+            load(tmp_path)
