@@ -47,7 +47,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnetlab.models.pretrained.torchvision_address", lambda name: f"weights of {name}.pth")
+    monkeypatch.setattr("resnetlab.models.pretrained.torchvision_address", lambda name: f"http://address/{name}.pth")
     for source in ("imagenet", "torchvision"):
-        with pytest.raises(BadInput, match=r"file not found: weights of resnet18\.pth"):
+        with pytest.raises(BadInput, match=r"http://address/resnet18\.pth contains no digest"):
             resnetlab.resnet18(weights=source)
