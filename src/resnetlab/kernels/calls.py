@@ -80,10 +80,10 @@ def is_bfloat16(maps: Tensor) -> bool:
         and maps.dtype == torch.bfloat16
         and maps.device.type == "cpu"
         and maps.layout == torch.strided
-        and torch._C._has_storage(maps)  # a batch of torch.vmap has none
         and maps.ndim == 4
         and maps.numel() > 0
         and is_eager()
+        and torch._C._has_storage(maps)  # a batch of torch.vmap has none
     )
 
 
