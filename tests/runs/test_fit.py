@@ -18,6 +18,7 @@ from resnetlab.files import read_sealed
 from resnetlab.kernels.accelerate import count_accelerated
 from resnetlab.runs.fit_data import Scaling
 from resnetlab.runs.stop import StopRequest
+from resnetlab.runtime import Runtime
 from resnetlab.training.loop import EpochReport, StepDone
 
 
@@ -273,6 +274,23 @@ def test_a_training_resumes_only_with_its_settings_and_images(tmp_path: Path) ->
         resnetlab.fit(network(), data, data, folder=tmp_path / "fit", **SETTINGS)
 
 
+class Labelled(Noisy):
+    """A data set whose last labels are replaced by another."""
+
+    def __init__(self, label: Any) -> None:
+        super().__init__()
+        self.label = label
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        image, label = super().__getitem__(index)
+        return image, label if index % 2 else self.label
+
+
+class Detached(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()  # type: ignore[no-any-return, no-untyped-call]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -285,9 +303,51 @@ def test_a_training_resumes_only_with_its_settings_and_images(tmp_path: Path) ->
         ({"train": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, -1]))}, "has a label -1"),
         ({"train": iter([])}, "must be a pair"),
         ({"val": None}, "val is missing"),
-        ({"val": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 9]))}, "with 10 classes or more are needed"),
-        ({"model_given": nn.Flatten(1, 2)}, "logits .* are needed"),
+        ({"val": (pair(4)[0], torch.tensor([0, 1, 2, 9]))}, "with 10 classes or more are needed"),
+        ({"model_given": nn.Conv2d(3, 3, 1)}, "logits .* are needed"),
         ({"resume": "auto"}, "needs a folder"),
+        (
+            {"train": (torch.zeros(4, 3, 8, 8).numpy(), torch.zeros(4).long())},
+            "train is given as float images and val as uint8 images",
+        ),
+        ({"train": (pair(30)[0].numpy(), pair(30)[1])}, "train have 8 channels and those of val 3; images are tensors"),
+        ({"train": (torch.zeros(4, 3, 0, 8), torch.zeros(4).long())}, r"\(4, 3, 0, 8\), but must be"),
+        ({"train": (np.array(["a", "b"]), [0, 1])}, "images of train are no numbers"),
+        ({"train": (torch.zeros(2, 3, 8, 8), ["cat", "dog"])}, "labels of train are no numbers"),
+        (
+            {"train": (torch.zeros(4, 3, 8, 8), torch.zeros(4, 3).long())},
+            "must be 4 class numbers, whole numbers from 0",
+        ),
+        ({"train": (*pair(30), 0)}, "train is a tuple of 3 parts"),
+        ({"train": "photos"}, "train is a str, but must be a pair"),
+        (
+            {"train": Labelled(2.5), "val": Labelled(0)},
+            r"label of train\[\d+\] is 2.5, but must be a whole number from 0 to 2",
+        ),
+        (
+            {"train": Labelled(3), "val": Labelled(0)},
+            r"label of train\[\d+\] is 3, but must be a whole number from 0 to 2",
+        ),
+        ({"train": Labelled(0), "val": Labelled("cat")}, r"label of val\[0\] is 'cat', but must be a whole number"),
+        ({"train": Labelled(0), "val": Labelled(torch.eye(3)[0])}, r"label of val\[0\] is tensor"),
+        ({"train": Labelled(0), "val": Labelled(-1)}, r"label of val\[0\] is -1, but must be a whole number from 0 up"),
+        ({"train": Labelled(0)}, "train is given as a data set and val as uint8 images"),
+        ({"model_given": len}, "must be a torch.nn.Module"),
+        ({"model_given": network().requires_grad_(False)}, "nothing to train"),
+        ({"model_given": nn.Flatten()}, "nothing to train"),
+        ({"model_given": network().double()}, "0.weight are torch.float64, but must be torch.float32"),
+        ({"model_given": network().to("meta")}, "0.weight are on the meta device"),
+        ({"model_given": nn.LazyLinear(3)}, "have no shape yet; call the model once"),
+        ({"model_given": network(1)}, r"cannot process images \(N, C, H, W\) = \(2, 3, 8, 8\): .* given as tensors"),
+        ({"model_given": Detached(*network())}, "do not depend on the weights"),
+        ({"optim": 3}, "optim is 3, but must be a name or a table"),
+        ({"config": {"lr": 1}}, "config is {'lr': 1}, but must be a RunConfig"),
+        ({"max_minutes": "a"}, "max_minutes is 'a', but must be a number"),
+        ({"folder": 3}, "folder is 3, but must be the path of a folder"),
+        ({"folder": ""}, "folder is '', but must be the path of a folder"),
+        ({"stop": 3}, "stop is 3, but must be a StopRequest"),
+        ({"on_event": 3}, "on_event is 3, but must be a function"),
+        ({"steps": 3}, "give epochs=… or steps=…, not both"),
         ({"resume": False}, 'resume is False, but must be "auto"'),
         ({"resume": True}, 'resume is True, but must be "auto"'),
         ({"resume": "yes"}, "resume is 'yes', but must be \"auto\""),
@@ -304,3 +364,52 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     data = pair(48)
     with pytest.raises(NonFinite, match="there is no checkpoint"):
         resnetlab.fit(network(), data, data, folder=tmp_path / "fit", **SETTINGS | {"lr": 1e30})
+
+
+def test_a_folder_stays_as_it_was_if_nothing_was_trained(tmp_path: Path) -> None:
+    data, folder = pair(48), tmp_path / "fit"
+    with pytest.raises(NonFinite):
+        resnetlab.fit(network(), data, data, folder=folder, **SETTINGS | {"lr": 1e30})
+    assert not folder.exists()
+    folder.mkdir()
+    with pytest.raises(BadInput, match="whole number from 0 to 2"):
+        resnetlab.fit(network(), Labelled(7), Labelled(0), folder=folder, **SETTINGS)
+    assert not list(folder.iterdir())
+    (folder / "notes.txt").touch()
+    with pytest.raises(BadInput, match=r"is not empty; give a new or empty folder$"):
+        resnetlab.fit(network(), data, data, folder=folder, resume="auto", **SETTINGS)
+    with pytest.raises(BadInput, match="is a file; folder must be"):
+        resnetlab.fit(network(), data, data, folder=folder / "notes.txt", **SETTINGS)
+
+
+def test_a_training_that_was_killed_at_its_beginning_starts_again(tmp_path: Path) -> None:
+    data, folder = pair(48), tmp_path / "fit"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / ".fit.json.abc123.tmp").touch()
+    options: Any = {"folder": folder, "resume": "auto"}
+    assert len(resnetlab.fit(network(), data, data, **options, **SETTINGS).history) == 3
+    assert not list(folder.glob(".*.tmp"))
+    with pytest.raises(BadInput, match='or resume="auto" to continue'):
+        resnetlab.fit(network(), data, data, folder=folder, **SETTINGS)
+    (folder / "best.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"best\.safetensors: .*bring it back, or train anew in another folder"):
+        resnetlab.fit(network(), data, data, **options, **SETTINGS)
+
+
+def test_messages_are_logged_and_an_inexact_resume_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, options = pair(48), {"folder": tmp_path / "fit", "resume": "auto"}
+    stop = StopRequest()
+    stop.request("the test")
+    caplog.set_level("INFO", "resnetlab")
+    with pytest.raises(Stopped, match=r"stopped by the test at step 1 of 9$"):
+        resnetlab.fit(network(), data, data, stop=stop, **SETTINGS)
+    words = [message.split()[0] for message in caplog.messages]
+    assert words == ["data", "network", "training", "machine"]
+    with pytest.raises(Stopped):
+        resnetlab.fit(network(), data, data, stop=stop, **options, **SETTINGS)
+    monkeypatch.setattr(Runtime, "facts", lambda _: {"threads": 99})
+    resnetlab.fit(network(), data, data, **options, **SETTINGS)
+    assert "now 99: from here on not exact to the bit" in (tmp_path / "fit" / "log.txt").read_text()
+    assert caplog.messages[-1].startswith("epoch 3/3")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,22 +12,33 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.data.datasets import ImageData
+from resnetlab.data.loaders import Batch
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.kernels.accelerate import count_accelerated, restore
 from resnetlab.kernels.units import fast_classes
 from resnetlab.runs.build import Training, begin_state, make_plan
-from resnetlab.runs.config import RunConfig, differences
-from resnetlab.runs.fit_data import Images, Source, batches_of, in_default_layout, open_source
-from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.config import OptimConfig, RunConfig, differences
+from resnetlab.runs.fit_data import (
+    LAYOUTS,
+    Images,
+    Source,
+    batches_of,
+    contiguous,
+    in_default_layout,
+    open_source,
+    with_classes,
+)
+from resnetlab.runs.folder import RunFolder, is_beginning
 from resnetlab.runs.history import History, Row
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.resume import HARMLESS, load_newest
+from resnetlab.runs.messages import fit_introduction
+from resnetlab.runs.resume import HARMLESS, inexact, load_newest
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
-from resnetlab.runtime import start
+from resnetlab.runtime import Runtime, start
 from resnetlab.training import loop
 from resnetlab.training.loop import EpochReport, own_generators
 from resnetlab.training.selection import best_epoch
@@ -70,14 +81,14 @@ def fit(
     - a map-style torch `Dataset` of (image, label), read item by item while training. Its random transforms get a seed
       for each epoch and item, so that a resumed training equals an uninterrupted one.
 
+    Instead of both, `train` may be an `ImageData` from `open_dataset`.
+
     The weights keep their layout. `model.to(memory_format=torch.channels_last)`, before, is often faster, and in
     bfloat16 on the CPU lets `accelerate`'s kernels compute; a network that calls `view` on its maps cannot use it.
     Networks of resnetlab and torchvision need no such call.
 
     Dropout and other layers that draw from torch's generators get a seed for each step, from `seed`; the caller's
     generators stay as they are.
-
-    Instead of both, `train` may be an `ImageData` from `open_dataset`.
 
     `settings` override those of `config` and are named as in `RunConfig`: epochs or steps, batch_size, optim, schedule,
     augment, label_smoothing, clip_norm, accumulate, ema, best_by, patience, on_nonfinite, seed, device, precision,
@@ -104,8 +115,12 @@ def fit(
         raise BadInput(f'resume is {resume!r}, but must be "auto", or None to begin anew')
     if resume is not None and folder is None:
         raise BadInput('resume="auto" needs a folder')
+    require_trainable(model)
+    require_arguments(config, folder, max_minutes, stop, on_event)
     config = with_settings(config, settings)
     stop = StopRequest.within(max_minutes, stop)
+    if folder is not None:
+        require_free(Path(folder), resume=resume is not None)
     data: ImageData | None = None
     sources: tuple[object, object]
     if isinstance(train, ImageData):
@@ -117,21 +132,24 @@ def fit(
     else:
         sources = (train, val)
     runtime = start(config.device, config.precision, deterministic=config.deterministic)
-    images = [open_source(source, name) for source, name in zip(sources, ("train", "val"), strict=True)]
-    batches = batches_of(images[0], images[1], data, config, runtime)
     with as_given(model), torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+        images = [open_source(source, name) for source, name in zip(sources, ("train", "val"), strict=True)]
+        batches = batches_of(images[0], images[1], data, config, runtime)
         is_channels_last = prefers_channels_last(model)
         placed = runtime.place(model, training=True) if is_channels_last else model.to(runtime.device)
+        first = next(iter(batches.val))
+        with own_generators(config.seed, "probe", 0, runtime.device):
+            classes = number_of_classes(placed, first if is_channels_last else contiguous(first), images, runtime)
+        batches = with_classes(batches, classes)
         if not is_channels_last:
             batches = in_default_layout(batches)
-        with own_generators(config.seed, "probe", 0, runtime.device):
-            require_logits(placed, next(iter(batches.val)), images)
         state = begin_state(config, placed, runtime)
         plan = replace(make_plan(config, len(batches.train)), seed=config.seed)
         training = Training(state, batches, plan, runtime)
         if folder is None:
-            history = History(None)
-            return run(training, Session(training, MemoryWriter(history), RunLog(), stop, on_event), None)
+            history, log = History(None), RunLog()
+            introduce(training, config, images, log)
+            return run(training, Session(training, MemoryWriter(history), log, stop, on_event), {})
         return fit_in(Path(folder), training, config, images, resume=resume is not None, stop=stop, on_event=on_event)
 
 
@@ -173,7 +191,11 @@ def with_settings(config: RunConfig | None, settings: Mapping[str, Any]) -> RunC
             changes[section] = {"name": changes[section]}
     if "lr" in changes:
         optim = changes.get("optim", {})
+        if not isinstance(optim, dict | OptimConfig):
+            raise BadInput(f"optim is {printable(repr(optim))[:60]}, but must be a name or a table of settings")
         changes["optim"] = (optim if isinstance(optim, dict) else optim.model_dump()) | {"lr": changes.pop("lr")}
+    if changes.get("epochs") is not None and changes.get("steps") is not None:
+        raise BadInput("give epochs=… or steps=…, not both")
     unused = [name for name in UNUSED if name in changes]
     if unused:
         raise BadInput(f"fit does not use the setting {unused[0]!r}: the network and the images are its arguments")
@@ -182,31 +204,85 @@ def with_settings(config: RunConfig | None, settings: Mapping[str, Any]) -> RunC
     return (config or RunConfig(epochs=1)).changed(changes)
 
 
-@torch.inference_mode()
-def require_logits(model: nn.Module, batch: Any, images: list[Images]) -> None:
-    """Raise BadInput unless the model maps a batch to logits of all classes."""
-    with evaluating(model):
-        logits = model(batch.images[:2])
-    classes = 1 + max(one.largest_label for one in images)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < max(2, classes):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        wanted = f"(N, classes) with {classes} classes or more" if classes > 1 else "(N, classes)"
-        raise BadInput(f"the model maps images {tuple(batch.images[:2].shape)} to {shape}; logits {wanted} are needed")
+def require_arguments(config: object, folder: object, max_minutes: object, stop: object, on_event: object) -> None:
+    """Raise BadInput, with the name of the argument, for an argument of another type."""
+    kinds: dict[str, tuple[object, bool, str]] = {
+        "config": (config, isinstance(config, RunConfig), "a RunConfig"),
+        "folder": (folder, isinstance(folder, str | Path) and folder != "", "the path of a folder"),
+        "max_minutes": (max_minutes, isinstance(max_minutes, int | float), "a number"),
+        "stop": (stop, isinstance(stop, StopRequest), "a StopRequest"),
+        "on_event": (on_event, callable(on_event), "a function"),
+    }
+    for name, (value, is_right, kind) in kinds.items():
+        if value is not None and not is_right:
+            raise BadInput(f"{name} is {printable(repr(value))[:60]}, but must be {kind}")
 
 
-def run(training: Training, session: Session, best_file: Path | None) -> Fitted:
-    """Train to the end and return the result."""
+def require_trainable(model: object) -> None:
+    """Raise BadInput unless this is a module with float32 weights, some of them not frozen."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model is a {type(model).__name__}, but must be a torch.nn.Module")
+    for name, weight in model.named_parameters():
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            raise BadInput(f"the weights {name} have no shape yet; call the model once on a batch of images")
+        if weight.is_meta:
+            raise BadInput(f"the weights {name} are on the meta device and have no values; load them first")
+        if weight.requires_grad and weight.dtype != torch.float32:
+            raise BadInput(
+                f"the weights {name} are {weight.dtype}, but must be torch.float32: call model.float(); "
+                'precision="bf16" computes in bfloat16 and keeps float32 weights'
+            )
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise BadInput("the model has nothing to train: it has no parameters, or all of them are frozen")
+
+
+def number_of_classes(model: nn.Module, batch: Batch, images: list[Images], runtime: Runtime) -> int:
+    """The number of logits that the model gives for an image. Raises BadInput unless they can be trained.
+
+    The model is called once in evaluation mode. Its buffers are restored.
+    """
+    given, labels = batch.images[:2], [*batch.labels.tolist(), *(one.largest_label for one in images)]
+    shape = f"images (N, C, H, W) = {tuple(given.shape)}"
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with evaluating(model), runtime.autocast():
+            logits = model(given)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise BadInput(
+            f"the model cannot process {shape}: {printable(error)}; images are given as {LAYOUTS}"
+        ) from error
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    classes = 1 + max(labels)
+    if (
+        not isinstance(logits, Tensor)
+        or logits.ndim != 2
+        or len(logits) != len(given)
+        or logits.shape[1] < max(2, classes)
+        or not logits.is_floating_point()
+    ):
+        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise BadInput(
+            f"the model maps {shape} to {found}; floating-point logits (N, classes) with {max(2, classes)} classes or "
+            "more are needed"
+        )
+    if not logits.requires_grad:
+        raise BadInput("the logits do not depend on the weights that are trained: is there a detach() or no_grad()?")
+    return logits.shape[1]
+
+
+def run(training: Training, session: Session, best_weights: Mapping[str, Tensor]) -> Fitted:
+    """Train to the end and return the result. `best_weights` are those of the best epoch so far."""
     state, criterion = training.state, training.plan.criterion
-    best_weights: dict[str, Tensor] | None = None
     with session.running() as batches:
         for event in loop.fit(state, batches, training.plan, training.runtime):
             if isinstance(event, EpochReport) and best_epoch(state.scores, criterion) == event.epoch - 1:
                 best_weights = {name: value.clone() for name, value in state.average.model.state_dict().items()}
             session.keep(event)
-    if best_weights is None and best_file is not None:  # the best epoch is from before the training was resumed
-        best_weights, _ = read_sealed(best_file)
     history = tuple(session.writer.history.rows)
-    return Fitted(state.model, history, best_epoch(state.scores, criterion) + 1, best_weights or {})
+    return Fitted(state.model, history, best_epoch(state.scores, criterion) + 1, best_weights)
 
 
 def fit_in(
@@ -221,24 +297,71 @@ def fit_in(
 ) -> Fitted:
     """Train with a folder: write or continue its files."""
     record = {"config": config.to_json(), "train": images[0].record(), "val": images[1].record()}
-    is_begun = resume and (path / SETTINGS).exists()
+    was_there, is_begun = path.is_dir(), resume and (path / SETTINGS).exists()
     folder = RunFolder(path) if is_begun else RunFolder.create(path, "fit")
     with stop.watched(), folder.claimed():
         log = RunLog(folder.log)
-        if is_begun:
-            require_same_fit(folder, config, record)
-            load_newest(folder, training.state, log)
-        folder.write(SETTINGS, record)
-        history = History.reopened(path, training.state.epoch)
+        best_weights: Mapping[str, Tensor] = {}
+        try:
+            if is_begun:
+                require_same_fit(folder, config, record)
+                before = load_newest(folder, training.state, log)
+                if training.state.epoch:
+                    best_weights = read_best(path / BEST)
+            introduce(training, config, images, log)
+            for note in inexact(before, training.runtime.facts(), strict=False) if is_begun else ():
+                log.info(f"note     {note}")
+            folder.write(SETTINGS, record)
+            history = History.reopened(path, training.state.epoch)
 
-        def save_best(model: nn.Module, report: EpochReport) -> None:
-            facts = {"format": "resnetlab-weights", "format_version": 1, "epoch": report.epoch, "step": report.step}
-            write_sealed(path / BEST, model.state_dict(), facts)
+            def save_best(model: nn.Module, report: EpochReport) -> None:
+                facts = {"format": "resnetlab-weights", "format_version": 1, "epoch": report.epoch, "step": report.step}
+                write_sealed(path / BEST, model.state_dict(), facts)
 
-        facts = {"config": config.to_json(), "environment": training.runtime.facts()}
-        writer = CheckpointWriter(training, folder, history, log, save_best, config.checkpoint, facts)
-        hint = 'call fit with resume="auto" to continue'
-        return run(training, Session(training, writer, log, stop, on_event, resume_hint=hint), path / BEST)
+            facts = {"config": config.to_json(), "environment": training.runtime.facts()}
+            writer = CheckpointWriter(training, folder, history, log, save_best, config.checkpoint, facts)
+            hint = 'call fit with resume="auto" to continue'
+            return run(training, Session(training, writer, log, stop, on_event, resume_hint=hint), best_weights)
+        except Exception:
+            if not is_begun and not folder.all_checkpoints():
+                discard(folder, keep=was_there)
+            raise
+
+
+def introduce(training: Training, config: RunConfig, images: list[Images], log: RunLog) -> None:
+    """Log data, network, settings and machine."""
+    for line in fit_introduction(config, [len(one) for one in images], training.state.model, training.runtime):
+        log.info(line)
+
+
+def require_free(path: Path, *, resume: bool) -> None:
+    """Raise BadInput unless `path` is new, empty, or has a training that may be resumed."""
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"{printable(path)} is a file; folder must be a new or empty folder")
+    has_training = (path / SETTINGS).exists()
+    if path.is_dir() and not (is_beginning(path) or (has_training and resume)):
+        hint = ', or resume="auto" to continue the training in it' if has_training else ""
+        raise BadInput(f"{printable(path)} is not empty; give a new or empty folder{hint}")
+
+
+def discard(folder: RunFolder, *, keep: bool) -> None:
+    """Remove the files of a training that has saved nothing; with `keep`, the folder itself stays."""
+    with suppress(OSError):  # files of others are in it, or the disk is gone
+        for name in (SETTINGS, BEST, "metrics.jsonl", "metrics.csv", "log.txt", ".lock"):
+            (folder.path / name).unlink(missing_ok=True)
+        folder.checkpoints.rmdir()
+        if not keep:
+            folder.path.rmdir()
+
+
+def read_best(file: Path) -> dict[str, Tensor]:
+    """The weights of the best epoch so far. Raises BadInput, with the way out, if they cannot be read."""
+    try:
+        return read_sealed(file)[0]
+    except BadInput as error:
+        raise BadInput(
+            f"{error}; it has the weights of the best epoch so far: bring it back, or train anew in another folder"
+        ) from error
 
 
 def require_same_fit(folder: RunFolder, config: RunConfig, record: Mapping[str, Any]) -> None:

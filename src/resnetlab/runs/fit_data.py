@@ -19,7 +19,7 @@ from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing, channel_statistics
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
 from resnetlab.runs.build import EVAL_BATCH, SAMPLE, hold, image_sizes, make_augmentations, total_steps
 from resnetlab.runs.config import RunConfig
 from resnetlab.runtime import Runtime
@@ -37,10 +37,48 @@ Source: TypeAlias = "Split | tuple[Any, Any] | MapDataset"
 
 
 @dataclass(frozen=True)
+class Items:
+    """A data set that is read item by item, whose labels are checked when they are read."""
+
+    dataset: MapDataset
+    name: str
+    classes: int | None = None  # None: not known yet
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """The image, float32 (C, H, W), and the class number of an item. Raises BadInput, naming the item."""
+        try:
+            image, label = self.dataset[index]
+            pixels = to_tensor(image)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"{self.name}[{index}] cannot be read as (image, label): {printable(error)}") from error
+        if pixels.ndim != 3 or not pixels.numel():
+            raise BadInput(
+                f"the image of {self.name}[{index}] is {tuple(pixels.shape)}, but must be a tensor (C, H, W), a PIL "
+                "image, or an array (H, W) or (H, W, C)"
+            )
+        return pixels, self.class_number(label, index)
+
+    def class_number(self, label: Any, index: int) -> int:
+        """A label as a number. Raises BadInput unless it is a whole number in the allowed range."""
+        is_single = math.prod(getattr(label, "shape", ())) == 1
+        number = label.item() if is_single and hasattr(label, "item") else label
+        if not isinstance(number, int) or number < 0 or (self.classes is not None and number >= self.classes):
+            last = "up" if self.classes is None else f"to {self.classes - 1}"
+            raise BadInput(
+                f"the label of {self.name}[{index}] is {printable(repr(label))[:60]}, but must be a whole number from "
+                f"0 {last}"
+            )
+        return number
+
+
+@dataclass(frozen=True)
 class Images:
     """An opened source: a split in memory, or a data set that is read item by item."""
 
-    content: Split | MapDataset
+    content: Split | Items
     largest_label: int  # -1 where it is unknown
 
     def __len__(self) -> int:
@@ -60,16 +98,18 @@ class Images:
 def open_source(source: Any, name: str) -> Images:
     """The images and labels of a source. Raises BadInput, with its name, if they cannot be trained on."""
     if isinstance(source, Split):
-        content: Split | MapDataset = source
+        content: Split | Items = source
     elif isinstance(source, tuple | list) and len(source) == 2:
         content = split_of(source[0], source[1], name)
-    elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        content = source
-    else:
+    elif isinstance(source, tuple):
+        raise BadInput(f"{name} is a tuple of {len(source)} parts, but must be a pair (images, labels)")
+    elif isinstance(source, str | bytes | dict | np.ndarray | Tensor) or not is_map_style(source):
         raise BadInput(
             f"{name} is a {type(source).__name__}, but must be a pair (images, labels), a Split, or a data set with "
             "__len__ and __getitem__; of a DataLoader give its dataset"
         )
+    else:
+        content = Items(source, name)
     if len(content) < 1:
         raise BadInput(f"{name} has no images")
     if not isinstance(content, Split):
@@ -79,23 +119,39 @@ def open_source(source: Any, name: str) -> Images:
     return Images(content, int(content.labels.max()))
 
 
+def is_map_style(source: Any) -> bool:
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+LAYOUTS = "tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W)"
+
+
 def split_of(images: Any, labels: Any, name: str) -> Split:
     """Convert a tensor (N, C, H, W) or array (N, H, W[, C]) and labels (N,) to a split (N, H, W, C), uint8 or float."""
     is_tensor = isinstance(images, Tensor)
-    pixels = images.detach() if is_tensor else torch.from_numpy(np.ascontiguousarray(images))
+    try:
+        pixels = images.detach() if is_tensor else torch.from_numpy(np.ascontiguousarray(images))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the images of {name} are no numbers, but must be {LAYOUTS}: {printable(error)}") from error
     if pixels.ndim == 3 and not is_tensor:
         pixels = pixels[..., None]
-    if pixels.ndim != 4 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
+    if pixels.ndim != 4 or 0 in pixels.shape[1:] or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
         raise BadInput(
             f"the images of {name} are {pixels.dtype} {tuple(pixels.shape)}, but must be uint8 or floating-point: "
-            "tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W)"
+            f"{LAYOUTS}"
         )
     if is_tensor:
         pixels = pixels.permute(0, 2, 3, 1).contiguous()
-    classes = torch.as_tensor(labels).detach()
+    try:
+        classes = torch.as_tensor(labels).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"the labels of {name} are no numbers, but must be {len(pixels)} class numbers: {printable(error)}"
+        ) from error
     if classes.ndim != 1 or classes.is_floating_point() or classes.is_complex() or len(classes) != len(pixels):
         raise BadInput(
-            f"the labels of {name} are {classes.dtype} {tuple(classes.shape)}, but must be {len(pixels)} class numbers"
+            f"the labels of {name} are {classes.dtype} {tuple(classes.shape)}, but must be "
+            f"{len(pixels)} class numbers, whole numbers from 0"
         )
     pixels = pixels if pixels.dtype == torch.uint8 else pixels.float()
     return Split(pixels, classes.long(), tuple(f"{name}[{index}]" for index in range(len(pixels))))
@@ -129,7 +185,7 @@ class Scaling(Preprocessing):
 class DatasetBatches:
     """Shuffled batches of a data set that is read item by item, with a seed for each epoch and item."""
 
-    dataset: MapDataset
+    dataset: Items
     batch_size: int
     seed: int
     runtime: Runtime
@@ -143,7 +199,7 @@ class DatasetBatches:
 
     def names(self, epoch: int, number: int) -> list[str]:
         """The items of one batch."""
-        return [f"train[{index}]" for index in self.indices(epoch, number).tolist()]
+        return [f"{self.dataset.name}[{index}]" for index in self.indices(epoch, number).tolist()]
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches number `start` up to `stop` (default: all) of one epoch."""
@@ -156,7 +212,7 @@ class DatasetBatches:
 class DatasetEvalBatches:
     """Items of a data set in order, read with the same seeds in every epoch."""
 
-    dataset: MapDataset
+    dataset: Items
     items: Sequence[int]
     runtime: Runtime
 
@@ -169,22 +225,19 @@ class DatasetEvalBatches:
             yield read_batch(self.dataset, indices, 0, self.runtime)
 
 
-def read_batch(dataset: MapDataset, indices: Tensor, seed: int, runtime: Runtime) -> Batch:
+def read_batch(dataset: Items, indices: Tensor, seed: int, runtime: Runtime) -> Batch:
     """The items of a data set at `indices` as a batch on the device."""
     images, labels = [], []
     with generators_restored():
         for index in indices.tolist():
             seed_generators(derived_seed(seed, "item", index))
-            try:
-                image, label = dataset[index]
-            except (TypeError, ValueError) as error:
-                raise BadInput(f"item {index} of the data set cannot be read as (image, label): {error}") from error
-            images.append(to_tensor(image))
-            labels.append(int(label))
+            image, label = dataset.read(index)
+            images.append(image)
+            labels.append(label)
     try:
         stacked = torch.stack(images)
     except RuntimeError as error:
-        raise BadInput(f"the images of the data set differ in size; bring them to one size: {error}") from error
+        raise BadInput(f"the images of {dataset.name} differ in size; bring them to one size: {error}") from error
     batch = stacked.to(runtime.device, memory_format=torch.channels_last)
     return Batch(batch, torch.tensor(labels, device=runtime.device), indices)
 
@@ -244,12 +297,23 @@ def contiguous(batch: Batch) -> Batch:
     return batch._replace(images=batch.images.contiguous())
 
 
+def with_classes(batches: Batches, classes: int) -> Batches:
+    """The same batches; labels of data sets that are read item by item must be below `classes`."""
+
+    def checked(part: Any) -> Any:
+        is_read = isinstance(part, DatasetBatches | DatasetEvalBatches)
+        return replace(part, dataset=replace(part.dataset, classes=classes)) if is_read else part
+
+    return Batches(*map(checked, (batches.train, batches.train_sample, batches.val)))
+
+
 def in_default_layout(batches: Batches) -> Batches:
     return Batches(*map(DefaultLayout, (batches.train, batches.train_sample, batches.val)))
 
 
 def batches_of(train: Images, val: Images, data: ImageData | None, config: RunConfig, runtime: Runtime) -> Batches:
     """The batches of a training. `data` is the data set to which the splits belong, if there is one."""
+    require_alike(train.content, val.content)
     # As many training images as validation has, and always the same, without augmentation
     order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values
@@ -262,8 +326,6 @@ def batches_of(train: Images, val: Images, data: ImageData | None, config: RunCo
         )
     if config.augment.model_dump(exclude_defaults=True):
         raise BadInput("augment is for images in memory; put random transforms into the data set")
-    if isinstance(val.content, Split) and val.content.images.dtype == torch.uint8:
-        raise BadInput("train is a data set and val uint8 images; give both as data sets: they are scaled alike")
     return Batches(
         train=DatasetBatches(train.content, config.batch_size, config.seed, runtime),
         train_sample=DatasetEvalBatches(train.content, sample.tolist(), runtime),
@@ -271,7 +333,28 @@ def batches_of(train: Images, val: Images, data: ImageData | None, config: RunCo
     )
 
 
-def evaluated(content: Split | MapDataset, scaling: Preprocessing, runtime: Runtime) -> Iterable[Batch]:
+def require_alike(train: Split | Items, val: Split | Items) -> None:
+    """Raise BadInput if training and validation images differ in their scale or their number of channels."""
+    kinds = [
+        "float" if not isinstance(content, Split) or content.images.is_floating_point() else "uint8"
+        for content in (train, val)
+    ]
+    if kinds[0] != kinds[1]:
+        sources = [
+            "a data set" if isinstance(content, Items) else f"{kind} images"
+            for content, kind in zip((train, val), kinds, strict=True)
+        ]
+        raise BadInput(
+            f"train is given as {sources[0]} and val as {sources[1]}, which are scaled differently; give both alike"
+        )
+    if isinstance(train, Split) and isinstance(val, Split) and train.images.shape[3] != val.images.shape[3]:
+        raise BadInput(
+            f"the images of train have {train.images.shape[3]} channels and those of val {val.images.shape[3]}; "
+            f"images are {LAYOUTS}"
+        )
+
+
+def evaluated(content: Split | Items, scaling: Preprocessing, runtime: Runtime) -> Iterable[Batch]:
     """All images in order, without augmentation."""
     if isinstance(content, Split):
         return EvalBatches(hold(content, runtime), scaling, EVAL_BATCH, runtime)

@@ -186,7 +186,9 @@ def step_of(checkpoint: Path) -> int:
 
 def is_beginning(path: Path) -> bool:
     """True if a folder holds at most what a run writes before its config.json."""
-    names = {entry.name for entry in path.iterdir() if not re.fullmatch(r"\.(split|config)\.json\..*\.tmp", entry.name)}
+    names = {
+        entry.name for entry in path.iterdir() if not re.fullmatch(r"\.(split|config|fit)\.json\..*\.tmp", entry.name)
+    }
     if "checkpoints" in names and any((path / "checkpoints").iterdir()):
         return False
     return names <= {"checkpoints", ".lock", "split.json"} and names != {"split.json"}

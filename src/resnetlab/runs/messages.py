@@ -9,6 +9,8 @@ from resnetlab.runs.config import RunConfig
 from resnetlab.runs.provenance import SPLITS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from resnetlab.data.datasets import ImageData
     from resnetlab.models.resnet import ResNet
     from resnetlab.runtime import Runtime
@@ -18,17 +20,36 @@ if TYPE_CHECKING:
 def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: Runtime) -> list[str]:
     """Data, network, training and machine, a line each."""
     preprocessing = data.preprocessing
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     counts = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
-    length = f"{config.epochs} epochs" if config.epochs else f"{config.steps:,} steps"
     return [
         f"data     {data.name}: {counts}; {len(data.classes)} classes, "
         f"{preprocessing.image_size}x{preprocessing.image_size} px, {'grey' if preprocessing.channels == 1 else 'RGB'}",
-        f"network  {network.name}, {network.architecture.stem} stem, {trained / 1e6:.2f} M trained parameters",
-        f"training {config.recipe}: {length} of batch {config.batch_size}, {config.optim.name} at {config.optim.lr:g}, "
-        f"{config.schedule.name} schedule, seed {config.seed}",
+        f"network  {network.name}, {network.architecture.stem} stem, {trained_parameters(network)}",
+        f"training {config.recipe}: {settings_line(config)}",
         f"machine  {runtime.describe()}",
     ]
+
+
+def fit_introduction(config: RunConfig, counts: Sequence[int], model: nn.Module, runtime: Runtime) -> list[str]:
+    """Data, network, training and machine of `fit`, a line each. `counts` are of training and validation images."""
+    return [
+        f"data     {counts[0]:,} train, {counts[1]:,} val",
+        f"network  {type(model).__name__}, {trained_parameters(model)}",
+        f"training {settings_line(config)}",
+        f"machine  {runtime.describe()}",
+    ]
+
+
+def settings_line(config: RunConfig) -> str:
+    length = f"{config.epochs} epochs" if config.epochs else f"{config.steps:,} steps"
+    return (
+        f"{length} of batch {config.batch_size}, {config.optim.name} at {config.optim.lr:g}, "
+        f"{config.schedule.name} schedule, seed {config.seed}"
+    )
+
+
+def trained_parameters(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M trained parameters"
 
 
 def epoch_line(report: EpochReport, epochs: int, *, is_best: bool) -> str:

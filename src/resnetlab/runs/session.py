@@ -86,7 +86,8 @@ class Session:
             except StopRequested:
                 self.writer.commit(last=True)
                 where = f"stopped by {self.stop.reason} at step {state.step} of {plan.steps}"
-                raise Stopped(f"{where}; {self.resume_hint}") from None
+                hint = f"; {self.resume_hint}" if self.resume_hint else ""
+                raise Stopped(f"{where}{hint}") from None
             except NonFinite as error:
                 raise NonFinite(f"{error}; {self.writer.last_checkpoint()}") from error
             self.writer.settle()
