@@ -286,6 +286,11 @@ class Labelled(Noisy):
         return image, label if index % 2 else self.label
 
 
+def made_in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return network()
+
+
 class Detached(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).detach()  # type: ignore[no-any-return, no-untyped-call]
@@ -318,6 +323,11 @@ class Detached(nn.Sequential):
             {"train": (torch.zeros(4, 3, 8, 8), torch.zeros(4, 3).long())},
             "must be 4 class numbers, whole numbers from 0",
         ),
+        (
+            {"train": (torch.zeros(4, 3, 8, 8).log(), torch.zeros(4).long())},
+            r"train\[0\] has pixels that are NaN or inf",
+        ),
+        ({"model_given": made_in_inference_mode()}, "made under torch.inference_mode"),
         ({"train": (*pair(30), 0)}, "train is a tuple of 3 parts"),
         ({"train": "photos"}, "train is a str, but must be a pair"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -208,7 +209,7 @@ def require_arguments(config: object, folder: object, max_minutes: object, stop:
     """Raise BadInput, with the name of the argument, for an argument of another type."""
     kinds: dict[str, tuple[object, bool, str]] = {
         "config": (config, isinstance(config, RunConfig), "a RunConfig"),
-        "folder": (folder, isinstance(folder, str | Path) and folder != "", "the path of a folder"),
+        "folder": (folder, isinstance(folder, str | os.PathLike) and folder != "", "the path of a folder"),
         "max_minutes": (max_minutes, isinstance(max_minutes, int | float), "a number"),
         "stop": (stop, isinstance(stop, StopRequest), "a StopRequest"),
         "on_event": (on_event, callable(on_event), "a function"),
@@ -227,6 +228,10 @@ def require_trainable(model: object) -> None:
             raise BadInput(f"the weights {name} have no shape yet; call the model once on a batch of images")
         if weight.is_meta:
             raise BadInput(f"the weights {name} are on the meta device and have no values; load them first")
+        if weight.is_inference():
+            raise BadInput(
+                "the model was made under torch.inference_mode, where nothing can be trained; make it outside"
+            )
         if weight.requires_grad and weight.dtype != torch.float32:
             raise BadInput(
                 f"the weights {name} are {weight.dtype}, but must be torch.float32: call model.float(); "

@@ -153,7 +153,11 @@ def split_of(images: Any, labels: Any, name: str) -> Split:
             f"the labels of {name} are {classes.dtype} {tuple(classes.shape)}, but must be "
             f"{len(pixels)} class numbers, whole numbers from 0"
         )
-    pixels = pixels if pixels.dtype == torch.uint8 else pixels.float()
+    if pixels.dtype != torch.uint8:
+        pixels = pixels.float()
+        is_bad = ~pixels.flatten(1).isfinite().all(1)
+        if is_bad.any():
+            raise BadInput(f"{name}[{int(is_bad.nonzero()[0])}] has pixels that are NaN or infinite")
     return Split(pixels, classes.long(), tuple(f"{name}[{index}]" for index in range(len(pixels))))
 
 
