@@ -29,6 +29,7 @@ def any_config(config: Any) -> list[Callable[[], object]]:
         (lambda: resnetlab.compare(["a", "b"], split="train"), "unknown split 'train'. Choose from val, test"),
         (lambda: resnetlab.compare("runs"), "needs a list of two runs or more"),
         (lambda: resnetlab.open_dataset(None), "None is not a data set"),
+        (lambda: resnetlab.open_dataset(""), "unknown data set ''"),
         (lambda: resnetlab.open_dataset("digits", bad_images="x"), "unknown bad_images 'x'"),
         (lambda: resnetlab.build_model(None), "the architecture is None"),
         *(

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from resnetlab.cli import main as cli
-from resnetlab.cli.main import COMMANDS, USAGE
+from resnetlab.cli.main import COMMANDS, USAGE, place_matplotlib_files
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference.model_file import read_model
 from resnetlab.models.zoo import ARCHITECTURES
@@ -68,6 +68,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["evaluate", "."], "is not a run folder"),
         (["evaluate", "nowhere", "--split", "train"], "unknown --split 'train'. Choose from val, test"),
         (["evaluate", "nowhere", "--tta", "flipp"], "unknown --tta 'flipp'; did you mean 'flip'?"),
+        (["train", "--data", ""], "--data is empty"),
+        (["train", "--out="], "--out is empty"),
         (["compare"], "needs a list of two runs or more"),
         (["compare", "nowhere", "elsewhere"], "nowhere does not exist"),
         (["runs", "nowhere"], "nowhere is not a folder"),
@@ -455,3 +457,16 @@ def test_a_signal_at_the_end_of_the_command(
     assert leaving.value.code == code
     assert [(logger.level, logger.handlers) for logger in loggers] == before
     assert capsys.readouterr().err == ("" if done else "resnetlab: stopped by SIGTERM\n")
+
+
+@pytest.mark.parametrize("home", ["writable", "a file"])
+def test_matplotlib_gets_our_cache_folder_if_it_cannot_write_its_own(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("MPLCONFIGDIR", "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / home / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place_matplotlib_files()
+    ours = str(tmp_path / "cache" / "resnetlab" / "matplotlib")
+    assert os.environ["MPLCONFIGDIR"] == ("" if home == "writable" else ours)

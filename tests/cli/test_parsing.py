@@ -171,6 +171,12 @@ def test_a_config_file_of_any_editor_loads(tmp_path: Path, ending: str, mark: by
         assert read_settings(tmp_path / name) == settings
 
 
+def test_a_config_file_in_another_encoding_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"seed": 3}', encoding="utf-16")
+    with pytest.raises(BadInput, match=r"a\.json is not UTF-8 text; save it as UTF-8"):
+        read_settings(tmp_path / "a.json")
+
+
 def test_choices_are_those_of_the_literal() -> None:
     assert choices(RunConfig.model_fields["device"].annotation) == ["auto", "cpu", "cuda", "mps"]
     assert choices(RunConfig.model_fields["seed"].annotation) == []

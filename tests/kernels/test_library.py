@@ -158,3 +158,9 @@ def test_without_a_compiler_or_when_switched_off_there_is_a_reason(monkeypatch: 
     monkeypatch.setenv("RESNETLAB_KERNELS", "off")
     assert native.library() is None
     assert native.unavailable_reason() == "switched off by RESNETLAB_KERNELS"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_in_the_place_of_the_library_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "kernels.so")
+    assert not native.is_sound(tmp_path / "kernels.so")

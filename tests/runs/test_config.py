@@ -55,6 +55,7 @@ def test_the_choices_of_a_config_are_those_of_the_code() -> None:
         ({"optim": {"lr": float("nan")}}, "optim.lr is nan, but must be a finite number"),
         ({"optim": {"lrr": 1}}, "unknown setting optim.lrr; did you mean optim.lr?"),
         ({"optim": {"betas": [0.9, 1.5]}}, "optim.betas.1 is 1.5, but must be less than 1"),
+        ({"lr": 0.5}, "unknown setting lr; did you mean optim.lr?"),
         ({"batchsize": 3}, "unknown setting batchsize; did you mean batch_size?"),
         ({"zzz": 3}, "unknown setting zzz; choose from recipe, data"),
         ({"optim": 3}, "optim is 3, but must be a table of settings"),

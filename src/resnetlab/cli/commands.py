@@ -17,7 +17,7 @@ from resnetlab.cli.arguments import (
     RunsArguments,
     TrainArguments,
 )
-from resnetlab.cli.parsing import flag, parse
+from resnetlab.cli.parsing import flag, json_text, parse
 from resnetlab.errors import BadInput, printable
 from resnetlab.runs.config import SHORT_FLAGS, flat
 
@@ -26,7 +26,7 @@ def train(arguments: Sequence[str]) -> None:
     given = parse(TrainArguments, arguments, "resnetlab train")
     config = given.run_config()
     if given.print_config:
-        print(config.model_dump_json(indent=2))
+        print(json_text(config.to_json()))
         return
     if given.resume and given.out is None:
         raise BadInput("--resume auto continues the run in --out; give --out FOLDER too")

@@ -16,6 +16,7 @@ from resnetlab import __version__
 from resnetlab.cli.commands import COMMANDS
 from resnetlab.cli.signals import ignore_signals, leave_on_signals
 from resnetlab.errors import BadInput, DiskTrouble, LabError, Stopped, printable, unknown
+from resnetlab.files import cache_folder
 from resnetlab.runs.log import Lines
 
 USAGE = """\
@@ -139,9 +140,29 @@ def messages_on_stderr() -> Iterator[None]:
         kernels.setLevel(before[1])
 
 
+def place_matplotlib_files() -> None:
+    """Let matplotlib write into our cache folder if it cannot write into its own; else it prints a warning."""
+    homes = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
+    with contextlib.suppress(RuntimeError):  # no home folder
+        own = [Path(os.environ.get(name) or Path.home() / folder, "matplotlib") for name, folder in homes.items()]
+        if os.environ.get("MPLCONFIGDIR") or all(map(can_be_written, own)):
+            return
+    with contextlib.suppress(OSError):
+        folder = cache_folder() / "matplotlib"
+        folder.mkdir(exist_ok=True)
+        os.environ["MPLCONFIGDIR"] = str(folder)
+
+
+def can_be_written(folder: Path) -> bool:
+    """Return True for a folder that can be written, or created."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
 def entry_point() -> None:
     """Run the command line of this process and exit."""
     replace_closed_streams()
+    place_matplotlib_files()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail

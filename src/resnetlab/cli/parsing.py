@@ -233,6 +233,8 @@ def store(option: Option, values: Mapping[str, Any], table: dict[str, Any], defa
             table[section] = {} if defaults is None else getattr(defaults, section).model_dump()
         table = table[section]
     value = values[option.path]
+    if value == "":
+        raise BadInput(f"{option.name} is empty; give {option.metavar}, or omit it")
     table[name] = None if option.is_optional and value == "None" else value
 
 
@@ -309,6 +311,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = json.loads(text, object_pairs_hook=without_repetition) if is_json else tomllib.loads(text)
     except OSError as error:
         raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"config file {printable(path)} is not UTF-8 text; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"config file {printable(path)} is not valid: {printable(error)[:200]}") from error
     if not isinstance(settings, dict):
@@ -323,3 +327,15 @@ def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{name!r} is given twice")
     return table
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON on several lines, in which control characters are escaped.
+
+    >>> print(json_text({"name": "für später" + chr(0x9B)}))
+    {
+      "name": "für später\\u009b"
+    }
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resnetlab.cli.parsing import json_text
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
@@ -27,7 +27,7 @@ WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "outp
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value))
 
 
 def show_scores(scores: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ def open_dataset(
             unscaled = for_size(side if image_size is None else image_size, channels, fit)
             preprocessing = with_statistics(unscaled, STATISTICS[name if normalize == "dataset" else normalize])
         return _load_named(name, named, preprocessing, hold_out)
-    if isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name):
+    if not name or (isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name)):
         raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images")
     listing = scan(name_or_folder)
     bad = BadImages(bad_images, len(listing))

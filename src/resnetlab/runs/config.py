@@ -72,8 +72,11 @@ class Section(BaseModel):
             case "missing":
                 return f"{path} is missing"
             case "extra_forbidden":
-                near = difflib.get_close_matches(str(names[0]), cls.model_fields, n=1)
-                hint = f"did you mean {cls.path_to(near[0])}?" if near else f"choose from {', '.join(cls.model_fields)}"
+                inside = [f"{section}.{names[0]}" for section in sections_with(cls, str(names[0]))]
+                near = inside or [
+                    cls.path_to(n) for n in difflib.get_close_matches(str(names[0]), cls.model_fields, n=1)
+                ]
+                hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(cls.model_fields)}"
                 return f"unknown setting {path}; {hint}"
             case "literal_error":
                 return str(unknown(path, printable(given)[:100], choices(cls.model_fields[names[0]].annotation)))
@@ -89,6 +92,16 @@ RULES = {
     "model": "must be a table of settings",
 }
 """Replacements for pydantic's messages, by the first word of its error type."""
+
+
+def sections_with(kind: type[Section], name: str) -> list[str]:
+    """The sections inside a section that have a setting of this name.
+
+    >>> sections_with(RunConfig, "lr")
+    ['optim']
+    """
+    inner = ((section, info.annotation) for section, info in kind.model_fields.items())
+    return [s for s, inside in inner if isinstance(inside, type) and name in getattr(inside, "model_fields", {})]
 
 
 def choices(annotation: Any) -> list[str]:
