@@ -395,3 +395,10 @@ def test_metrics_are_plain_json(tmp_path: Path) -> None:
     for path in [*run.path.rglob("*.json"), run.path / "metrics.jsonl"]:
         for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
             json.loads(text, parse_constant=refuse)
+
+
+def test_the_log_says_that_muon_decays_no_kernels(tmp_path: Path) -> None:
+    changes = {"model": {"name": "tiny"}, "steps": 1, "final_test": "never"}
+    optim = {"name": "muon", "lr": 0.01, "weight_decay": 0.1}
+    run = train(recipes.quickstart().changed(changes | {"optim": optim}), tmp_path / "run")
+    assert run.log.read_text().count("warning  weight decay is not applied to convolution kernels") == 1

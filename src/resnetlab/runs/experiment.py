@@ -22,6 +22,7 @@ from resnetlab.runs.tensorboard import TensorBoardWriter, require_tensorboard
 from resnetlab.runs.writer import CheckpointWriter
 from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.loop import EpochReport, fit
+from resnetlab.training.optim import MUON_DECAY
 from resnetlab.training.selection import best_epoch
 
 DRAW_EVERY = 20  # seconds between two drawings of curves.png; one takes about half a second
@@ -82,6 +83,8 @@ def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: O
         log.info(line)
     for note in experiment.notes:
         log.info(f"note     {note}")
+    if experiment.config.optim.name == "muon" and experiment.config.optim.weight_decay:
+        log.append(f"warning  {MUON_DECAY}")  # `make_optimizer` has logged it, before there was a log.txt
     history = History.reopened(run.path, experiment.state.epoch)
     facts = {
         "config": experiment.config.to_json(),

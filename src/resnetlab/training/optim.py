@@ -13,6 +13,7 @@ from resnetlab.training import muon
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
+MUON_DECAY = "weight decay is not applied to convolution kernels: Muon keeps their norm fixed"
 _log = logging.getLogger(__name__)
 
 
@@ -88,6 +89,6 @@ def make_optimizer(
             return AdamW(groups, lr=lr, betas=betas, fused=fused)
         case "muon":
             if weight_decay:
-                _log.warning("weight decay is not applied to convolution kernels: Muon keeps their norm fixed")
+                _log.warning(MUON_DECAY)
             return Muon(groups, lr=lr, momentum=momentum, betas=betas, lr_share=lr_share, precision=precision)
     raise unknown("optimiser", name, OPTIMIZERS)
