@@ -47,7 +47,10 @@ def test_parameters_and_macs_equal_torchvisions_metadata(name):
     assert round(count_macs(model, 224) / 1e9, 3) == published["_ops"]  # its "GFLOPS" are multiply-adds
 
 
-@pytest.mark.parametrize("name", NAMES)
+LARGE = ("resnet152", "resnext101_32x8d", "wide_resnet101_2")  # their siblings with fewer units are quick enough
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in NAMES])
 def test_same_weights_give_the_same_bits(name):
     generator = torch.Generator().manual_seed(7)
     mine, theirs = deepcopy(ours(name)).to_empty(device="cpu"), deepcopy(reference(name))

@@ -299,6 +299,14 @@ def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, sto
     assert len(run.rows) == 3
 
 
+def test_epochs_that_are_missing_from_the_record_are_named(tmp_path: Path, stop_after: Any) -> None:
+    run = train(tiny(), tmp_path / "run")
+    file = run.path / "metrics.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    resume.resume(run.path, changes={"epochs": 3})
+    assert "metrics.jsonl has 1 of 2 epochs" in run.log.read_text()
+
+
 def test_training_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
     run = train(tiny(epochs=20, patience=1, optim={"lr": 1e-9}, schedule={"name": "constant"}), tmp_path / "run")
     assert 2 <= len(run.rows) < 20

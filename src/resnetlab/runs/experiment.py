@@ -86,6 +86,8 @@ def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: O
     if experiment.config.optim.name == "muon" and experiment.config.optim.weight_decay:
         log.append(f"warning  {MUON_DECAY}")  # `make_optimizer` has logged it, before there was a log.txt
     history = History.reopened(run.path, experiment.state.epoch)
+    if len(history.rows) < experiment.state.epoch:
+        log.info(f"note     metrics.jsonl has {len(history.rows)} of {experiment.state.epoch} epochs; the curves too")
     facts = {
         "config": experiment.config.to_json(),
         "extended_at": list(experiment.extended_at),
