@@ -29,7 +29,6 @@ NETS = {  # name: image size in pixels, batch, stem
     "resnet18": (32, 128, "3×3"),
     "resnet34": (224, 16, "7×7"),
     "resnet50": (224, 16, "7×7"),
-    "wide_resnet50_2": (224, 16, "7×7"),
 }
 CODE = """\
 ```python
