@@ -62,7 +62,8 @@ are torch's to the bit. In bfloat16 they differ by rounding: the error against f
 up to 2.25 times as large where Winograd's algorithm rounds twice (tested in `tests/kernels/`).
 
 **What it needs.** A processor with bfloat16 instructions (AVX-512 BF16 or AMX), Linux and a C compiler. Restore a
-network before quantising or fusing it by graph: those tools look for torch's exact classes.
+network before quantising or fusing it by graph: those tools look for torch's exact classes. In bfloat16 the maps inside
+an accelerated network are in channels_last memory format, so use `flatten` instead of `view` on them.
 """
 
 
