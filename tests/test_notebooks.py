@@ -121,9 +121,12 @@ def test_the_classic_run_is_as_good_as_the_tutorials(prose: ModuleType) -> None:
 
 def test_every_stored_experiment_is_the_command_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from experiments import EXPERIMENTS
+    from experiments import EXPERIMENTS, missing
 
     for name, words in EXPERIMENTS.items():
+        if not (ROOT / "results" / name / "config.json").exists():
+            assert name in missing()
+            continue
         asked = parse(TrainArguments, words.split(), "train").run_config().to_json()
         stored = json.loads((ROOT / "results" / name / "config.json").read_text())
         for section in ("model", "augment", "optim", "schedule"):

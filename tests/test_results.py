@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 import resnetlab
+from resnetlab.evaluation.intervals import Repeats
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,3 +60,88 @@ def test_the_code_that_the_readme_shows_is_the_code() -> None:
     lines = [line.strip() for line in code]
     start = lines.index(body[0].strip())
     assert lines[start : start + len(body)] == [line.strip() for line in body]
+
+
+def test_results_of_a_series_have_the_mean_and_the_interval_of_its_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import results
+
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    stored = ROOT / "results" / "cifar10-fast"
+    series = tmp_path / "series"
+    for seed in (0, 1):
+        shutil.copytree(stored, series / f"seed-{seed}")
+        (series / f"seed-{seed}" / "best.safetensors").touch()
+        for figure in ("confusion_matrix", "samples", "mistakes"):
+            (series / f"seed-{seed}" / "evaluation" / "test" / f"{figure}.png").touch()
+    accuracies = [0.89, 0.91]
+    config = json.loads((stored / "config.json").read_text())
+    config["data"]["name"] = "/home/somebody/cifar10-jpeg"
+    runs = [
+        {"seed": seed, "folder": f"seed-{seed}", "accuracy": value, "images": 5000}
+        for seed, value in enumerate(accuracies)
+    ]
+    together = {"accuracy": asdict(Repeats.of(accuracies)), "train_seconds": asdict(Repeats.of([60.0, 180.0]))}
+    summary = {"config": config, "seeds": [0, 1, 2], "split": "test", "runs": runs, "together": together}
+    (series / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(SystemExit, match="2 of 3 runs are scored"):
+        results.add(series)
+    (series / "summary.json").write_text(json.dumps({**summary, "seeds": [0, 1]}))
+    results.add(series)
+    line = results.row(tmp_path / "results" / "cifar10-fast")
+    assert "| 90.00% ± 1.41 | 2 seeds | over seeds: 77.3–102.7 | 2.0 min |" in line
+    assert "| 49,000 / 1,000 / 5,000 |" in line
+    assert "somebody" not in (tmp_path / "results" / "cifar10-fast" / "summary.json").read_text()
+
+
+def test_one_run_is_called_one_seed_with_the_interval_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import results
+
+    scores = json.loads((ROOT / "results/notebook-resnet34/evaluation/test/metrics.json").read_text())
+    low, high = proportion_confint(scores)
+    accuracy, interval = results.over_images(scores)
+    assert accuracy == f"{scores['accuracy']:.2%}"
+    assert interval == f"over images: {low:.1f}–{high:.1f}"
+
+
+def proportion_confint(scores: dict[str, float]) -> tuple[float, float]:
+    """SciPy's Wilson interval, in percent."""
+    correct = round(scores["accuracy"] * scores["images"])
+    found = binomtest(correct, int(scores["images"])).proportion_ci(method="wilson")
+    return 100 * found.low, 100 * found.high
+
+
+@pytest.mark.parametrize("tool", ["results", "experiments"])
+def test_the_examples_of_the_tools_run(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    done = doctest.testmod(importlib.import_module(tool))
+    assert done.attempted
+    assert not done.failed
+
+
+def test_experiments_are_trained_from_the_cheapest_on_and_stored_ones_only_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import experiments
+
+    def listed(*words: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["experiments.py", *words, "--list"])
+        experiments.main()
+        return [line.split("--out ")[1].removeprefix("runs/") for line in capsys.readouterr().out.splitlines()]
+
+    assert listed("degradation/plain56", "degradation/plain20", "shortcuts/A")[:2] == [
+        "shortcuts/A",
+        "degradation/plain20",
+    ]
+    assert listed() == sorted(experiments.missing(), key=experiments.work)
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    assert len(listed()) == len(experiments.EXPERIMENTS)
+    assert not experiments.is_stored("cifar10-fast")
+    (tmp_path / "cifar10-fast").mkdir()
+    (tmp_path / "cifar10-fast" / "config.json").touch()
+    (tmp_path / "cifar10-fast" / "summary.json").write_text(json.dumps({"runs": [{}] * 4}))
+    assert not experiments.is_stored("cifar10-fast")  # four of its five seeds

@@ -3,7 +3,9 @@
     python tools/results.py add runs/notebook-resnet34-001 [degradation/plain20]
     python tools/results.py readme            (--check: fail if the README is out of date)
 
-Figures in the README are never typed: they are written between two markers, and a test runs `readme --check`.
+RUN may be the folder of a series (`resnetlab train --seeds 5`): the small files of its first run are kept, and the
+summary of all. Figures in the README are never typed: they are written between two markers, and a test runs
+`readme --check`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnetlab.evaluation.intervals import wilson
 from resnetlab.runs import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -30,58 +34,116 @@ KEPT = (
     "evaluation/test/samples.png",
     "evaluation/test/mistakes.png",
 )
+SUMMARY = "summary.json"  # of a series
 WEIGHTS = "best.safetensors"
 WITH_WEIGHTS = ("degradation/plain56", "degradation/resnet56")
 
 
 def add(run: Path, name: str = "") -> None:
-    """Copy the small files of a finished run to `results/<recipe>` or `results/<name>`, replacing an older copy.
+    """Copy the small files of a finished run or series to `results/<recipe>` or `results/<name>`, replacing older ones.
 
-    A run with a name is part of an experiment and is copied without figures of single images. Two small networks that
-    a notebook uses are copied with their weights.
+    A run whose name has a slash is part of an experiment and is copied without figures of single images. Two small
+    networks that a notebook uses are copied with their weights.
     """
-    config = json.loads((run / "config.json").read_text())
+    summary = json.loads((run / SUMMARY).read_text()) if (run / SUMMARY).exists() else None
+    if summary and len(summary["runs"]) < len(summary["seeds"]):
+        sys.exit(f"{run} is not finished: {len(summary['runs'])} of {len(summary['seeds'])} runs are scored")
+    source = run / summary["runs"][0]["folder"] if summary else run
+    if not (source / "config.json").exists():
+        sys.exit(f"{run} is neither a run nor a series: file not found: config.json")
+    config = json.loads((source / "config.json").read_text())
     target = RESULTS / (name or config["recipe"])
     kept = [file for file in KEPT if "/" not in name or file.endswith((".json", ".csv")) or file == "curves.png"]
     kept += [WEIGHTS] * (name in WITH_WEIGHTS)
-    if missing := [file for file in kept if not (run / file).exists()]:
-        sys.exit(f"{run} is not finished: file not found: {missing[0]}")
+    if missing := [file for file in kept if not (source / file).exists()]:
+        sys.exit(f"{source} is not finished: file not found: {missing[0]}")
     shutil.rmtree(target, ignore_errors=True)
     for file in kept:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / file, target / file)
-    config["data"]["name"] = Path(config["data"]["name"]).name  # without the folders of this machine
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        shutil.copyfile(source / file, target / file)
+    write(target / "config.json", without_folders(config))
+    if summary:
+        write(target / SUMMARY, {**summary, "config": without_folders(summary["config"])})
     environment = json.loads((target / "environment.json").read_text())
     environment["command"] = [Path(word).name for word in environment["command"]]
-    (target / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    write(target / "environment.json", environment)
+
+
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the folders of this machine."""
+    return {**config, "data": {**config["data"], "name": Path(config["data"]["name"]).name}}
+
+
+def write(file: Path, value: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text()))
 
 
 def row(folder: Path) -> str:
-    """Line of the README's table for one run."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    environment = json.loads((folder / "environment.json").read_text())
-    test = json.loads((folder / "evaluation/test/metrics.json").read_text())
-    header, *lines = (folder / "metrics.csv").read_text().split()
-    seconds = [float(line.split(",")[header.split(",").index("train_seconds")]) for line in lines]
-    recipe = recipes.get(config["recipe"])
-    changed = "" if config["epochs"] == recipe.epochs else f" --epochs {len(lines)}"
+    """Line of the README's table for one run or series."""
+    config, environment = read(folder / "config.json"), read(folder / "environment.json")
+    scores = read(folder / "evaluation/test/metrics.json")
+    test, val = scores["images"], read(folder / "evaluation/val/metrics.json")["images"]
+    train = round(val / config["data"]["val_fraction"]) - val  # the rest of the data set's train/
+    header, *epochs = (folder / "metrics.csv").read_text().split()
+    if (folder / SUMMARY).exists():
+        summary = read(folder / SUMMARY)
+        accuracy, interval = over_seeds(summary["together"]["accuracy"])
+        seeds = f"{len(summary['runs'])} seeds"
+        seconds = summary["together"]["train_seconds"]["mean"]
+    else:
+        accuracy, interval = over_images(scores)
+        seeds = "1 seed"
+        seconds = sum(float(line.split(",")[header.split(",").index("train_seconds")]) for line in epochs)
+    changed = "" if config["epochs"] == recipes.get(config["recipe"]).epochs else f" --epochs {config['epochs']}"
     cells = (
         f"`train {config['recipe']}{changed}`",
         config["model"]["name"],
-        {"cifar10-jpeg": "CIFAR-10 (JPEG copy)"}.get(config["data"]["name"], config["data"]["name"]),
-        str(len(lines)),
-        f"{test['accuracy']:.2%} of {test['images']:,}",
-        f"{sum(seconds) / 60:.1f} min",
-        f"{environment['device_name']}, {environment['precision']}, seed {config['seed']}",
+        f"{train:,} / {val:,} / {test:,}",
+        str(len(epochs)),
+        accuracy,
+        seeds,
+        interval,
+        f"{seconds / 60:.1f} min",
+        f"{environment['device_name']}, {environment['precision']}",
     )
     return f"| {' | '.join(cells)} |\n"
 
 
+def over_images(scores: Mapping[str, Any]) -> tuple[str, str]:
+    """Accuracy of one run, and its 95 % interval (Wilson): other images of the same kind, not other seeds.
+
+    >>> over_images({"accuracy": 0.9, "images": 5000})
+    ('90.00%', 'over images: 89.1–90.8')
+    """
+    low, high = wilson(scores["accuracy"] * scores["images"], scores["images"])
+    return f"{scores['accuracy']:.2%}", f"over images: {100 * low:.1f}–{100 * high:.1f}"
+
+
+def over_seeds(accuracy: Mapping[str, Any]) -> tuple[str, str]:
+    """Mean and standard deviation over seeds, and the 95 % interval of the mean (Student): other seeds, same images.
+
+    >>> over_seeds({"mean": 0.9, "std": 0.00114, "interval": [0.8986, 0.9014]})
+    ('90.00% ± 0.11', 'over seeds: 89.9–90.1')
+    """
+    interval = accuracy["interval"]
+    told = "over seeds: " + ("none, all are equal" if interval is None else "{:.1f}–{:.1f}".format(*percents(interval)))
+    return f"{accuracy['mean']:.2%} ± {100 * (accuracy['std'] or 0):.2f}", told
+
+
+def percents(shares: Sequence[float]) -> list[float]:
+    return [100 * share for share in shares]
+
+
 def runs() -> str:
     """Table of the runs that are not part of an experiment."""
-    head = "| command | network | data | epochs | test accuracy | training time | on |\n|---|---|---|---|---|---|---|\n"
-    return head + "".join(map(row, sorted(path.parent for path in RESULTS.glob("*/config.json"))))
+    head = ("command", "network", "images: train / validation / test", "epochs", "test accuracy", "seeds")
+    head += ("95 % interval", "training time", "on")
+    lines = [f"| {' | '.join(head)} |\n", f"|{'---|' * len(head)}\n"]
+    return "".join([*lines, *map(row, sorted(path.parent for path in RESULTS.glob("*/config.json")))])
 
 
 def speeds() -> str:
