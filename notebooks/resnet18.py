@@ -29,13 +29,20 @@
 # %%
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+if not Path("helpers.py").exists():  # the notebook was opened without its repository, as on Colab
+    repository = ""  # write the address of the repository here, as for `git clone`
+    if not Path("resnetlab").exists():
+        if not repository:
+            raise SystemExit("this notebook needs its repository: write its address into `repository` in this cell")
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "resnetlab"], check=True)
+    os.chdir("resnetlab/notebooks")
+    sys.path.insert(0, str(Path.cwd()))
 if importlib.util.find_spec("resnetlab") is None:
-    if not Path("../pyproject.toml").exists():
-        raise SystemExit("resnetlab is not installed; clone its repository and open the notebook in it")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
     importlib.invalidate_caches()
 
@@ -43,7 +50,6 @@ if importlib.util.find_spec("resnetlab") is None:
 import copy
 import csv
 import json
-import os
 import time
 from itertools import pairwise
 

@@ -14,7 +14,7 @@ from resnetlab.cli.arguments import TrainArguments
 from resnetlab.cli.parsing import parse
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.py")) if path.stem != "helpers"]
 
 
 def tool(*words: str) -> subprocess.CompletedProcess[str]:

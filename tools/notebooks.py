@@ -30,7 +30,7 @@ TIMEOUT = 90 * 60  # seconds for one cell
 
 
 def sources(names: list[str]) -> list[Path]:
-    found = {path.stem: path for path in sorted(HOME.glob("*.py"))}
+    found = {path.stem: path for path in sorted(HOME.glob("*.py")) if path.stem != "helpers"}
     if unknown := sorted(set(names) - set(found)):
         sys.exit(f"unknown notebook {unknown[0]!r}; choose from {', '.join(found)}")
     return [found[name] for name in names] or list(found.values())

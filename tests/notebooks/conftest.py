@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ def tagged(name: str, tag: str) -> str:
     ]
     assert found, f"notebooks/{name}.py has no code cell tagged {tag!r}"
     return "\n\n".join(found)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def helpers_can_be_imported() -> Iterator[None]:
+    """Find notebooks/helpers.py, as a notebook does in its own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HOME))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,329 @@
+"""Tables, pictures and stored runs for the notebooks. The networks and their training are written in the notebooks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import Image, Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch import Tensor, fx, nn
+
+from resnetlab.evaluation.intervals import wilson
+from resnetlab.plots import confusion
+from resnetlab.plots.style import INK, MUTED, RIGHT, TEST, TRAIN, VALIDATION, WRONG, house_style, rendered
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def choose_device() -> torch.device:
+    """Return the NVIDIA or Apple graphics card if there is one, otherwise the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# Tables
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    """Display a table; the first column is text, the others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    display(Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
+
+
+def accuracy_with_interval(right: int, of: int) -> str:
+    """Format an accuracy with its 95 % interval (Wilson).
+
+    >>> accuracy_with_interval(3693, 5000)
+    '73.86 % (72.6 to 75.1)'
+    """
+    low, high = wilson(right, of)
+    return f"{100 * right / of:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def class_table(truth: Tensor, predicted: Tensor, classes: Sequence[str]) -> None:
+    """Display precision, recall and F1 of each class and their means; `truth` and `predicted` (N,) are class indices.
+
+    The precision of a class that was never predicted is shown as 0.
+    """
+    columns = precision_recall_fscore_support(truth, predicted, labels=range(len(classes)), zero_division=0)
+    rows = [
+        [name, *(f"{share:.2f}" for share in shares), images]
+        for name, *shares, images in zip(classes, *columns, strict=True)
+    ]
+    rows.append(["**mean**", *(f"**{column.mean():.2f}**" for column in columns[:3]), columns[3].sum()])
+    table(["class", "precision", "recall", "F1", "images"], rows)
+
+
+# Shapes and drawings of networks
+
+
+@torch.no_grad()
+def output_shapes(network: nn.Module, shape: Sequence[int]) -> dict[str, str]:
+    """Output shape of each part of a network whose parts follow each other, for one image (C, H, W) of this shape."""
+    found, x = {"image": "×".join(map(str, shape))}, torch.zeros(1, *shape)
+    for name, part in network.eval().named_children():
+        x = part(x.flatten(1) if isinstance(part, nn.Linear | nn.LazyLinear) else x)
+        found[name] = "×".join(map(str, x.shape[1:]))
+    return found
+
+
+def step_label(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """Text of a box of `unit_figure`: what one step of a traced unit computes; nothing for the identity."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if isinstance(module, nn.Conv2d):
+            kernel, stride = "×".join(map(str, module.kernel_size)), module.stride[0]
+            halved = f", stride {stride}" if stride > 1 else ""
+            return f"{kernel} convolution\n{module.in_channels} → {module.out_channels} channels{halved}"
+        if isinstance(module, nn.Identity):
+            return ""
+        return {nn.BatchNorm2d: "batch norm", nn.ReLU: "ReLU"}.get(type(module), type(module).__name__)
+    if node.target in (F.relu, torch.relu, "relu"):
+        return "ReLU"
+    return "+" if node.target in (operator.add, torch.add) else node.name
+
+
+@house_style()
+def unit_figure(units: Mapping[str, nn.Module], shape: Sequence[int]) -> Figure:
+    """Draw units side by side, as `torch.fx` finds their steps in the code of `forward`.
+
+    `units` has a title for each unit, `shape` is (C, H, W) of its input. The longer way from the input to the addition
+    is drawn straight down, the shortcut to the right of it.
+    """
+    figure = Figure(figsize=(4.4 * len(units), 6.2), layout="constrained")
+    all_axes = figure.subplots(1, len(units), squeeze=False)[0]
+    for axes, (title, unit) in zip(all_axes, units.items(), strict=True):
+        draw_unit(axes, unit, shape)
+        axes.set_title(title, loc="center", fontsize=11)
+    return figure
+
+
+def draw_unit(axes: Axes, unit: nn.Module, shape: Sequence[int]) -> None:
+    """Draw one unit: its steps from the first line to the last, a row each."""
+    graph = fx.symbolic_trace(unit)
+    modules = dict(graph.named_modules())
+    first, *steps = [node for node in graph.graph.nodes if node.op != "output"]
+    with torch.no_grad():
+        output = unit.eval()(torch.zeros(1, *shape)).shape[1:]
+    addition = next((node for node in steps if step_label(node, modules) == "+"), None)
+    ways = [way_to(node, first) for node in addition.all_input_nodes] if addition else [steps]
+    straight, *shortcut = sorted(ways, key=lambda way: -len(drawn(way, modules)))
+    after = steps[steps.index(addition) :] if addition else []
+    labels = drawn(straight, modules)
+    rows = [*labels, *drawn(after, modules)]
+    y_of = [-1.0 - row for row in range(len(rows))]
+    axes.text(0, 0.1, f"x   {'×'.join(map(str, shape))}", ha="center", va="bottom", color=MUTED)
+    for y, label in zip(y_of, rows, strict=True):
+        arrow(axes, (0, y + 1 - (0.3 if y < -1 else 0)), (0, y + 0.3))
+        draw_step(axes, label, 0, y)
+    end = y_of[-1] - 1
+    arrow(axes, (0, end + 0.7), (0, end + 0.1))
+    axes.text(0, end, f"y   {'×'.join(map(str, output))}", ha="center", va="top", color=MUTED)
+    if shortcut:
+        beside, place = drawn(shortcut[0], modules), y_of[len(labels)]
+        axes.plot((0, 2.1, 2.1), (-0.15, -0.15, place), color=TEST if beside else INK, linewidth=1.6, zorder=1)
+        arrow(axes, (2.1, place), (0.24, place), TEST if beside else INK)
+        for row, label in enumerate(beside):
+            draw_step(axes, label, 2.1, (place - 0.15) / 2 + (len(beside) - 1) / 2 - row, TEST)
+        axes.text(2.1, -0.02, "shortcut" if beside else "shortcut: x itself", ha="center", va="bottom", fontsize=9)
+        axes.text(-0.3, place, "F(x)", ha="right", va="bottom", color=MUTED)
+    axes.set(xlim=(-1.4, 3.4), ylim=(end - 0.5, 0.6))
+    axes.set_axis_off()
+
+
+def way_to(node: fx.Node, first: fx.Node) -> list[fx.Node]:
+    """The steps from `first` to `node`, without `first`."""
+    way: list[fx.Node] = []
+    while node is not first:
+        way.insert(0, node)
+        node = node.all_input_nodes[0]
+    return way
+
+
+def drawn(way: Sequence[fx.Node], modules: Mapping[str, nn.Module]) -> list[str]:
+    return [label for node in way if (label := step_label(node, modules))]
+
+
+def draw_step(axes: Axes, label: str, x: float, y: float, colour: str = VALIDATION) -> None:
+    """Draw a box with its label, or the circle of an addition."""
+    if label == "+":
+        axes.add_patch(Circle((x, y), 0.24, facecolor="white", edgecolor=INK, linewidth=1.4, zorder=2))
+    else:
+        box = FancyBboxPatch((x - 1.15, y - 0.28), 2.3, 0.56, "round,pad=0,rounding_size=0.1", zorder=2)
+        box.set(facecolor="white", edgecolor=colour, linewidth=1.2)
+        axes.add_patch(box)
+    axes.text(x, y, label, ha="center", va="center", fontsize=13 if label == "+" else 8.5, zorder=3)
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = MUTED) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=style, zorder=1)
+
+
+def picture(figure: Figure, width: int | None = None) -> None:
+    """Display a figure of the library, `width` pixels wide."""
+    display(Image(rendered(figure, "png"), width=width))
+
+
+# Pictures of numbers and images
+
+
+@house_style()
+def number_grids(grids: Mapping[str, Tensor], digits: int = 0) -> Figure:
+    """Draw small matrices side by side, each with its title, its numbers written into coloured cells."""
+    widths = [grid.shape[1] for grid in grids.values()]
+    figure = Figure(figsize=(0.62 * sum(widths) + 0.4 * len(widths), 3.4), layout="constrained")
+    all_axes = figure.subplots(1, len(grids), width_ratios=widths, squeeze=False)[0]
+    limit = max(float(grid.abs().max()) for grid in grids.values())
+    for axes, (title, grid) in zip(all_axes, grids.items(), strict=True):
+        axes.imshow(grid, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit)
+        for (row, column), value in np.ndenumerate(grid.numpy()):
+            axes.text(column, row, f"{value:.{digits}f}".replace("-", "−"), ha="center", va="center", fontsize=9)
+        axes.set_title(title, loc="center", fontsize=9.5)
+        axes.set(xticks=(), yticks=(), anchor="N")
+    return figure
+
+
+def show(axes: Axes, image: Tensor, title: str = "", colour: str = INK) -> None:
+    """Draw one image (H, W, C) without axes."""
+    axes.imshow(image.squeeze().numpy(), cmap="gray")  # the colour map applies only to images of one channel
+    axes.set_title(title, loc="center", fontsize=8.5, color=colour)
+
+
+@house_style()
+def image_rows(
+    rows: Sequence[Sequence[Tensor]],
+    title: str,
+    *,
+    captions: Sequence[Sequence[str]] = (),
+    colours: Sequence[str] = (),
+) -> Figure:
+    """Draw rows of images (H, W, C), with a caption above each and a colour of the captions for each row."""
+    columns = max(map(len, rows))
+    lines = 1 + max((text.count("\n") for row in captions for text in row), default=-1)
+    figure = Figure(figsize=(1.15 * columns, (1.2 + 0.16 * lines) * len(rows) + 0.4), layout="constrained")
+    for row, all_axes in enumerate(figure.subplots(len(rows), columns, squeeze=False)):
+        for column, axes in enumerate(all_axes):
+            axes.set_axis_off()
+            if column < len(rows[row]):
+                caption = captions[row][column] if row < len(captions) and column < len(captions[row]) else ""
+                show(axes, rows[row][column], caption, colours[row] if colours else INK)
+    figure.suptitle(title)
+    return figure
+
+
+def images_by_class(split: Any, classes: Sequence[str], title: str, each: int = 3) -> Figure:
+    """Draw the first images of each class of a split, a column for each class."""
+    columns = [split.images[split.labels == label][:each] for label in range(len(classes))]
+    rows = [[column[row] for column in columns if row < len(column)] for row in range(each)]
+    return image_rows(rows, title, captions=[list(classes)])
+
+
+def predictions_figure(
+    images: Tensor, truth: Tensor, probabilities: Tensor, classes: Sequence[str], *, title: str, each: int = 8
+) -> Figure:
+    """Draw random correct predictions (above) and mistakes (below), each with the predicted class and its probability.
+
+    `probabilities` (N, K) are those of the `images` (N, H, W, C), uint8.
+    """
+    predicted = probabilities.argmax(1)
+    shuffled = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))
+    rows, captions = [], []
+    for is_right in (True, False):
+        chosen = [i for i in shuffled.tolist() if (predicted[i] == truth[i]) == is_right][:each]
+        texts = [f"{classes[predicted[i]]}, {probabilities[i].max():.0%}" for i in chosen]
+        if not is_right:
+            texts = [f"{text}\nis {classes[truth[i]]}" for text, i in zip(texts, chosen, strict=True)]
+        rows.append([images[i] for i in chosen])
+        captions.append(texts)
+    return image_rows(rows, title, captions=captions, colours=(RIGHT, WRONG))
+
+
+def confusion_figure(truth: Tensor, predicted: Tensor, classes: Sequence[str], title: str) -> None:
+    """Display the confusion matrix: images by true class (row) and predicted class (column)."""
+    counts = confusion_matrix(truth, predicted, labels=range(len(classes)))
+    picture(confusion.confusion_matrix(counts, classes, title), width=760)
+
+
+@house_style()
+def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> Figure:
+    """Draw loss, accuracy and learning rate of trainings by epoch; a large dot marks the best validation accuracy.
+
+    A history has a row for each epoch: epoch, rate, train_loss, val_loss, train_accuracy and val_accuracy.
+    """
+    figure = Figure(figsize=(9, 9.5), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
+    for (name, history), colour in zip(histories.items(), (TRAIN, VALIDATION, TEST, RIGHT), strict=False):
+        epochs = [row["epoch"] for row in history]
+        best = max(history, key=lambda row: row["val_accuracy"])
+        for axes, number, factor in ((top, "loss", 1), (middle, "accuracy", 100)):
+            for part, dashes, label in (("train", "--", "training"), ("val", "-", "validation")):
+                values = [factor * row[f"{part}_{number}"] for row in history]
+                axes.plot(epochs, values, dashes, marker=".", color=colour, label=f"{name}, {label}")
+            axes.plot(best["epoch"], factor * best[f"val_{number}"], "o", markersize=9, color=colour)
+        bottom.step(epochs, [row["rate"] for row in history], where="mid", marker=".", color=colour, label=name)
+    top.set(title=f"Loss: {title}", ylabel="loss (nats)")
+    middle.set(title="Accuracy", ylabel="accuracy (%)")
+    bottom.set(title="Learning rate", ylabel="rate", xlabel="epoch", yscale="log")
+    bottom.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (top, middle, bottom):
+        axes.grid(visible=True)
+        axes.legend(fontsize=9)
+    return figure
+
+
+# Stored runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training stored in results/: its settings, a row of numbers for each epoch, and its test scores."""
+
+    name: str
+    config: dict[str, Any]
+    epochs: list[dict[str, float]]
+    test: dict[str, Any]
+
+    def column(self, key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """One number of every epoch, such as `val_accuracy`."""
+        return np.array([row[key] for row in self.epochs])
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The epoch with the best validation accuracy; of equal ones the one with the lower loss."""
+        return max(self.epochs, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+
+
+def load_run(name: str) -> Run:
+    """Read a run from results/."""
+    folder = RESULTS / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no stored run {name!r}; make it with: python tools/experiments.py {name} --data cifar10"
+        )
+    with (folder / "metrics.csv").open(newline="") as file:
+        epochs = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    config, test = (json.loads((folder / file).read_text()) for file in ("config.json", "evaluation/test/metrics.json"))
+    return Run(name, config, epochs, test)
+
+
+def difference(new: Run, old: Run) -> tuple[float, float]:
+    """Test accuracy of a run minus that of another, and half of its 95 % interval, both in points.
+
+    The interval treats the two accuracies as independent: p - q ± 1.96 · sqrt(p (1 - p) / n + q (1 - q) / m).
+    """
+    (p, n), (q, m) = ((run.test["accuracy"], run.test["images"]) for run in (new, old))
+    return 100 * (p - q), 196 * (p * (1 - p) / n + q * (1 - q) / m) ** 0.5
