@@ -21,20 +21,19 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, fx, nn
 
 from resnetlab.evaluation.intervals import wilson
+from resnetlab.models.summary import describe
 from resnetlab.plots import confusion
 from resnetlab.plots.style import INK, MUTED, RIGHT, TEST, TRAIN, VALIDATION, WRONG, house_style, rendered
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
-def choose_device() -> torch.device:
-    """Return the NVIDIA or Apple graphics card if there is one, otherwise the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+# Display
 
 
-# Tables
+def show(figure: Figure) -> None:
+    """Display a figure, 100 pixels for an inch of its width; its file has more."""
+    display(Image(rendered(figure, "png"), width=round(100 * figure.get_figwidth())))
 
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
@@ -173,11 +172,6 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colo
     axes.annotate("", end, start, arrowprops=style, zorder=1)
 
 
-def picture(figure: Figure, width: int | None = None) -> None:
-    """Display a figure of the library, `width` pixels wide."""
-    display(Image(rendered(figure, "png"), width=width))
-
-
 # Pictures of numbers and images
 
 
@@ -197,7 +191,7 @@ def number_grids(grids: Mapping[str, Tensor], digits: int = 0) -> Figure:
     return figure
 
 
-def show(axes: Axes, image: Tensor, title: str = "", colour: str = INK) -> None:
+def draw_image(axes: Axes, image: Tensor, title: str = "", colour: str = INK) -> None:
     """Draw one image (H, W, C) without axes."""
     axes.imshow(image.squeeze().numpy(), cmap="gray")  # the colour map applies only to images of one channel
     axes.set_title(title, loc="center", fontsize=8.5, color=colour)
@@ -220,7 +214,7 @@ def image_rows(
             axes.set_axis_off()
             if column < len(rows[row]):
                 caption = captions[row][column] if row < len(captions) and column < len(captions[row]) else ""
-                show(axes, rows[row][column], caption, colours[row] if colours else INK)
+                draw_image(axes, rows[row][column], caption, colours[row] if colours else INK)
     figure.suptitle(title)
     return figure
 
@@ -252,10 +246,10 @@ def predictions_figure(
     return image_rows(rows, title, captions=captions, colours=(RIGHT, WRONG))
 
 
-def confusion_figure(truth: Tensor, predicted: Tensor, classes: Sequence[str], title: str) -> None:
-    """Display the confusion matrix: images by true class (row) and predicted class (column)."""
+def confusion_figure(truth: Tensor, predicted: Tensor, classes: Sequence[str], title: str) -> Figure:
+    """Draw the confusion matrix: images by true class (row) and predicted class (column)."""
     counts = confusion_matrix(truth, predicted, labels=range(len(classes)))
-    picture(confusion.confusion_matrix(counts, classes, title), width=760)
+    return confusion.confusion_matrix(counts, classes, title)
 
 
 @house_style()
@@ -302,6 +296,12 @@ class Run:
         return np.array([row[key] for row in self.epochs])
 
     @property
+    def multiply_adds(self) -> float:
+        """Multiply-adds of the forward pass for one training image; the mean over the phases of a run whose images grow."""
+        model, shares = self.config["model"], self.config["augment"].get("sizes") or [1]
+        return multiply_adds(model["name"], model["stem"], [round(32 * share) for share in shares], model["shortcut"])
+
+    @property
     def best(self) -> dict[str, float]:
         """The epoch with the best validation accuracy; of equal ones the one with the lower loss."""
         return max(self.epochs, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
@@ -318,6 +318,14 @@ def load_run(name: str) -> Run:
         epochs = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     config, test = (json.loads((folder / file).read_text()) for file in ("config.json", "evaluation/test/metrics.json"))
     return Run(name, config, epochs, test)
+
+
+def multiply_adds(name: str, stem: str, sizes: Sequence[int], shortcut: str | None = None) -> float:
+    """Multiply-adds of a network for one image: the mean over image sizes, in pixels."""
+    costs = [
+        sum(row.macs for row in describe(name, size, num_classes=10, stem=stem, shortcut=shortcut)) for size in sizes
+    ]
+    return sum(costs) / len(costs)
 
 
 def difference(new: Run, old: Run) -> tuple[float, float]:
