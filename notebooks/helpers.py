@@ -21,6 +21,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, fx, nn
 
 from resnetlab.evaluation.intervals import wilson
+from resnetlab.models.blocks import ZeroPad
 from resnetlab.models.summary import describe
 from resnetlab.plots import confusion
 from resnetlab.plots.style import INK, MUTED, RIGHT, TEST, TRAIN, VALIDATION, WRONG, house_style, rendered
@@ -79,6 +80,13 @@ def output_shapes(network: nn.Module, shape: Sequence[int]) -> dict[str, str]:
     return found
 
 
+class Tracer(fx.Tracer):
+    """Follows `forward` down to modules that contain no others."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return not any(m.children())
+
+
 def step_label(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Text of a box of `unit_figure`: what one step of a traced unit computes; nothing for the identity."""
     if node.op == "call_module":
@@ -89,6 +97,8 @@ def step_label(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
             return f"{kernel} convolution\n{module.in_channels} → {module.out_channels} channels{halved}"
         if isinstance(module, nn.Identity):
             return ""
+        if isinstance(module, ZeroPad):
+            return f"every {module.stride}nd pixel,\n{module.new_channels} channels of zeros"
         return {nn.BatchNorm2d: "batch norm", nn.ReLU: "ReLU"}.get(type(module), type(module).__name__)
     if node.target in (F.relu, torch.relu, "relu"):
         return "ReLU"
@@ -112,9 +122,8 @@ def unit_figure(units: Mapping[str, nn.Module], shape: Sequence[int]) -> Figure:
 
 def draw_unit(axes: Axes, unit: nn.Module, shape: Sequence[int]) -> None:
     """Draw one unit: its steps from the first line to the last, a row each."""
-    graph = fx.symbolic_trace(unit)
-    modules = dict(graph.named_modules())
-    first, *steps = [node for node in graph.graph.nodes if node.op != "output"]
+    modules = dict(unit.named_modules())
+    first, *steps = [node for node in Tracer().trace(unit).nodes if node.op != "output"]
     with torch.no_grad():
         output = unit.eval()(torch.zeros(1, *shape)).shape[1:]
     addition = next((node for node in steps if step_label(node, modules) == "+"), None)
@@ -183,7 +192,7 @@ def number_grids(grids: Mapping[str, Tensor], digits: int = 0) -> Figure:
     all_axes = figure.subplots(1, len(grids), width_ratios=widths, squeeze=False)[0]
     limit = max(float(grid.abs().max()) for grid in grids.values())
     for axes, (title, grid) in zip(all_axes, grids.items(), strict=True):
-        axes.imshow(grid, cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit)
+        axes.imshow(grid.numpy(), cmap="RdBu", vmin=-1.6 * limit, vmax=1.6 * limit)
         for (row, column), value in np.ndenumerate(grid.numpy()):
             axes.text(column, row, f"{value:.{digits}f}".replace("-", "−"), ha="center", va="center", fontsize=9)
         axes.set_title(title, loc="center", fontsize=9.5)

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ def helpers() -> ModuleType:
     return helpers
 
 
-def words(figure: Figure) -> list[str]:
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
+def words(*drawn: Axes) -> list[str]:
+    return [text.get_text() for axes in drawn for text in axes.texts if text.get_text()]
 
 
 def additions(figure: Figure) -> int:
@@ -44,7 +45,7 @@ class Functional(nn.Module):
 
 def test_a_unit_is_drawn_from_its_code(helpers: ModuleType) -> None:
     figure = helpers.unit_figure({"same": BasicBlock(8, 8, 1), "half": BasicBlock(8, 16, 2)}, (8, 6, 6))
-    same, half = ([text.get_text() for text in axes.texts] for axes in figure.axes)
+    same, half = map(words, figure.axes)
     assert additions(figure) == 2
     assert same[:3] == ["x   8×6×6", "3×3 convolution\n8 → 8 channels", "batch norm"]
     assert same.count("ReLU") == half.count("ReLU") == 2
@@ -57,11 +58,13 @@ def test_a_unit_is_drawn_from_its_code(helpers: ModuleType) -> None:
 
 def test_other_units_are_drawn_too(helpers: ModuleType) -> None:
     assert additions(helpers.unit_figure({"plain": PlainBlock(8, 8, 1)}, (8, 6, 6))) == 0
-    assert "1×1 convolution\n2 → 8 channels" in words(helpers.unit_figure({"": Bottleneck(8, 2, 1)}, (8, 6, 6)))
-    assert "ZeroPad" in words(helpers.unit_figure({"": BasicBlock(8, 16, 2, zero_pad)}, (8, 6, 6)))
-    functional = helpers.unit_figure({"": Functional()}, (4, 6, 6))
-    assert words(functional)[1:3] == ["3×3 convolution\n4 → 4 channels", "ReLU"]
-    assert "shortcut: x itself" in words(functional)
+    assert "1×1 convolution\n2 → 8 channels" in words(*helpers.unit_figure({"": Bottleneck(8, 2, 1)}, (8, 6, 6)).axes)
+    assert "every 2nd pixel,\n8 channels of zeros" in words(
+        *helpers.unit_figure({"": BasicBlock(8, 16, 2, zero_pad)}, (8, 6, 6)).axes
+    )
+    functional = words(*helpers.unit_figure({"": Functional()}, (4, 6, 6)).axes)
+    assert functional[1:3] == ["3×3 convolution\n4 → 4 channels", "ReLU"]
+    assert "shortcut: x itself" in functional
 
 
 def test_shapes_are_those_of_the_summary(helpers: ModuleType) -> None:
