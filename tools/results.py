@@ -65,7 +65,8 @@ def add(run: Path, name: str = "") -> None:
     if summary:
         write(target / SUMMARY, {**summary, "config": without_folders(summary["config"])})
     environment = json.loads((target / "environment.json").read_text())
-    environment["command"] = [Path(word).name for word in environment["command"]]
+    for session in (environment, *environment.get("resumed", ())):
+        session["command"] = [Path(word).name for word in session["command"]]
     write(target / "environment.json", environment)
 
 

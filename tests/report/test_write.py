@@ -165,6 +165,23 @@ def test_the_command_the_machine_the_config_and_the_digests_are_there(finished: 
     assert {scores["weights_digest"], scores["split_digest"]} <= titles
 
 
+@pytest.mark.usefixtures("no_drawing")
+def test_every_session_has_a_row_and_settings_changed_on_the_way_are_named(
+    tmp_path: Path, make_run: Any, read_page: Any
+) -> None:
+    run = make_run(tmp_path / "run")
+    later = {"command": ["resnetlab", "resume", "<run>"], "started": "2026-01-02", "from_step": 9, "torch": "2.11"}
+    changed = {"changed": {"optim.lr": [0.03, 0.01], "epochs": [1, 3], "checkpoint.keep": [2, 1]}}
+    run.add_session(later | changed)
+    run.write("extensions.json", {"extended_at": [9]})
+    origin = read_page(write_report(run.path)).find("reproduce")
+    first, second = origin.all("tbody")[0].all("tr")
+    assert [cell.text for cell in first.all("td")] == ["0", "x", "–", "a <machine>", "–"]
+    assert "resnetlab resume <run>" in second.text
+    assert "optim.lr from 0.03 to 0.01" in second.text
+    assert "which this command does not repeat: optim.lr from 0.03 to 0.01." in origin.text
+
+
 # the page itself
 
 

@@ -119,6 +119,15 @@ def test_without_its_weights_a_run_is_compared_all_the_same(runs: Path) -> None:
     assert (bad.parameters, bad.macs, bad.machine) == (None, None, None)
 
 
+def test_the_machines_of_all_sessions_that_trained_are_named(runs: Path) -> None:
+    bad = RunFolder(runs / "bad")
+    machine = {"device_name": "first", "precision": "fp32"}
+    bad.write("environment.json", machine)
+    bad.add_session({**machine, "device_name": "second", "from_step": 1})
+    bad.add_session({**machine, "device_name": "finished here", "from_step": bad.rows[-1]["step"]})
+    assert compare([runs / "good", bad]).runs[1].machine == "first, fp32; then second, fp32"
+
+
 def change_line(text: str) -> str:
     """One prediction more that is right, or fewer."""
     lines = text.splitlines(keepends=True)

@@ -288,6 +288,41 @@ def test_a_finished_run_is_extended_and_its_past_stays_what_it_was(tmp_path: Pat
         resume.resume(run.path, changes={"epochs": 3})
 
 
+def test_every_session_of_a_run_stays_on_record(tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    (first,) = run.sessions
+    resume.resume(run.path)
+    resume.resume(run.path, changes={"epochs": 3, "optim": {"lr": 0.01}}, allowed=["optim.lr"])
+    before, finished, longer = run.sessions
+    assert before == first
+    assert [session["from_step"] for session in run.sessions] == [0, 10, 10]
+    assert (finished["changed"], longer["changed"]) == ({}, {"optim.lr": [0.03, 0.01], "epochs": [2, 3]})
+    assert all(session["started"] >= first["started"] and session["precision"] == "fp32" for session in run.sessions)
+
+
+def test_the_record_of_an_older_version_is_its_first_session(tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    old = {"device_name": "an older machine", "precision": "fp32", "command": ["resnetlab", "train"]}
+    run.write("environment.json", old)
+    assert run.sessions == [old]
+    resume.resume(run.path)
+    assert run.sessions[0] == old
+    assert len(run.sessions) == 2
+    assert run.read_json("environment.json")["command"] == old["command"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"resumed": 3}', '{"resumed": [3]}', '{"from_step": "x"}'])
+def test_a_damaged_record_of_sessions_is_refused_and_not_replaced(content: str, tmp_path: Path) -> None:
+    run = train(tiny(), tmp_path / "run")
+    (run.path / "environment.json").write_text(content)
+    with pytest.raises(BadInput, match="move that file away"):
+        resume.resume(run.path)
+    assert (run.path / "environment.json").read_text() == content
+    (run.path / "environment.json").unlink()
+    resume.resume(run.path)
+    assert [session["from_step"] for session in run.sessions] == [10]
+
+
 def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, stop_after: Any) -> None:
     stop_after(3)
     with pytest.raises(Stopped):

@@ -91,13 +91,18 @@ class Facts:
 
     run: RunFolder
     config: RunConfig
-    environment: Mapping[str, Any]
+    sessions: list[dict[str, Any]]  # the first one first
     rows: list[dict[str, Any]]
     model: Model | None
     scored: dict[str, Scored]  # by the names of their folders
     samples: ReportSamples | None
     count: AccessCount | None  # of the test set
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Machine, packages, command and time of the first session; empty if they are not known."""
+        return self.sessions[0] if self.sessions else {}
 
     @property
     def main(self) -> Scored | None:
@@ -143,11 +148,11 @@ def read_facts(path: Path) -> Facts:
         found = attempt(partial(read_scored, run, split, tta or "none"), None)
         if found is not None:
             scored[key] = found
-    unknown: Mapping[str, Any] = {}
+    no_sessions: list[dict[str, Any]] = []
     facts = Facts(
         run=run,
         config=config,
-        environment=attempt(lambda: dict(run.read_json("environment.json")), unknown),
+        sessions=attempt(lambda: run.sessions, no_sessions),
         rows=rows,
         model=attempt(lambda: read_model(run.best), None) if run.best.exists() else None,
         scored=scored,

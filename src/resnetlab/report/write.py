@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,9 @@ from resnetlab.evaluation.intervals import wilson
 from resnetlab.files import write_text
 from resnetlab.report.collect import Facts, read_facts
 from resnetlab.report.command import commands
+from resnetlab.report.comparison import UNKNOWN, Cells
 from resnetlab.report.render import is_number, render
+from resnetlab.runs.resume import HARMLESS, LENGTH
 from resnetlab.runtime import one_thread_after_fork
 
 
@@ -53,6 +55,7 @@ SCORES = (
     Row("Brier score at that temperature", ("calibration", "after", "brier"), "plain"),
     Row("Calibration error at that temperature", ("calibration", "after", "ece")),
 )
+ON = ("device_name", "torch")
 NEWER = ("calibration", "top_k_accuracy", "brier")  # not written by the first versions
 MACHINE = {
     "device": "Device",
@@ -94,7 +97,7 @@ def build(facts: Facts) -> str:
         "inside": ("Inside", drawn.inside),
         "reproduce": ("Reproduce", True),
     }
-    typed, model = facts.environment.get("command"), facts.model
+    model = facts.model
     return render(
         "report.html.j2",
         title=facts.title,
@@ -109,7 +112,9 @@ def build(facts: Facts) -> str:
         recall_interval=recall_interval,
         percent=percent,
         commands="\n".join(commands(facts.config, facts.run.extended_at)),
-        typed=" ".join(map(str, typed)) if isinstance(typed, list) else typed,
+        typed=typed(facts.environment),
+        sessions=session_table(facts.sessions),
+        changes=[change for session in facts.sessions for change in not_repeated(session, facts.run.extended_at)],
         machine=list(machine(facts.environment)),
         parameters=sum(p.numel() for p in model.network.parameters()) if model else 0,
         folder=facts.run.path.resolve().name,
@@ -141,6 +146,38 @@ def recall_interval(row: Mapping[str, Any]) -> list[float] | None:
         return None
     low, high = wilson(round(recall * support), support)
     return [float(low), float(high)]
+
+
+def typed(session: Mapping[str, Any]) -> str:
+    """The command of a session, as far as it was recorded."""
+    words = session.get("command", "")
+    return " ".join(map(str, words)) if isinstance(words, list) else str(words)
+
+
+def changed_settings(session: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that a session changed, by path, with both values in words."""
+    changed = session.get("changed")
+    pairs = changed.items() if isinstance(changed, Mapping) else ()
+    return {path: f"{path} from {two[0]} to {two[1]}" for path, two in pairs if isinstance(two, list) and len(two) == 2}
+
+
+def not_repeated(session: Mapping[str, Any], extended_at: Sequence[int]) -> list[str]:
+    """The changed settings of a session that affect the result and that `commands` do not repeat."""
+    repeated = HARMLESS | (LENGTH if session.get("from_step") in extended_at else set())
+    return [change for path, change in changed_settings(session).items() if path not in repeated]
+
+
+def session_table(sessions: Sequence[Mapping[str, Any]]) -> Cells | None:
+    """A row for each session of a run; None if it was never resumed."""
+    if len(sessions) < 2:
+        return None
+    columns = ("started", "from step", "command", "changed settings", "processor", "torch")
+    rows = []
+    for session in sessions:
+        step, when = session.get("from_step", 0), str(session.get("started", UNKNOWN))
+        changes = "; ".join(changed_settings(session).values()) or UNKNOWN
+        rows.append([when, f"{step}", typed(session), changes, *(str(session.get(k, UNKNOWN)) for k in ON)])
+    return Cells(columns, rows)
 
 
 def machine(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from resnetlab.evaluation.metrics import confusion_of
 from resnetlab.inference.model_file import read_model
 from resnetlab.models.summary import count_macs
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
-from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.folder import ENVIRONMENT, RunFolder
 from resnetlab.runs.score import SPLITS, SplitName
 
 
@@ -122,11 +122,15 @@ def size(run: RunFolder, metrics: Metrics, split: str) -> tuple[int | None, int 
 
 
 def machine(run: RunFolder) -> str | None:
-    """Processor and precision of the training, None if unknown."""
-    if not (run.path / "environment.json").exists():
+    """Processor and precision of the training, of each session that trained; None if unknown."""
+    if not (run.path / ENVIRONMENT).exists():
         return None
-    environment = run.read_json("environment.json")
-    return f"{environment.get('device_name')}, {environment.get('precision')}"
+    sessions, rows = run.sessions, run.rows
+    begins = [session.get("from_step", 0) for session in sessions]
+    ends = [*begins[1:], rows[-1]["step"] if rows else 0]
+    trained = [session for session, begin, end in zip(sessions, begins, ends, strict=True) if begin < end]
+    machines = (f"{one.get('device_name')}, {one.get('precision')}" for one in trained or sessions[:1])
+    return "; then ".join(dict.fromkeys(machines))
 
 
 def distinct_names(runs: Sequence[RunFolder]) -> list[str]:

@@ -14,7 +14,7 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import History
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.messages import introduction, score_line
-from resnetlab.runs.provenance import environment, provenance, split_record
+from resnetlab.runs.provenance import provenance, session_record, split_record
 from resnetlab.runs.score import SplitName, record_access, score_split, temperature_of, test_set_line
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest, StopRequested
@@ -67,6 +67,7 @@ def train(
         with run.claimed():
             run.write("split.json", split_record(experiment.data, config.data.split_seed))
             run.write_config(experiment.config)
+            run.add_session(session_record(experiment.runtime))
             session = begin(experiment, run, stop, on_event)
             with session.running() as batches:
                 for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
@@ -78,7 +79,6 @@ def train(
 def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: OnEvent | None) -> Session:
     """Log the introduction of a run and return its session, which continues from the experiment's state."""
     log = RunLog(run.log)
-    run.write("environment.json", environment(experiment.runtime))
     for line in introduction(experiment.config, experiment.data, experiment.network, experiment.runtime):
         log.info(line)
     for note in experiment.notes:

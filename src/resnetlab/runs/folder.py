@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from resnetlab.errors import BadInput, DiskTrouble, printable
+from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.access_log import AccessLog
 from resnetlab.files import write_json
 from resnetlab.runs.config import RunConfig
@@ -27,7 +27,7 @@ except ImportError:  # Windows: a second trainer is not prevented there
     fcntl = None  # type: ignore[assignment]
 
 SHARED_ACCESS_LOG = "test-ledger.jsonl"
-EXTENSIONS = "extensions.json"
+EXTENSIONS, ENVIRONMENT = "extensions.json", "environment.json"
 
 
 class RunFolder:
@@ -131,6 +131,34 @@ class RunFolder:
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         write_json(self.path / name, value)
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The sessions of the run in their order, from environment.json: machine, packages, command and time of each.
+
+        The file is the record of the first session, as in earlier versions, with those of later ones in "resumed".
+        Raises BadInput if it is missing, Damaged if it is something else.
+        """
+        first = self.read_json(ENVIRONMENT)
+        later = first.pop("resumed", []) if isinstance(first, dict) else None
+        if (
+            not isinstance(later, list)
+            or not all(isinstance(one, dict) for one in later)
+            or not all(type(one.get("from_step", 0)) is int for one in (first, *later))
+        ):
+            raise Damaged(f"{printable(self.path / ENVIRONMENT)} is not the record of a run's sessions")
+        return [first, *later]
+
+    def add_session(self, session: Mapping[str, Any]) -> None:
+        """Add a session to environment.json; the earlier ones stay. Raises BadInput if they cannot be read."""
+        if not (self.path / ENVIRONMENT).exists():
+            self.write(ENVIRONMENT, session)
+            return
+        try:
+            first, *later = self.sessions
+        except BadInput as error:
+            raise type(error)(f"{error}; move that file away, and the run can be resumed without it") from error
+        self.write(ENVIRONMENT, {**first, "resumed": [*later, session]})
 
     def seconds_since(self, name: str) -> float:
         """Seconds since one of the run's files was written; infinite if it was not."""

@@ -6,11 +6,12 @@ import datetime
 import importlib.metadata
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetlab.errors import printable
-from resnetlab.runs.config import RunConfig
+from resnetlab.runs.config import Difference, RunConfig
 
 if TYPE_CHECKING:
     from resnetlab.data.datasets import ImageData
@@ -21,13 +22,15 @@ PACKAGES = ("resnetlab", "torch", "torchvision", "numpy", "scikit-learn", "pillo
 SPLITS = ("train", "val", "test")
 
 
-def environment(runtime: Runtime) -> dict[str, Any]:
-    """The machine, the packages, the command and the time of a run, for environment.json."""
+def session_record(runtime: Runtime, step: int = 0, changes: Iterable[Difference] = ()) -> dict[str, Any]:
+    """A session of a run, for environment.json: machine, packages, command, time, its first step, changed settings."""
     return {
         **runtime.facts(),
         "packages": {name: version(name) for name in PACKAGES},
         "command": command(),
         "started": now(),
+        "from_step": step,
+        "changed": {change.path: [change.before, change.after] for change in changes},
     }
 
 

@@ -15,7 +15,7 @@ from resnetlab.runs.config import RunConfig, differences
 from resnetlab.runs.experiment import begin, finish
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.provenance import SPLITS
+from resnetlab.runs.provenance import SPLITS, session_record
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import one_thread_after_fork
@@ -62,6 +62,8 @@ def resume(
         for note in notes:
             log.info(f"note     {note}")
         with stop.watched():
+            changed = differences(had, experiment.config)
+            run.add_session(session_record(experiment.runtime, experiment.state.step, changed))
             run.write_config(experiment.config, experiment.extended_at)
             session = begin(experiment, run, stop, on_event)
             with session.running() as batches:
