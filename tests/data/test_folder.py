@@ -1,13 +1,17 @@
 """A folder's layout is recognised, or the error says what is wrong with it."""
 
+import inspect
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from resnetlab.data import folder
-from resnetlab.data.folder import scan
+from resnetlab.data import tree
+from resnetlab.data.classes import ClassChoice
+from resnetlab.data.folder import find, scan
+from resnetlab.data.tree import Skipped
 from resnetlab.errors import BadInput
 
 
@@ -49,16 +53,233 @@ def test_a_class_may_be_called_train(tmp_path):
     assert scan(touch(tmp_path, "test/a.png")).classes == ("bus", "car", "test", "train")
 
 
-def test_hidden_and_other_files_are_ignored_and_counted(tmp_path):
-    touch(tmp_path, "a/1.png", "b/1.png", "a/._1.png", "a/Thumbs.db", "b/notes.txt", "README", ".git/x/y.png")
-    listing = scan(touch(tmp_path, "__MACOSX/a/1.png", "a/.cache/2.png"))
-    assert listing.train.names == ("a/1.png", "b/1.png")
-    assert listing.ignored == 4
+SPELLINGS = [
+    ("Training", "Testing", None),
+    ("TRAIN", "Test", "Valid"),
+    ("train_set", "test_set", "validation_set"),
+    ("training-set", "test-set", None),
+    ("Training Data", "Testing Data", None),
+    ("trainset", "testset", "valset"),
+    ("TrainImages", "TestImages", "ValImages"),
+    ("train_images", "test_images", None),
+    ("tr", "tst", "va"),
+    ("train", None, "eval"),
+    ("train", "holdout", "val"),
+    ("train", None, "hold-out"),
+    ("seg_train", "seg_test", None),
+    ("asl alphabet train", "asl alphabet test", "asl alphabet dev"),
+    ("train2017", None, "val2017"),
+    ("01_train", "03_test", "02_val"),
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
+@pytest.mark.parametrize("around", ["", "dataset/", "a/b/"])
+def test_split_folders_are_recognised_in_any_spelling(tmp_path, spelling, around):
+    parts = [around + part for part in spelling if part]
+    listing = scan(touch(tmp_path, "README.md", *(f"{part}/{c}/1.png" for part in parts for c in "ab")))
+    assert listing.classes == ("a", "b")
+    for files, part in zip((listing.train, listing.test, listing.val), spelling, strict=True):
+        assert (files and files.names) == (part and (f"{around}{part}/a/1.png", f"{around}{part}/b/1.png"))
+    assert f"{spelling[0]} is train" in " ".join(listing.notes) or spelling[0].lower() == "train"
+    assert any(f"in its folder {around.strip('/')}" in note for note in listing.notes) == bool(around)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("training_set/training_set/{}", "test_set/test_set/{}"),  # each split wrapped once more
+        ("images/train/{}", "images/test/{}", "labels/train/{}.txt"),
+        ("train/images/{}", "test/images/{}", "train/labels/1.txt"),
+        ("x/pets/train/{}", "x/pets/test/{}", "__MACOSX/x/pets/train/._1.png", "x/pets/LICENSE"),
+    ],
+)
+def test_splits_in_wrapper_folders_are_found(tmp_path, names):
+    listing = scan(touch(tmp_path, *(name.format(f"{c}/1.png") for name in names for c in ("cat", "dog"))))
+    assert (listing.layout, listing.classes) == ("train/test", ("cat", "dog"))
+    assert [len(listing.train), len(listing.test)] == [2, 2]
+
+
+def test_a_wrapper_of_classes_is_entered_and_one_class_is_not(tmp_path):
+    listing = scan(touch(tmp_path / "f", "pets/cat/1.png", "pets/dog/x/1.png", "cover.jpg"))
+    assert listing.train.names == ("pets/cat/1.png", "pets/dog/x/1.png")
+    assert "skipped: 1 image beside the folders of classes" in listing.notes
+    touch(tmp_path / "g", "cat/front/1.png", "cat/side/1.png").joinpath("dog").mkdir()
+    with pytest.raises(BadInput, match="class 'dog' has no images"):
+        scan(tmp_path / "g")
+    assert scan(touch(tmp_path / "h", "cat/front/1.png", "cat/1.png", "dog/1.png")).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        (
+            ("fold1", "fold2", "fold3"),
+            "fold1, fold2, fold3 in .* have the same sub-folders .a, b.: they look like splits",
+        ),
+        (("Lernen", "Pruefen"), "Lernen, Pruefen in .* look like splits, not like classes; rename them to train, val"),
+        (("batch_a", "batch_b"), "same sub-folders"),
+    ],
+)
+def test_folders_with_the_same_sub_folders_are_no_classes(tmp_path, folders, sentence):
+    touch(tmp_path, *(f"{folder}/{c}/{i}.png" for folder in folders for c in "ab" for i in range(9)))
+    with pytest.raises(BadInput, match=sentence):
+        scan(touch(tmp_path, f"{folders[0]}/cover.jpg"))
+    assert scan(tmp_path, ClassChoice(only=(",".join(folders),))).classes == folders
+
+
+def test_classes_with_splits_of_their_own_are_refused(tmp_path):
+    touch(tmp_path / "f", *(f"{c}/{part}/1.png" for c in ("cat", "dog") for part in ("train", "test")))
+    with pytest.raises(BadInput, match="each class has splits of its own; put the images"):
+        scan(tmp_path / "f")
+    touch(tmp_path / "g", *(f"{c}_{part}/1.png" for c in ("cat", "dog") for part in ("train", "test")))
+    with pytest.raises(BadInput, match="'cat_test', 'cat_train', which look like the splits of class 'cat'"):
+        scan(tmp_path / "g")
+
+
+def test_a_folder_train_among_classes_must_be_explained(tmp_path):
+    touch(tmp_path, "train/express/1.png", "train/local/1.png", "car/1.png", "bus/1.png")
+    with pytest.raises(BadInput, match="train with sub-folders, and 'bus', 'car' with images: are they all classes"):
+        scan(tmp_path)
+    assert scan(tmp_path, ClassChoice(only=("train", "car", "bus"))).classes == ("bus", "car", "train")
+
+
+def test_what_is_not_data_is_skipped_counted_and_reported(tmp_path):
+    touch(tmp_path, "cat/1.png", "cat/2.HEIC", "cat/x/3.heic", "dog/1.png", "1.jpg", "2.jpg", "dog/a.txt", "README")
+    touch(tmp_path, "cat/@eaDir/1.png/SYNO_THUMB.jpg", "@eaDir/x/1.png", "cat/.ipynb_checkpoints/1.png", "dog/._1.png")
+    touch(tmp_path, "__MACOSX/cat/1.png", "dog/Thumbs.db", "dog/DESKTOP.INI", "dog/.DS_Store", "dog/x/.DS_Store")
+    (tmp_path / "dog/x.png").mkdir()
+    listing = scan(tmp_path)
+    assert listing.train.names == ("cat/1.png", "dog/1.png")
+    assert set(listing.skipped) == {
+        Skipped("loose", "", "", 2),
+        Skipped("suffix", "", "", 1),
+        Skipped("suffix", ".heic", "cat", 2),
+        Skipped("suffix", ".txt", "dog", 1),
+        Skipped("hidden", "", "dog", 1),
+        Skipped("hidden", ".DS_Store", "dog", 2),
+        Skipped("hidden", ".ipynb_checkpoints", "cat", 1),
+        Skipped("system", "@eaDir", "", 1),
+        Skipped("system", "@eaDir", "cat", 1),
+        Skipped("system", "__MACOSX", "", 1),
+        Skipped("system", "Thumbs.db", "dog", 1),
+        Skipped("system", "DESKTOP.INI", "dog", 1),
+        Skipped("folder", "x.png", "dog", 1),
+    }
+    said = "\n".join(listing.notes)
+    for words in (
+        "2 images beside the folders of classes\n",
+        "2 .heic files in cat; ",
+        "1 file without a suffix, 1 .txt file in dog\n",
+        "2 × @eaDir (1 in the folder itself, 1 in cat)",
+        "2 × .DS_Store in dog",
+        "1 hidden file in dog",
+    ):
+        assert words in said
+    assert len(listing.notes) == 4
+
+
+def test_many_skipped_files_are_a_few_short_sentences(tmp_path):
+    touch(
+        tmp_path, *(f"c{i}/{name}" for i in range(40) for name in ("1.png", "a.txt", "b.xml", ".x", "c.json", "d.heic"))
+    )
+    notes = scan(tmp_path).notes
+    assert len(notes) == 3
+    assert all(len(note) < 400 for note in notes)
+    assert "40 .heic files (1 in c0, 1 in c1, 1 in c10 and 37 more folders)" in notes[0]
+
+
+RUN = '{"recipe": "folder", "data": {}, "model": {}, "optim": {}, "schedule": {}}'
+
+
+def test_output_of_resnetlab_is_never_data(tmp_path):
+    touch(tmp_path, "cat/1.png", "dog/1.png", "runs/folder-001/curves.png", "runs/s/seed-0/x.png", "cat/mine/y.png")
+    touch(tmp_path, "dog/scores/mistakes.png", "runs/test-ledger.jsonl", "cat/theirs/1.png")
+    (tmp_path / "runs/folder-001/config.json").write_text(RUN)
+    (tmp_path / "cat/mine/config.json").write_text(RUN)
+    (tmp_path / "runs/s/summary.json").write_text('{"config": {}, "runs": [], "together": {}}')
+    (tmp_path / "dog/scores/metrics.json").write_text('{"split": "val", "weights_digest": "", "split_digest": ""}')
+    (tmp_path / "cat/theirs/config.json").write_text('{"model": "another tool"}')
+    listing = scan(tmp_path)
+    assert listing.classes == ("cat", "dog")
+    assert listing.train.names == ("cat/1.png", "cat/theirs/1.png", "dog/1.png")
+    assert {item for item in listing.skipped if item.kind == "output"} == {
+        Skipped("output", "runs", "", 1),
+        Skipped("output", "mine", "cat", 1),
+        Skipped("output", "scores", "dog", 1),
+    }
+    assert any("output of resnetlab: runs, " in note for note in listing.notes)
+    with pytest.raises(BadInput, match="mine is output of resnetlab, not a folder of images"):
+        scan(tmp_path / "cat/mine")
+
+
+@pytest.mark.parametrize("inside", [[], ["folder-001/.lock", "folder-001/split.json"], ["folder-001/checkpoints/x"]])
+def test_a_folder_runs_without_images_is_no_class(tmp_path, inside):
+    touch(tmp_path, "cat/1.png", "dog/1.png").joinpath("runs").mkdir()
+    touch(tmp_path / "runs", *inside)
+    assert scan(tmp_path).classes == ("cat", "dog")
+    touch(tmp_path, "runs/marathon.jpg")
+    assert scan(tmp_path).classes == ("cat", "dog", "runs")
+
+
+def test_files_that_are_not_read_are_named_where_a_class_has_no_images(tmp_path):
+    touch(tmp_path, *(f"cat/{i}.HEIC" for i in range(3)), "cat/a.txt", "dog/1.png")
+    with pytest.raises(BadInput, match=r"class 'cat' has no images, but 3 \.heic files, 1 \.txt file"):
+        scan(tmp_path)
+
+
+def test_a_fifo_in_place_of_a_file_of_ours_is_not_opened(tmp_path):
+    touch(tmp_path, "a/1.png", "b/1.png")
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no FIFOs")
+    os.mkfifo(tmp_path / "a/config.json")
+    assert scan(tmp_path).classes == ("a", "b")
+
+
+def test_folders_nested_deeper_than_the_stack_are_listed(tmp_path):
+    deep = "a/" + "d/" * 200 + "1.png"
+    touch(tmp_path, deep, "b/1.png")
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    try:
+        assert scan(tmp_path).train.names == (deep, "b/1.png")
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def test_folders_beside_the_splits_are_reported(tmp_path):
     listing = scan(touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "extra/c/1.png"))
-    assert listing.notes == ("ignored beside train: extra",)
+    assert listing.notes == ("skipped: 1 image in extra, a folder beside those of the splits",)
+    assert listing.skipped == (Skipped("beside", "extra", "", 1),)
+
+
+def test_images_are_found_whatever_is_missing(tmp_path):
+    found = find(touch(tmp_path, "val/a/1.png", "test/a/1.png", "test/b/notes.txt"))
+    assert found.parts == {"val": {"a": ["val/a/1.png"]}, "test": {"a": ["test/a/1.png"], "b": []}}
+    assert found.class_names() == ["a", "b"]
+
+
+def test_class_names_that_are_alike_are_pointed_out(tmp_path):
+    listing = scan(touch(tmp_path, "Cat/1.png", "cat /1.png", "dog/1.png", "caf\u00e9/1.png", "cafe\u0301/1.png"))
+    (note,) = listing.notes
+    assert "'Cat' and 'cat '" in note
+    assert "'cafe\u0301' and 'caf\u00e9'" in note
+    assert "--data.merge" in note
+    touch(tmp_path / "f", "train/Cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
+    with pytest.raises(BadInput, match="names that differ only in spelling must be made equal"):
+        scan(tmp_path / "f")
+    merged = scan(tmp_path / "f", ClassChoice(merge=("cat=Cat,cat",)))
+    assert (merged.classes, len(merged.train), len(merged.test)) == (("cat", "dog"), 2, 2)
+
+
+def test_classes_are_chosen_merged_and_ordered(tmp_path):
+    touch(tmp_path, *(f"class{i}/{k}.png" for i in (1, 2, 10, 11) for k in range(i)))
+    assert scan(tmp_path).classes == ("class1", "class10", "class11", "class2")
+    assert scan(tmp_path, ClassChoice(order="natural")).classes == ("class1", "class2", "class10", "class11")
+    listing = scan(tmp_path, ClassChoice(only=("class2,class10", "class11"), merge=("big=class10,class11",)))
+    assert listing.classes == ("big", "class2")
+    assert listing.train.labels.tolist() == [0] * 21 + [1] * 2
+    assert listing.notes == ("3 of the 4 classes are used", "class big is class10, class11")
 
 
 def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
@@ -76,7 +297,7 @@ def test_order_of_the_file_system_does_not_matter(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(folder.os, "scandir", Backwards)
+    monkeypatch.setattr(tree.os, "scandir", Backwards)
     assert scan(tmp_path).train.names == first.train.names
 
 
@@ -100,9 +321,13 @@ ERRORS = {
     "images without classes": (("1.png", "2.png"), "", "has no classes"),
     "one class": (("a/1.png",), "", "has one class only, 'a'; .* at least two"),
     "no images": (("a/x.txt", "b/x.txt"), "", "has no images in its 2 sub-folders"),
-    "an empty class": (("a/1.png", "b/1.png", "c/x.txt"), "", "class 'c' has no images; add some, or remove"),
+    "an empty class": (
+        ("a/1.png", "b/1.png", "c/x.txt"),
+        "",
+        "class 'c' has no images, but 1 .txt file; add some, or remove",
+    ),
     "two empty classes": (("a/1.png", "b/x", "c/x"), "", "'b', 'c' have no images"),
-    "no train": (("test/a/1.png", "val/a/1.png"), "", "has test, val, but no folder named train"),
+    "no train": (("test/a/1.png", "val/a/1.png"), "", "has val, test, but no folder named train"),
     "two validations": (("train/a/1.png", "val/a/1.png", "dev/a/1.png"), "", "both dev and val; which one is val"),
     "train has no classes": (("train/1.png", "test/a/1.png"), "", "train has no classes"),
     "other classes": (

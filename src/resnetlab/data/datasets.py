@@ -150,8 +150,6 @@ def _load_folder(
     if lost:
         name = printable(listing.classes[lost[0]])
         raise BadInput(f"class {name!r} has no image to train on, after {len(bad.skipped)} bad images were skipped")
-    if listing.ignored:
-        notes = (*notes, f"{listing.ignored:,} hidden files, or files without the suffix of an image, were ignored")
     name = listing.root.resolve().name
     return ImageData(name, listing.classes, train, val, test, preprocessing, (*notes, *drawn, *bad.notes()))
 

@@ -1,46 +1,66 @@
-"""List a folder of images: its layout, its classes and its files, without opening an image."""
+"""List the images of a folder or a manifest by split and class, without opening an image."""
 
 from __future__ import annotations
 
-import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from resnetlab.data.classes import ClassChoice, alike, notes_on_alike, quoted, shortened
+from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
 from resnetlab.errors import BadInput, printable
 
-# of the formats in `resnetlab.data.decode`
-_JPEG_PNG_WEBP = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
-_OTHERS = (".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
-SUFFIXES = frozenset((*_JPEG_PNG_WEBP, *_OTHERS))
+__all__ = ["SUFFIXES", "Files", "Found", "Listing", "find", "scan"]
 
-_SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation", "dev"), "val")}
+PARTS = ("train", "val", "test")
+"""The splits, in the order in which they are listed."""
+
+WHOLE = "all"
+"""The part of images that are in no split."""
+
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trainval", "tr", "trn", "learn", "learning"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "devel", "development", "va"), "val"),
+    **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "eval"),  # val; beside another val folder, test
+    **dict.fromkeys(("test", "testing", "tests", "tst"), "test"),
+}
+
+_FILLERS = {"data", "dataset", "dir", "files", "folder", "part", "samples", "set", "split", "subset"}
+_FILLERS |= {"image", "images", "img", "imgs", "photo", "photos", "pic", "pics", "picture", "pictures"}
 
 _HELP = "put the images of each class into a sub-folder named after it: FOLDER/cat/1.jpg, or FOLDER/train/cat/1.jpg"
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Images by name: POSIX paths relative to the root, by class and then by name; labels int64 (N,)."""
+    """Images by name: POSIX paths relative to the root, by class and then by name; labels int64 (N,).
+
+    `groups` (N) are the names of what several images show, such as a patient; None if there are none.
+    """
 
     names: tuple[str, ...]
     labels: np.ndarray
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def subset(self, indices: np.ndarray) -> Files:
         """Copy the files at `indices`, in that order."""
-        return Files(tuple(self.names[i] for i in indices.tolist()), self.labels[indices])
+        chosen = indices.tolist()
+        groups = None if self.groups is None else tuple(self.groups[i] for i in chosen)
+        return Files(tuple(self.names[i] for i in chosen), self.labels[indices], groups)
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The classes and files in a folder. Without a train folder all images are in `train`, and the others are None.
+    """The classes and files of a folder. Without a train split all images are in `train`, and the others are None.
 
-    `layout` is "classes", or the splits that have a folder of their own, such as "train/test". `ignored` is the number
-    of hidden files and of files without the suffix of an image. `notes` are sentences for the log.
+    `layout` is "classes", or the splits that have a folder of their own, such as "train/test". `skipped` are the files
+    and folders that are not data. `notes` are sentences for the log, also about `skipped`.
     """
 
     root: Path
@@ -49,141 +69,287 @@ class Listing:
     train: Files
     val: Files | None
     test: Files | None
-    ignored: int
+    skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
 
     def __len__(self) -> int:
         return sum(len(files) for files in (self.train, self.val, self.test) if files is not None)
 
 
-def scan(root: str | Path) -> Listing:
-    """List the classes and image files of a folder with train/val/test, train/test or train/val folders, or classes.
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The images of a folder or manifest as they are, before anything is required of them.
 
-    Sub-folders of a class belong to it; a link to a parent folder is not followed. The result does not depend on the
-    order in which the file system lists files. Raises BadInput, with advice, if the folder cannot be trained on.
+    `parts` maps each split, or `WHOLE`, to its classes, and each class to its files. `shown` are the names of the parts
+    in messages. `groups` maps a file to its group, where a manifest names groups.
     """
-    root = Path(root)
+
+    root: Path
+    parts: Mapping[str, Mapping[str, Sequence[str]]]
+    shown: Mapping[str, str]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    groups: Mapping[str, str] | None = None
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes of all parts, sorted."""
+        return sorted({name for classes in self.parts.values() for name in classes})
+
+    def files(self, part: str, names: Mapping[str, str], classes: Sequence[str]) -> Files:
+        """Return the files of a part; `names` maps the classes that are used to their names among `classes`."""
+        files: list[str] = []
+        labels: list[int] = []
+        for name, inside in self.parts[part].items():
+            if name in names:
+                files += inside
+                labels += [classes.index(names[name])] * len(inside)
+        order = sorted(
+            range(len(files)), key=lambda i: labels[i]
+        )  # keeps the order within a class, but not a merged one
+        chosen = tuple(files[i] for i in order)
+        groups = None if self.groups is None else tuple(self.groups[name] for name in chosen)
+        return Files(chosen, np.asarray(labels, dtype=np.int64)[order], groups)
+
+
+def scan(source: str | Path, choice: ClassChoice | None = None) -> Listing:
+    """List the classes and image files of a folder, or of a manifest, to train on.
+
+    A folder has sub-folders for classes, or for splits with sub-folders for classes, under their usual names in any
+    spelling (train, Training, test_set, valid, …); it may be wrapped in other folders. Sub-folders of a class belong to
+    it. The result does not depend on the order in which the file system lists files. Raises BadInput, with advice, if
+    the images cannot be trained on.
+    """
+    choice = choice or ClassChoice()
+    found = find(source, choice)
+    main = "train" if "train" in found.parts else WHOLE
+    if main not in found.parts:
+        given = ", ".join(found.shown[part] for part in found.parts)
+        raise BadInput(f"{printable(found.root)} has {given}, but no folder named train to learn from; add one")
+    names = choice.names_of(found.class_names()) if found.class_names() else {}
+    classes = choice.ordered(names[name] for name in found.parts[main] if name in names)
+    for part in found.parts:
+        _require_images(found, part, names)
+        there = choice.ordered(names[name] for name in found.parts[part] if name in names)
+        if there != classes:
+            raise BadInput(_difference(found, main, classes, part, there))
+    if len(classes) == 1:
+        shown = printable(found.root / found.shown[main])
+        raise BadInput(f"{shown} has one class only, {printable(classes[0])!r}; classification needs at least two")
+    files = {part: found.files(part, names, classes) for part in found.parts}
+    layout = "classes" if main == WHOLE else "/".join(files)
+    notes = (*found.notes, *choice.notes(found.class_names()), *notes_on_alike(classes), *sentences(found.skipped))
+    return Listing(found.root, layout, classes, files[main], files.get("val"), files.get("test"), found.skipped, notes)
+
+
+def find(source: str | Path, choice: ClassChoice | None = None) -> Found:
+    """Find the images of a folder or manifest by split and class, whatever is missing.
+
+    Raises BadInput if it does not exist, or if its layout is ambiguous; names in `choice` can settle that.
+    """
+    root, choice = Path(source), choice or ClassChoice()
     shown = printable(root)
     if not root.exists():
         raise BadInput(f"folder not found: {shown}")
     if not root.is_dir():
         raise BadInput(f"{shown} is a file; a folder is needed: {_HELP}")
-    counter = _Counter()
-    folders, _ = _entries(root, counter)
-    parts = _split_folders(root, folders)
-    if "train" not in parts:
-        classes, train = _classes(root, root, folders, counter)
-        return Listing(root, "classes", classes, train, None, None, counter.ignored, ())
-    found: dict[str, Files] = {}
-    classes = ()
-    for part in ("train", "val", "test"):
-        if part not in parts:
-            continue
-        folder = root / parts[part]
-        names, files = _classes(root, folder, _entries(folder, counter)[0], counter)
-        if part == "train":
-            classes = names
-        elif names != classes:
-            raise BadInput(_difference(shown, parts["train"], classes, parts[part], names))
-        found[part] = files
-    others = sorted(set(folders) - set(parts.values()))
-    notes = (f"ignored beside {parts['train']}: {', '.join(map(printable, others))}",) if others else ()
-    layout = "/".join(found)
-    return Listing(root, layout, classes, found["train"], found.get("val"), found.get("test"), counter.ignored, notes)
+    skipped: list[Skipped] = []
+    top = _unwrapped(walk(root), skipped)
+    are_classes = choice.names_any_of(top.folders)
+    splits = {} if are_classes else _split_folders(root, top)
+    if not splits:
+        if not are_classes:
+            _require_classes(root, top)
+        return Found(root, {WHOLE: _classes(top, skipped)}, {WHOLE: top.path}, tuple(skipped), _whereabouts(top, {}))
+    parts, named = {}, {}
+    if top.images:
+        skipped.append(Skipped("loose", "", top.path, len(top.images)))
+    skipped += skipped_in(top.path, top.skipped)
+    for part in PARTS:
+        if part in splits:
+            parts[part] = _classes(_unwrapped(splits[part], skipped, is_split=True), skipped)
+            named[part] = splits[part].path
+    for folder in top.folders.values():
+        if folder not in splits.values():
+            beside = Skipped("beside", folder.name, top.path, folder.below)
+            skipped += [beside] if folder.below else folder.all_skipped()
+    return Found(root, parts, named, tuple(skipped), _whereabouts(top, splits))
 
 
-class _Counter:
-    """Counts ignored files."""
+def _unwrapped(folder: Folder, skipped: list[Skipped], *, is_split: bool = False) -> Folder:
+    """Return the folder in which the classes or splits are: this one, or one that alone has images in this one.
 
-    ignored = 0
-
-
-def _entries(folder: Path, counter: _Counter) -> tuple[list[str], list[str]]:
-    """Return the sub-folders and the image files of a folder, sorted; count the other files."""
-    folders, images = [], []
-    try:
-        with os.scandir(folder) as listed:
-            for entry in listed:
-                hidden = entry.name.startswith(".") or entry.name == "__MACOSX"  # added to archives by macOS
-                if entry.is_dir():
-                    if not hidden:
-                        folders.append(entry.name)
-                elif not hidden and os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 - twice as fast
-                    images.append(entry.name)
-                else:
-                    counter.ignored += 1
-    except OSError as error:
-        raise BadInput(f"the folder {printable(folder)} cannot be read: {error.strerror}") from error
-    return sorted(folders), sorted(images)
+    What is beside it is added to `skipped`.
+    """
+    while len(folder.filled) == 1:
+        (inner,) = folder.filled
+        has_splits = "train" in _named_parts(inner.filled)
+        is_alone = len(folder.folders) == 1 or _is_filler(inner.name)
+        if not is_split and _named_parts([inner]):  # the only split
+            break
+        if not inner.filled or not (has_splits or (is_alone and not inner.images)):
+            break
+        if folder.images:
+            skipped.append(Skipped("loose", "", folder.path, len(folder.images)))
+        skipped += skipped_in(folder.path, folder.skipped)
+        skipped += [item for beside in folder.folders.values() if beside is not inner for item in beside.all_skipped()]
+        folder = inner
+    return folder
 
 
-def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
-    """Map split to folder; empty if the folders are classes (a class may be called "train")."""
-    parts: dict[str, str] = {}
+def _classes(folder: Folder, skipped: list[Skipped]) -> dict[str, list[str]]:
+    """Return the files of each class, for the sub-folders of a folder, and add what is not data to `skipped`."""
+    if folder.images:
+        skipped.append(Skipped("loose", "", folder.path, len(folder.images)))
+    skipped += skipped_in(folder.path, folder.skipped)
+    for inner in folder.folders.values():
+        skipped += inner.all_skipped()
+    return {name: inner.files() for name, inner in folder.folders.items()}
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Return the words of a folder's name: "TrainSet_2" has train, set and 2."""
+    split = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])", " ", name)
+    return tuple(re.sub(r"[\W_]+", " ", split).casefold().split())
+
+
+def _is_filler(name: str) -> bool:
+    """Return True for a name such as "images" or "data-set", which is not that of a class."""
+    return bool(_words(name)) and all(_FILLERS & {word, word.removesuffix("s")} for word in _words(name))
+
+
+def _part_of(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the split that a folder's name means, and its other words; None for any other name.
+
+    >>> _part_of("Training Set"), _part_of("seg_train"), _part_of("testimages"), _part_of("cat")
+    (('train', ()), ('train', ('seg',)), ('test', ()), None)
+    """
+    words = [word for word in _words(name) if word not in _FILLERS]
+    whole = "".join(words)
+    for filler in ("", *sorted(_FILLERS)):
+        if whole.endswith(filler) and (word := whole[: len(whole) - len(filler)]) in _WORDS:
+            return _WORDS[word], ()
+    for place, word in enumerate(words):
+        if word in _WORDS:
+            rest = tuple(words[:place] + words[place + 1 :])
+            is_number = place == 1 and rest[0].isdecimal()  # "01_train"
+            return _WORDS[word], rest[1:] if is_number else rest
+    return None
+
+
+def _named_parts(folders: Iterable[Folder], rest: tuple[str, ...] = ()) -> dict[str, list[Folder]]:
+    """Map each split to the folders with its name, which has the same other words in all of them."""
+    parts: dict[str, list[Folder]] = {}
     for folder in folders:
-        part = _SPLITS.get(folder.casefold())
-        if part is None:
-            continue
-        if part in parts:
-            raise BadInput(f"{printable(root)} has both {parts[part]} and {folder}; which one is {part}? Keep one")
-        parts[part] = folder
-    if "train" not in parts:
-        if parts and len(parts) == len(folders):
-            raise BadInput(f"{printable(root)} has {', '.join(parts.values())}, but no folder named train")
-        return {}
-    if len(parts) < len(folders) and all(_entries(root / name, _Counter())[1] for name in parts.values()):
-        return {}  # images directly in "train", and other folders beside it: "train" is a class, too
+        found = _part_of(folder.name)
+        if found is not None and found[1] == rest:
+            parts.setdefault(found[0], []).append(folder)
+    if "eval" in parts:
+        parts.setdefault("test" if "val" in parts and "test" not in parts else "val", []).extend(parts.pop("eval"))
     return parts
 
 
-def _classes(root: Path, folder: Path, names: list[str], counter: _Counter) -> tuple[tuple[str, ...], Files]:
-    """Return the classes in a folder and all their files; BadInput for an empty class or fewer than two."""
-    shown = printable(folder)
-    if not names:
-        raise BadInput(f"{shown} has no classes; {_HELP}")
-    files: list[str] = []
-    labels: list[int] = []
-    empty: list[str] = []
-    for label, name in enumerate(names):
-        inside = sorted(_walk(folder / name, (_identity(root), _identity(folder)), counter))
-        if not inside:
-            empty.append(name)
-        prefix = (folder / name).relative_to(root).as_posix()
-        files += [f"{prefix}/{file}" for file in inside]
-        labels += [label] * len(inside)
-    if not files:
-        raise BadInput(f"{shown} has no images in its {len(names)} sub-folders; {_HELP}")
-    if empty:
-        which = f"class {printable(empty[0])!r} has" if len(empty) == 1 else f"{_quoted(empty)} have"
-        raise BadInput(f"{shown}: {which} no images; add some, or remove the folder")
-    if len(names) == 1:
-        raise BadInput(f"{shown} has one class only, {printable(names[0])!r}; classification needs at least two")
-    return tuple(names), Files(tuple(files), np.asarray(labels, dtype=np.int64))
+def _split_folders(root: Path, top: Folder) -> dict[str, Folder]:
+    """Map split to folder; empty if the folders are classes (a class may be called "train")."""
+    for rest in _other_words(top):
+        parts = _named_parts(top.folders.values(), rest)
+        folders = [folder for named in parts.values() for folder in named]
+        is_train_filled = any(folder.filled for folder in parts.get("train", ()))
+        if is_train_filled or (not rest and parts and len(folders) == len(top.folders)):
+            break
+    else:
+        return {}
+    chosen: dict[str, Folder] = {}
+    for part, named in parts.items():
+        filled = [folder for folder in named if folder.below] or named
+        if len(filled) > 1:
+            both = " and ".join(printable(folder.name) for folder in filled)
+            raise BadInput(f"{printable(root / top.path)} has both {both}; which one is {part}? Keep one")
+        chosen[part] = filled[0]
+    others = [folder for folder in top.filled if folder not in folders]
+    if len(chosen) == 1 and any(folder.images and not folder.filled for folder in others):
+        names = quoted(folder.name for folder in others)
+        raise BadInput(
+            f"{printable(root / top.path)} has {printable(chosen['train'].name)} with sub-folders, and {names} with "
+            "images: are they all classes? Then name the classes, such as --data.classes A,B; else move the others away"
+        )
+    return chosen
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...], counter: _Counter) -> list[str]:
-    """Return the image files below a folder, relative to it, without following a link to a parent folder for ever."""
-    here = _identity(folder)
-    if here in above:
-        return []
-    folders, files = _entries(folder, counter)
-    for name in folders:
-        files += [f"{name}/{file}" for file in _walk(folder / name, (*above, here), counter)]
-    return files
+def _other_words(top: Folder) -> list[tuple[str, ...]]:
+    """Return the other words in the names of splits, such as "seg" of seg_train and seg_test; no words first."""
+    found = {part[1]: None for folder in top.folders.values() if (part := _part_of(folder.name))}
+    several = [rest for rest in found if rest and len(_named_parts(top.folders.values(), rest)) > 1]
+    return [(), *several]
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    """Identify a folder independently of its name."""
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+def _require_classes(root: Path, top: Folder) -> None:
+    """Raise BadInput if the sub-folders look like splits, or like parts of classes, and not like classes."""
+    shown, override = printable(root / top.path), "; if they are the classes, name them with --data.classes A,B"
+    for rest in _other_words(top)[1:]:
+        names = [folder.name for named in _named_parts(top.folders.values(), rest).values() for folder in named]
+        raise BadInput(
+            f"{shown} has {quoted(names)}, which look like the splits of class {' '.join(rest)!r}; {_HELP}{override}"
+        )
+    inside = [{name.casefold() for name, below in folder.folders.items() if below.below} for folder in top.filled]
+    if len(inside) < 2 or any(10 * len(folder.images) > folder.below for folder in top.filled):
+        return
+    common, union = set.intersection(*inside), set.union(*inside)
+    if len(common) < 2 or len(common) * 2 < len(union):
+        return
+    folders = shortened([folder.name for folder in top.filled], 5)
+    seen = f"the folders {folders} in {shown} have the same sub-folders ({shortened(sorted(common), 5)})"
+    if all(_part_of(name) for name in common):
+        raise BadInput(f"{seen}: each class has splits of its own; {_HELP}{override}")
+    raise BadInput(
+        f"{seen}: they look like splits, not like classes; rename them to train, val and test, or move their images "
+        f"together{override}"
+    )
 
 
-def _difference(shown: str, train: str, classes: tuple[str, ...], part: str, names: tuple[str, ...]) -> str:
-    """Return the sentence for two lists of classes that differ."""
-    missing, extra = sorted(set(classes) - set(names)), sorted(set(names) - set(classes))
-    sides = [f"{part} lacks {_quoted(missing)}"] * bool(missing) + [f"{part} also has {_quoted(extra)}"] * bool(extra)
-    return f"{shown}: the classes of {part} differ from those of {train}: {' and '.join(sides)}"
+def _whereabouts(top: Folder, splits: Mapping[str, Folder]) -> tuple[str, ...]:
+    """Return sentences about a wrapped folder, and about splits with other names."""
+    notes = [f"the images are in its folder {printable(top.path)}"] if top.path else []
+    names = [f"{printable(folder.name)} is {part}" for part, folder in splits.items() if folder.name.lower() != part]
+    return (*notes, *([f"splits by name: {', '.join(names)}"] if names else []))
 
 
-def _quoted(names: list[str]) -> str:
-    return ", ".join(repr(printable(name)) for name in names)
+def _require_images(found: Found, part: str, names: Mapping[str, str]) -> None:
+    """Raise BadInput if a part has no classes, or if one of its classes has no images."""
+    shown, classes = printable(found.root / found.shown[part]), found.parts[part]
+    if not classes:
+        loose = sum(item.count for item in found.skipped if (item.kind, item.folder) == ("loose", found.shown[part]))
+        images = f", only {loose:,} image{'s' * (loose != 1)}" if loose else ""
+        raise BadInput(f"{shown} has no classes{images}; {_HELP}")
+    count: dict[str, int] = {}
+    for name, files in classes.items():
+        if name in names:
+            count[names[name]] = count.get(names[name], 0) + len(files)
+    empty = [name for name, files in count.items() if not files]
+    if not empty:
+        return
+    unread = _unread(found, [name for name in classes if names.get(name) in empty])
+    if len(empty) == len(count):
+        raise BadInput(f"{shown} has no images in its {len(classes)} sub-folders{unread}; {_HELP}")
+    which = f"class {printable(empty[0])!r} has" if len(empty) == 1 else f"{quoted(empty)} have"
+    advice = "" if ";" in unread else "; add some, or remove the folder"
+    raise BadInput(f"{shown}: {which} no images{unread}{advice}")
+
+
+def _unread(found: Found, classes: Sequence[str]) -> str:
+    """Return a clause with the files in the folders of classes that are not read, by suffix."""
+    counts: dict[str, int] = {}
+    for item in found.skipped:
+        if item.kind == "suffix" and any(f"/{item.folder}/".endswith(f"/{name}/") for name in classes):
+            counts[item.what] = counts.get(item.what, 0) + item.count
+    advice = dict.fromkeys(PICTURES[suffix] for suffix in counts if suffix in PICTURES)
+    files = [f"{count:,} {suffix or 'other'} file{'s' * (count != 1)}" for suffix, count in counts.items()]
+    return f", but {shortened(files, 3)}{''.join(f'; {text}' for text in advice)}" if files else ""
+
+
+def _difference(found: Found, main: str, classes: Sequence[str], part: str, there: Sequence[str]) -> str:
+    """Return the sentence for two parts whose classes differ."""
+    one, other = printable(found.shown[main]), printable(found.shown[part])
+    missing, extra = sorted(set(classes) - set(there)), sorted(set(there) - set(classes))
+    sides = [f"{other} lacks {quoted(missing)}"] * bool(missing) + [f"{other} also has {quoted(extra)}"] * bool(extra)
+    same = "; names that differ only in spelling must be made equal" if alike([*missing, *extra]) else ""
+    return f"{printable(found.root)}: the classes of {other} differ from those of {one}: {' and '.join(sides)}{same}"
