@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from resnetlab.data import DATASETS
+from resnetlab.data.contents import content_digest, remember
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.named import Arrays, NamedDataset, open_named
 from resnetlab.data.preprocess import (
@@ -142,7 +144,12 @@ def _load_folder(
     size = preprocessing.resize_to
     require_memory(len(listing) * size**2 * preprocessing.channels, f"{len(listing):,} images at {size}×{size} pixels")
     splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
+    began = time.time_ns()
     train, val, test = (read_files(listing.root, files, preprocessing, bad) for files in splits)
+    contents = {
+        name: content for split in (train, val, test) for name, content in zip(split.names, split.contents, strict=True)
+    }
+    remember(listing.root, contents, began)
     for part, split in (("val", val), ("test", test)):
         if not len(split):
             raise BadInput(f"none of the {part} images in {printable(listing.root)} can be read")
@@ -166,4 +173,5 @@ def _resized(arrays: Arrays, preprocessing: Preprocessing) -> Split:
         for i, pixels in enumerate(images):
             resized[i] = preprocessing.resize(Image.fromarray(pixels.squeeze()))
         images = resized
-    return Split(torch.from_numpy(images), torch.from_numpy(arrays.labels), arrays.names)
+    contents = tuple(map(content_digest, arrays.images))
+    return Split(torch.from_numpy(images), torch.from_numpy(arrays.labels), arrays.names, contents)

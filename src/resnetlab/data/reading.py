@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetlab.data.decode import read_header, read_image
+from resnetlab.data.contents import content_digest
+from resnetlab.data.decode import read_bytes, read_header, read_image
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -54,19 +56,26 @@ class BadImages:
 
 
 def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages) -> Split:
-    """Read files into memory, uint8 (N, resize_to, resize_to, C), in their order, without those that `bad` skips."""
+    """Read files into memory, uint8 (N, resize_to, resize_to, C), in their order, without those that `bad` skips.
+
+    The contents of the result are the digests of the bytes that were decoded.
+    """
     import torch
 
     size = preprocessing.resize_to
     store = np.empty((len(files), size, size, preprocessing.channels), dtype=np.uint8)
     kept = np.ones(len(files), dtype=bool)
+    contents = [""] * len(files)
     base = str(root)  # joined as text: creating a Path for each image takes a tenth of the time
 
     def read_chunk(start: int) -> list[tuple[int, str]]:
         failures = []
         for i in range(start, min(start + _CHUNK, len(files))):
+            path = f"{base}/{files.names[i]}"
             try:
-                image = read_image(f"{base}/{files.names[i]}", at_least=2 * size)
+                content = read_bytes(path)
+                contents[i] = content_digest(content)
+                image = read_image(io.BytesIO(content), name=path, at_least=2 * size)
                 store[i] = preprocessing.resize(image)
             except BadInput as error:
                 failures.append((i, str(error)))
@@ -85,7 +94,9 @@ def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadI
             if target != source:
                 store[target] = store[source]
         files = files.subset(chosen)
-    return Split(torch.from_numpy(store[: len(files)]), torch.from_numpy(files.labels.copy()), files.names)
+        contents = [contents[i] for i in chosen.tolist()]
+    images = torch.from_numpy(store[: len(files)])
+    return Split(images, torch.from_numpy(files.labels.copy()), files.names, tuple(contents))
 
 
 def sample_headers(root: Path, files: Files, most: int | None = 500) -> list[tuple[tuple[int, int], str]]:

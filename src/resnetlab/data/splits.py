@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class Split:
     """One split of a data set in memory: images uint8 (N, H, W, C), labels int64 (N,), and a name for each image.
 
+    `contents` are content digests (see `resnetlab.data.contents`), one for each image: of the bytes of its file or, for
+    a named data set, of its published pixels. Equal digests mean equal files. It is empty where nothing was published
+    or read, as for arrays.
+
     >>> import torch
     >>> split = Split(torch.zeros(2, 8, 8, 1, dtype=torch.uint8), torch.tensor([0, 1]), ("a.png", "b.png"))
     >>> split.subset([1]).names
@@ -29,11 +33,14 @@ class Split:
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    contents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError if the lengths differ: labels must never shift."""
         if not len(self.images) == len(self.labels) == len(self.names):
             raise ValueError(f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names")
+        if self.contents and len(self.contents) != len(self.names):
+            raise ValueError(f"{len(self.names)} names and {len(self.contents)} content digests")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,22 +50,30 @@ class Split:
         """SHA-256 over the sorted lines "name, tab, label": the same for the same images in any order."""
         return names_digest(self.names, self.labels.tolist())
 
+    @cached_property
+    def contents_digest(self) -> str | None:
+        """SHA-256 over the sorted lines "name, tab, label, tab, content digest"; None if the contents are unknown."""
+        return names_digest(self.names, self.labels.tolist(), self.contents) if self.contents else None
+
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> Split:
         """Copy the images at `indices`, in that order."""
         import torch
 
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        names = tuple(self.names[i] for i in chosen.tolist())
-        return Split(self.images[chosen], self.labels[chosen], names)
+        places = chosen.tolist()
+        names = tuple(self.names[i] for i in places)
+        contents = tuple(self.contents[i] for i in places) if self.contents else ()
+        return Split(self.images[chosen], self.labels[chosen], names, contents)
 
 
-def names_digest(names: Sequence[str], labels: Sequence[int]) -> str:
-    """Compute the SHA-256, hexadecimal, of the sorted lines "name, tab, label".
+def names_digest(names: Sequence[str], labels: Sequence[int], contents: Sequence[str] = ()) -> str:
+    """Compute the SHA-256, hexadecimal, of the sorted lines "name, tab, label[, tab, content digest]".
 
     >>> names_digest(["b", "a"], [1, 0]) == names_digest(["a", "b"], [0, 1])
     True
     """
-    lines = sorted(f"{name}\t{label}\n" for name, label in zip(names, labels, strict=True))
+    ends = [f"\t{content}\n" for content in contents] or ["\n"] * len(names)
+    lines = sorted(f"{name}\t{label}{end}" for name, label, end in zip(names, labels, ends, strict=True))
     # surrogateescape: a file name on Linux need not be valid UTF-8
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -1,0 +1,119 @@
+"""Digests of the contents of images, and a cache of them that spares reading unchanged files again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from xxhash import xxh3_128_hexdigest
+
+from resnetlab.errors import DiskTrouble
+from resnetlab.files import cache_folder, write_json
+
+SETTLED = 2 * 10**9
+"""Nanoseconds after which a change of a file surely changes its times; the coarsest file systems count in 2 s."""
+
+LEAST_FILES, LEAST_BYTES = 1000, 100_000_000
+"""Files of a folder that are worth a cache: fewer and smaller ones are read again in a moment."""
+
+Times = tuple[int, int, int]
+"""Size in bytes, and the times of the last changes of content and of status in nanoseconds."""
+
+
+def content_digest(content: bytes | bytearray | memoryview | np.ndarray) -> str:
+    """Compute the digest of the bytes of a file, or of an array: their number and XXH3 (128 bits), hexadecimal.
+
+    It finds changes and equal images. It is no protection against a person who wants two images to seem equal.
+
+    >>> content_digest(b"abc")
+    '3-06b05ab6733a618578af5f94892f3950'
+    """
+    view = memoryview(np.ascontiguousarray(content)) if isinstance(content, np.ndarray) else memoryview(content)
+    return f"{view.nbytes}-{xxh3_128_hexdigest(view)}"
+
+
+def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the content digests of files by name, without those that are not regular files or cannot be read.
+
+    A file is read only if it is not in the cache, or if its size or one of its times has changed.
+    """
+    cache, began, base = _read_cache(root), time.time_ns(), str(root)
+    found: dict[str, str] = {}
+    known: dict[str, tuple[Times, str]] = {}
+    for name in names:
+        path = f"{base}/{name}"
+        try:
+            times = _times(path)
+            if times is None:
+                continue
+            if name in cache and cache[name][0] == times:
+                digest = cache[name][1]
+            else:
+                with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path for each file takes longer
+                    digest = content_digest(file.read())
+        except OSError:
+            continue
+        found[name] = digest
+        known[name] = times, digest
+    _write_cache(root, known, cache, began)
+    return found
+
+
+def remember(root: Path, contents: Mapping[str, str], began: int) -> None:
+    """Add the digests of files that were read after `began` (`time.time_ns()`) to the cache."""
+    base = str(root)
+    known: dict[str, tuple[Times, str]] = {}
+    for name, digest in contents.items():
+        try:
+            times = _times(f"{base}/{name}")
+        except OSError:
+            continue
+        if times is not None:
+            known[name] = times, digest
+    _write_cache(root, known, {}, began)
+
+
+def _times(path: str) -> Times | None:
+    """Return size and times of a regular file; None for anything else, whose reading might never end."""
+    status = os.stat(path)  # noqa: PTH116 - a Path for each file takes longer
+    if status.st_mode & 0o170000 != 0o100000:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _cache_file(root: Path) -> Path:
+    return cache_folder() / "contents" / f"{xxh3_128_hexdigest(os.fsencode(root.resolve()))}.json"
+
+
+def _read_cache(root: Path) -> dict[str, tuple[Times, str]]:
+    """Return the cached digests by name; none if there is no cache, or if it cannot be read."""
+    try:
+        stored = json.loads(_cache_file(root).read_text(encoding="utf-8"))
+        return {name: ((int(a), int(b), int(c)), str(digest)) for name, (a, b, c, digest) in stored.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write_cache(
+    root: Path, known: Mapping[str, tuple[Times, str]], before: Mapping[str, tuple[Times, str]], began: int
+) -> None:
+    """Write the digests of files that had not changed for a while when their reading began, if they are worth it."""
+    settled = {name: entry for name, entry in known.items() if max(entry[0][1:]) < began - SETTLED}
+    is_large = len(settled) >= LEAST_FILES or _bytes(settled.values()) >= LEAST_BYTES
+    if not is_large or all(before.get(name) == entry for name, entry in settled.items()):
+        return
+    try:
+        file = _cache_file(root)
+        file.parent.mkdir(exist_ok=True)
+        stored = {**before, **settled}
+        write_json(file, {name: [*times, digest] for name, (times, digest) in stored.items()})
+    except (DiskTrouble, OSError):  # without a cache the files are read again
+        return
+
+
+def _bytes(entries: Iterable[tuple[Times, str]]) -> int:
+    return sum(times[0] for times, _ in entries)
