@@ -12,7 +12,7 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from resnetlab.errors import DiskTrouble
-from resnetlab.files import cache_folder, write_json
+from resnetlab.files import cache_folder, write_text
 
 SETTLED = 2 * 10**9
 """Nanoseconds after which a change of a file surely changes its times; the coarsest file systems count in 2 s."""
@@ -32,7 +32,7 @@ def content_digest(content: bytes | bytearray | memoryview | np.ndarray) -> str:
     >>> content_digest(b"abc")
     '3-06b05ab6733a618578af5f94892f3950'
     """
-    view = memoryview(np.ascontiguousarray(content)) if isinstance(content, np.ndarray) else memoryview(content)
+    view = np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else memoryview(content)
     return f"{view.nbytes}-{xxh3_128_hexdigest(view)}"
 
 
@@ -110,7 +110,7 @@ def _write_cache(
         file = _cache_file(root)
         file.parent.mkdir(exist_ok=True)
         stored = {**before, **settled}
-        write_json(file, {name: [*times, digest] for name, (times, digest) in stored.items()})
+        write_text(file, json.dumps({name: [*times, digest] for name, (times, digest) in stored.items()}))
     except (DiskTrouble, OSError):  # without a cache the files are read again
         return
 
