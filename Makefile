@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d ' ' -f 1)
 
+# Tests start many processes: without byte code on disk, each of them would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow lint notebooks bench
 
 demo: $(READY)

@@ -22,6 +22,7 @@ def stored() -> dict[str, float]:
     return {path.name: path.stat().st_mtime for path in (ROOT / "benchmarks" / "results").glob("training*")}
 
 
+@pytest.mark.slow  # three processes that import torch
 def test_training_ours_and_the_plain_script() -> None:
     before = stored()
     done = benchmarks("training", "--quick", "--dry", "--only", "plain", "--steps", "1")

@@ -38,7 +38,10 @@ def run(unit: nn.Module, x: Tensor, grad: Tensor | None) -> tuple[list[Tensor], 
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("resnet20", 32), ("resnet18", 32), ("preact_resnet18", 32), ("resnet50", 32), ("fast_resnet8", 32)],
+    [
+        *(("resnet20", 32), ("resnet18", 32), ("preact_resnet18", 32), ("fast_resnet8", 32)),
+        pytest.param("resnet50", 32, marks=pytest.mark.slow),
+    ],
 )
 def test_units_are_as_close_to_float64_as_torchs_own_bf16(name: str, side: int) -> None:
     model = build_model(name, 10, image_size=32).to(memory_format=torch.channels_last).train()

@@ -58,7 +58,14 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "ours, accelerated": lambda: accelerate(plain()),
     "torchvision, accelerated": lambda: accelerate(reference()),
 }
-each_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+# torchvision's accelerated network runs the same kernels as ours: its share is left to the slow tests.
+each_kind = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.slow] if name.startswith("torchvision") else [])
+        for name, make in KINDS.items()
+    ],
+)
 
 
 def bfloat16(*, enabled: bool = True) -> torch.autocast:

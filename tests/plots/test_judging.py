@@ -73,7 +73,7 @@ def test_a_class_without_images_comes_last_and_has_no_bar() -> None:
     assert np.isnan(axes.patches[1].get_width())
 
 
-@pytest.mark.parametrize("count", [1, 2, 10, 26, 100, 300])
+@pytest.mark.parametrize("count", [1, 2, 10, 26, 100, pytest.param(300, marks=pytest.mark.slow)])
 def test_bars_of_any_number_of_classes_fit(count: int) -> None:
     figure = class_bars(*random_matrix(count), "t")
     laid_out(figure)
@@ -148,7 +148,7 @@ def test_one_matrix_shows_images_and_the_other_shares() -> None:
     assert "Confusion matrix, % of the true class: t" in texts(shares)
 
 
-@pytest.mark.parametrize("show", ["shares", "counts"])
+@pytest.mark.parametrize("show", ["shares", pytest.param("counts", marks=pytest.mark.slow)])
 def test_a_hundred_classes_have_numbers_where_few_cells_are_not_zero(show: Any) -> None:
     matrix = np.diag(np.full(100, 60))
     matrix[np.arange(100), (np.arange(100) + 7) % 100] = 40
@@ -337,7 +337,7 @@ def every_picture() -> list[Figure]:
     ]
 
 
-@pytest.mark.parametrize("form", ["png", "svg"])
+@pytest.mark.parametrize("form", ["png", pytest.param("svg", marks=pytest.mark.slow)])
 def test_the_same_input_gives_the_same_bytes(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style, "DPI", 40)  # encoding takes most of the time
     for one, other in zip(every_picture(), every_picture(), strict=True):

@@ -34,10 +34,19 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "folder-everything": ("--data", "PICTURES", "--batch-size", "32", "--ema", "0.5", "--augment.cutout", "4",
                           "--accumulate", "3", "--checkpoint.every-steps", "2", "--best-by", "loss"),
 }  # fmt: skip
+QUICK = ("sgd", "every-steps", "everything-bf16", "folder-everything")
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
-@pytest.mark.parametrize("kills", [pytest.param(1, id="once"), pytest.param(5, id="5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("configuration", "kills"),
+    [
+        pytest.param(
+            name, kills, id=f"{name}-{kills}", marks=[] if kills == 1 and name in QUICK else [pytest.mark.slow]
+        )
+        for name in CONFIGURATIONS
+        for kills in (1, 5)
+    ],
+)
 def test_a_run_killed_at_any_instant_equals_the_uninterrupted_one(
     *, configuration: str, kills: int, machine: Any, pictures: Path, ground: Path, ask: Any
 ) -> None:
