@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from matplotlib.patches import Circle, FancyBboxPatch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, fx, nn
 
-from resnetlab.evaluation.intervals import wilson
+from resnetlab.evaluation.intervals import Repeats, wilson
 from resnetlab.models.blocks import ZeroPad
 from resnetlab.models.summary import describe
 from resnetlab.plots import confusion
 from resnetlab.plots.style import INK, MUTED, RIGHT, TEST, TRAIN, VALIDATION, WRONG, house_style, rendered
 
+COLOURS = (TRAIN, VALIDATION, TEST, RIGHT)
+LINES = ("-", "--", "-.", ":")
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -265,11 +267,14 @@ def confusion_figure(truth: Tensor, predicted: Tensor, classes: Sequence[str], t
 def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> Figure:
     """Draw loss, accuracy and learning rate of trainings by epoch; a large dot marks the best validation accuracy.
 
-    A history has a row for each epoch: epoch, rate, train_loss, val_loss, train_accuracy and val_accuracy.
+    A history has a row for each epoch: epoch, train_loss, val_loss, train_accuracy, val_accuracy, and the rate if it
+    changes.
     """
-    figure = Figure(figsize=(9, 9.5), layout="constrained")
-    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.6))
-    for (name, history), colour in zip(histories.items(), (TRAIN, VALIDATION, TEST, RIGHT), strict=False):
+    has_rates = all("rate" in row for history in histories.values() for row in history)
+    heights = (3, 3, 1.6) if has_rates else (3, 3)
+    figure = Figure(figsize=(9, 1.25 * sum(heights)), layout="constrained")
+    top, middle, *rest = all_axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    for (name, history), colour in zip(histories.items(), COLOURS, strict=False):
         epochs = [row["epoch"] for row in history]
         best = max(history, key=lambda row: row["val_accuracy"])
         for axes, number, factor in ((top, "loss", 1), (middle, "accuracy", 100)):
@@ -277,12 +282,14 @@ def curves_figure(histories: Mapping[str, Sequence[Mapping[str, float]]], title:
                 values = [factor * row[f"{part}_{number}"] for row in history]
                 axes.plot(epochs, values, dashes, marker=".", color=colour, label=f"{name}, {label}")
             axes.plot(best["epoch"], factor * best[f"val_{number}"], "o", markersize=9, color=colour)
-        bottom.step(epochs, [row["rate"] for row in history], where="mid", marker=".", color=colour, label=name)
+        for axes in rest:
+            axes.step(epochs, [row["rate"] for row in history], where="mid", marker=".", color=colour, label=name)
+            axes.set(title="Learning rate", ylabel="rate", yscale="log")
     top.set(title=f"Loss: {title}", ylabel="loss (nats)")
     middle.set(title="Accuracy", ylabel="accuracy (%)")
-    bottom.set(title="Learning rate", ylabel="rate", xlabel="epoch", yscale="log")
-    bottom.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (top, middle, bottom):
+    all_axes[-1].set_xlabel("epoch")
+    all_axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    for axes in all_axes:
         axes.grid(visible=True)
         axes.legend(fontsize=9)
     return figure
@@ -299,6 +306,11 @@ class Run:
     config: dict[str, Any]
     epochs: list[dict[str, float]]
     test: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The name of the network."""
+        return str(self.config["model"]["name"])
 
     def column(self, key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """One number of every epoch, such as `val_accuracy`."""
@@ -344,3 +356,226 @@ def difference(new: Run, old: Run) -> tuple[float, float]:
     """
     (p, n), (q, m) = ((run.test["accuracy"], run.test["images"]) for run in (new, old))
     return 100 * (p - q), 196 * (p * (1 - p) / n + q * (1 - q) / m) ** 0.5
+
+
+def is_stored(name: str) -> bool:
+    return (RESULTS / name).is_dir()
+
+
+def epoch_cost(run: Run) -> float:
+    """Multiply-adds of the forward passes of one epoch, in 10¹², for the 45,000 training images of CIFAR-10."""
+    return 45_000 * run.multiply_adds / 1e12
+
+
+def training_gap(deep: Run, shallow: Run) -> tuple[float, float]:
+    """Training error of the last epoch, deep minus shallow, and half of its 95 % interval, both in points.
+
+    The training errors are shares of a sample of 5,000 training images.
+    """
+    p, q = (1 - run.epochs[-1]["train_accuracy"] for run in (deep, shallow))
+    return 100 * (p - q), 196 * ((p * (1 - p) + q * (1 - q)) / 5_000) ** 0.5
+
+
+def signed(points: float, half: float) -> str:
+    """Format a difference with half of its interval.
+
+    >>> signed(-1.234, 0.5)
+    '−1.23 ± 0.50 points'
+    """
+    return f"{points:+.2f} ± {half:.2f} points".replace("-", "−")
+
+
+def mean_with_interval(values: Sequence[float]) -> str:
+    """Format the mean of repeated measurements and half of its 95 % interval (Student's t).
+
+    >>> mean_with_interval([70, 72, 71])
+    '71.0 ± 2.5'
+    """
+    repeats = Repeats.of(values)
+    assert repeats is not None
+    half = f" ± {repeats.interval[1] - repeats.mean:.1f}" if repeats.interval else ""
+    return f"{repeats.mean:.1f}{half}".replace("-", "−")
+
+
+# Pictures of stored runs
+
+
+@house_style()
+def rates_figure(schedules: Mapping[str, Callable[[float], float]], epochs: int) -> Figure:
+    """Draw learning rates over a training; a schedule maps the share that is done, 0 to 1, to a rate."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    done = np.linspace(0, 1, 500, endpoint=False)
+    for (name, rate), colour, line in zip(schedules.items(), COLOURS, LINES, strict=False):
+        axes.plot(epochs * done, [rate(float(share)) for share in done], line, color=colour, label=name)
+    axes.set(title=f"Learning rate over {epochs} epochs", xlabel="epochs done", ylabel="learning rate")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.grid(visible=True)
+    return figure
+
+
+@house_style()
+def runs_figure(runs: Mapping[str, Run]) -> Figure:
+    """Draw the validation accuracy of stored runs by epoch (left) and by the cost of the training (right)."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for (title, run), colour, marker in zip(runs.items(), (MUTED, *COLOURS), "osv^D", strict=False):
+        accuracy, cost = 100 * run.column("val_accuracy"), epoch_cost(run)
+        style = {"color": colour, "marker": marker, "markersize": 4, "label": title}
+        left.plot(run.column("epoch"), accuracy, **style)
+        right.plot(cost * run.column("epoch"), accuracy, **style)
+    left.set(title="Validation accuracy (%) by epoch", xlabel="epoch")
+    right.set(title="Validation accuracy (%) by cost", xlabel="10¹² multiply-adds of forward passes", xscale="log")
+    for axes in (left, right):
+        axes.grid(visible=True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@house_style()
+def transfer_figure(accuracies: Mapping[tuple[str, int], Sequence[float]], chance: float) -> Figure:
+    """Draw test accuracy (%) by the number of images of each class: dots for the draws, a line through their means.
+
+    `accuracies` are by way and number of images. `chance` is the accuracy of guessing.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    counts = sorted({count for _, count in accuracies})
+    ways = list(dict.fromkeys(way for way, _ in accuracies))
+    for way, colour, marker, shift in zip(ways, COLOURS, "osv^", (0.95, 1, 1.05, 1.1), strict=False):
+        places = [shift * count for count in counts]  # side by side
+        for place, count in zip(places, counts, strict=True):
+            axes.plot([place] * len(accuracies[way, count]), accuracies[way, count], ".", color=colour, alpha=0.45)
+        means = [np.mean(accuracies[way, count]) for count in counts]
+        axes.plot(places, means, marker=marker, color=colour, label=way)
+    axes.axhline(chance, color=MUTED, linestyle=":", label="guessing")
+    axes.set(title="Accuracy on the new classes", xlabel="images of each new class", ylabel="test accuracy (%)")
+    axes.set(xscale="log", xticks=counts, xticklabels=counts)
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.grid(visible=True)
+    return figure
+
+
+# Plain and residual networks
+
+
+@house_style()
+def error_figure(pairs: Mapping[str, Sequence[tuple[str, Run]]], title: str) -> Figure:
+    """Draw error by epoch of stored runs, a panel for each entry: training thin and dashed, validation bold.
+
+    The first run of a panel is grey, the others are coloured.
+    """
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for axes, (name, runs), colour in zip(panels, pairs.items(), COLOURS, strict=False):
+        for (label, run), shade in zip(runs, (MUTED, colour), strict=True):
+            epoch = run.column("epoch")
+            axes.plot(
+                epoch, 100 - 100 * run.column("train_accuracy"), "--", color=shade, lw=1, label=f"{label}, training"
+            )
+            axes.plot(epoch, 100 - 100 * run.column("val_accuracy"), color=shade, lw=2.2, label=f"{label}, validation")
+        axes.set(title=name, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(visible=True)
+        axes.legend()
+    panels[0].set_ylabel("error (%)")
+    figure.suptitle(title)
+    return figure
+
+
+@house_style()
+def gradients_figure(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], dict[str, Any]]]], limit: float | None = None
+) -> Figure:
+    """Draw the relative gradient of each kernel, from the image to the head; a panel for each entry.
+
+    A line has its numbers and its style, as keywords of matplotlib's `plot`. `limit` is a dotted line.
+    """
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+        for label, (gradients, style) in lines.items():
+            axes.semilogy(range(1, len(gradients) + 1), gradients, label=label, **style)
+        if limit is not None:
+            axes.axhline(limit, color=MUTED, linestyle=":")
+        axes.set(title=title, xlabel="3×3 kernel, from the image to the head")
+        axes.grid(visible=True)
+        axes.legend()
+    all_axes[0].set_ylabel("‖gradient‖ / ‖weight‖")
+    return figure
+
+
+def mark_stages(axes: Axes, lengths: Sequence[int]) -> None:
+    """Draw a line at the start of each stage; `lengths` are the numbers of units of the stages."""
+    first = 0.5
+    for number, length in enumerate(lengths, 1):
+        axes.axvline(first, color=MUTED, linewidth=0.8, linestyle=":")
+        axes.text(first + 0.1, 1.0, f"stage {number}", transform=axes.get_xaxis_transform(), color=MUTED, va="top")
+        first += length
+    axes.set(xlabel="unit, from the image to the head", xlim=(0, first + 0.5))
+
+
+@house_style()
+def corrections_figure(ratios: Mapping[str, Sequence[float]], lengths: Sequence[int], title: str) -> Figure:
+    """Draw the size of each unit's correction relative to its shortcut, a line for each entry."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for (label, values), colour, line in zip(ratios.items(), (MUTED, VALIDATION), ("--", "-"), strict=True):
+        axes.plot(range(1, len(values) + 1), values, line, marker="o", markersize=4, color=colour, label=label)
+    mark_stages(axes, lengths)
+    axes.set(title=title, ylabel="‖F(x)‖ / ‖shortcut(x)‖", ylim=(0, 1.15 * max(map(max, ratios.values()))))
+    axes.grid(visible=True)
+    axes.legend(loc="upper right")
+    return figure
+
+
+@dataclass(frozen=True)
+class Removals:
+    """Accuracies (%) of a network without one of its units, by the number of the unit, and of the whole network."""
+
+    name: str
+    whole: float
+    same_shape: Mapping[int, float]
+    other_shape: Mapping[int, float]
+    lengths: Sequence[int]  # units of the stages
+
+
+@house_style()
+def removals_figure(networks: Sequence[Removals], chance: float) -> Figure:
+    """Draw the accuracy of networks without one unit, a panel for each network; `chance` is that of guessing."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for axes, network, colour in zip(panels, networks, (VALIDATION, TEST), strict=False):
+        for scores, face, label in (
+            (network.same_shape, colour, "one unit removed"),
+            (network.other_shape, "white", "one that changes the shape"),
+        ):
+            if scores:
+                axes.plot(list(scores), list(scores.values()), "o", color=colour, mfc=face, ms=6, label=label)
+        axes.axhline(network.whole, color=colour, linewidth=1, linestyle="--", label="whole")
+        axes.axhline(chance, color=MUTED, linewidth=1, linestyle=":", label="guessing")
+        mark_stages(axes, network.lengths)
+        axes.set(title=f"{network.name}: accuracy without one unit", ylim=(0, 105))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize=8.5)
+    panels[0].set_ylabel("validation accuracy (%)")
+    return figure
+
+
+@house_style()
+def removal_orders_figure(
+    counts: Sequence[int], scores: np.ndarray[Any, np.dtype[np.float64]], *, whole: float, chance: float, title: str
+) -> Figure:
+    """Draw the accuracy (%) by the number of removed units: `scores` (counts, orders), their mean and deviation."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots()
+    labels = ["one order", *[""] * (scores.shape[1] - 1)]
+    axes.plot(counts, scores, "o-", color=VALIDATION, alpha=0.35, linewidth=0.8, markersize=4, label=labels)
+    mean, std = scores.mean(1), scores.std(1, ddof=1)
+    axes.errorbar(counts, mean, std, color=VALIDATION, linewidth=2, capsize=4, label="mean ± standard deviation")
+    axes.axhline(whole, color=VALIDATION, linewidth=1, linestyle="--", label="whole")
+    axes.axhline(chance, color=MUTED, linewidth=1, linestyle=":", label="guessing")
+    axes.set(title=title, ylabel="validation accuracy (%)", ylim=(0, 100), xlabel="units removed")
+    axes.grid(visible=True)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

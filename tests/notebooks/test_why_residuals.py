@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,13 @@ Tools = dict[str, Any]
 CPU = Runtime(torch.device("cpu"))
 
 
-def see(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 255
 
 
 @pytest.fixture(scope="module")
 def tools(executed: Callable[..., Tools]) -> Tools:
-    return executed("why_residuals", "tools", runtime=CPU, device=CPU.device, see=see)
+    return executed("why_residuals", "tools", runtime=CPU, device=CPU.device, normalise=normalise)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def skipping(network: ResNet, removed: set[str], inputs: Tensor) -> Tensor:
 def test_a_network_without_units_equals_a_forward_pass_that_skips_them(
     tools: Tools, images: Tensor, shortcut: str, removed: set[str]
 ) -> None:
-    network, inputs = small(shortcut=shortcut), see(images)
+    network, inputs = small(shortcut=shortcut), normalise(images)
     with torch.inference_mode():
         logits, whole = tools["without"](network, *removed)(inputs), network(inputs)
     assert torch.allclose(logits, skipping(network, removed, inputs), atol=1e-5)
@@ -77,7 +76,7 @@ def test_a_network_without_units_equals_a_forward_pass_that_skips_them(
 
 
 def test_a_plain_network_loses_a_unit_to_the_identity(tools: Tools, images: Tensor) -> None:
-    network, inputs = small("plain"), see(images)
+    network, inputs = small("plain"), normalise(images)
     with torch.inference_mode():
         logits = tools["without"](network, "layer1.1")(inputs)
     assert torch.allclose(logits, skipping(network, {"layer1.1"}, inputs), atol=1e-5)
@@ -102,7 +101,7 @@ def test_the_branches_of_each_unit_add_up_to_its_output(
     outputs: list[Tensor] = []
     hooks = [u.register_forward_hook(lambda m, i, o: outputs.append(o)) for u in tools["units_of"](network).values()]
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        found = tools["branches"](network, see(images))
+        found = tools["branches"](network, normalise(images))
     for hook in hooks:
         hook.remove()
     assert list(found) == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
@@ -114,7 +113,7 @@ def test_the_branches_of_each_unit_add_up_to_its_output(
 def test_corrections_are_the_mean_over_single_images(tools: Tools, images: Tensor) -> None:
     network = small()
     found = tools["corrections"](network, images, batch=3)
-    single = [tools["branches"](network, see(image[None])) for image in images]
+    single = [tools["branches"](network, normalise(image[None])) for image in images]
     for name, ratio in found.items():
         norms = [[float(branch.norm()) for branch in branches[name]] for branches in single]
         assert ratio == pytest.approx(np.mean([residual / shortcut for residual, shortcut in norms]), rel=1e-4)
@@ -122,15 +121,15 @@ def test_corrections_are_the_mean_over_single_images(tools: Tools, images: Tenso
 
 def test_zero_initialised_units_add_nothing(tools: Tools, images: Tensor) -> None:
     network = build_model("resnet20", 3, zero_init=True).train()
-    assert not any(residual.any() for residual, _ in tools["branches"](network, see(images)).values())
+    assert not any(residual.any() for residual, _ in tools["branches"](network, normalise(images)).values())
 
 
 @pytest.mark.parametrize("unit", ["basic", "plain"])
 def test_relative_gradients_are_those_of_backward(tools: Tools, images: Tensor, labels: Tensor, unit: str) -> None:
     network = small(unit)
-    loss, found = tools["relative_gradients"](network, see(images), labels)
+    loss, found = tools["relative_gradients"](network, normalise(images), labels)
     assert all(parameter.grad is None for parameter in network.parameters())
-    expected = nn.functional.cross_entropy(network(see(images)), labels)
+    expected = nn.functional.cross_entropy(network(normalise(images)), labels)
     expected.backward()
     kernels = [weight for name, weight in network.named_parameters() if weight.shape[2:] == (3, 3)]
     assert loss == pytest.approx(expected.item(), rel=1e-5)
@@ -143,33 +142,35 @@ def test_relative_gradients_are_those_of_backward(tools: Tools, images: Tensor, 
 def test_a_network_without_norms_has_none(tools: Tools, images: Tensor) -> None:
     network = tools["without_norms"](small(shortcut="B"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    assert network(see(images)).shape == (7, 3)
+    assert network(normalise(images)).shape == (7, 3)
 
 
 def test_accuracy_counts_every_image_once(tools: Tools, images: Tensor) -> None:
     network = small()
     with torch.inference_mode():
-        said = network(see(images)).argmax(1)
+        said = network(normalise(images)).argmax(1)
     wrong_at_two = said.clone()
     wrong_at_two[[0, 6]] += 1
     assert tools["accuracy"](network.train(), images, said, batch=3) == 100
     assert tools["accuracy"](network, images, wrong_at_two, batch=3) == pytest.approx(100 * 5 / 7)
 
 
-def stored(label: str, train_accuracy: float, test_accuracy: float = 0.8) -> SimpleNamespace:
-    epochs = np.array([(1, train_accuracy)], dtype=[("epoch", float), ("train_accuracy", float)])
-    return SimpleNamespace(label=label, epochs=epochs, test={"accuracy": test_accuracy, "images": 5000})
+def stored(label: str, train_accuracy: float, test_accuracy: float = 0.8) -> Any:
+    from helpers import Run  # in the notebooks' folder
+
+    epochs = [{"epoch": 1.0, "train_accuracy": train_accuracy, "val_accuracy": 0.5, "val_loss": 1.0}]
+    return Run(label, {"model": {"name": label}}, epochs, {"accuracy": test_accuracy, "images": 5000})
 
 
 @pytest.mark.parametrize(
     ("kind", "deep", "shallow", "said"),
     [
-        ("plain", 0.7, 0.8, "10.00 ± 1.69 points more. **The degradation is reproduced.**"),
-        ("plain", 0.8, 0.7, "10.00 ± 1.69 points less. **The degradation is not reproduced at this budget.**"),
-        ("plain", 0.795, 0.8, "these images can tell. **The degradation is not reproduced at this budget.**"),
-        ("residual", 0.9, 0.8, "points less. **Depth helps.**"),
-        ("residual", 0.8, 0.805, "these images can tell. **Depth does no harm.**"),
-        ("residual", 0.7, 0.8, "points more. **Depth hurts here, too.**"),
+        ("plain", 0.7, 0.8, "+10.00 ± 1.69 points. **The degradation appears.**"),
+        ("plain", 0.8, 0.7, "−10.00 ± 1.69 points. **No degradation at this budget.**"),
+        ("plain", 0.795, 0.8, "+0.50 ± 1.58 points. **No difference detected.**"),
+        ("residual", 0.9, 0.8, "points. **The deeper network is better.**"),
+        ("residual", 0.8, 0.805, "points. **No difference detected.**"),
+        ("residual", 0.7, 0.8, "points. **The deeper network is worse here, too.**"),
     ],
 )
 def test_the_verdict_follows_from_the_figures(tools: Tools, kind: str, deep: float, shallow: float, said: str) -> None:
@@ -179,9 +180,9 @@ def test_the_verdict_follows_from_the_figures(tools: Tools, kind: str, deep: flo
 @pytest.mark.parametrize(
     ("new", "said"),
     [
-        (0.85, "x against y: +5.00 ± 1.49 points; more than the choice of images explains."),
-        (0.79, "x against y: −1.00 ± 1.58 points; these images cannot tell them apart."),
+        (0.85, "x against y: +5.00 ± 1.49 points of test accuracy; more than the choice of images explains."),
+        (0.79, "x against y: −1.00 ± 1.58 points of test accuracy; no difference detected."),
     ],
 )
-def test_a_difference_is_told_with_its_interval(tools: Tools, new: float, said: str) -> None:
-    assert tools["told"]("x", "y", stored("new", 0.5, new), stored("old", 0.5, 0.8)) == said
+def test_two_runs_are_compared_with_an_interval(tools: Tools, new: float, said: str) -> None:
+    assert tools["compared"]("x", "y", stored("new", 0.5, new), stored("old", 0.5, 0.8)) == said

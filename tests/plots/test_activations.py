@@ -147,15 +147,21 @@ def test_every_activation_is_drawn(name: str) -> None:
     require_order(figure)
 
 
-def test_thumbnails_are_the_maps_of_largest_variance_each_scaled_by_itself() -> None:
+def test_thumbnails_are_the_maps_of_largest_variance_on_one_scale() -> None:
     maps = np.zeros((4, 2, 2), np.float32)
-    maps[1], maps[2], maps[3] = [[0, 1], [2, 3]], [[-50, 0], [0, 50]], 7
-    first, second, third = thumbnails(maps, 3)
-    assert (first[0, 0] == second[0, 0]).all(), "the lowest value has one colour"
-    assert (first[1, 1] == second[1, 1]).all(), "and the highest another"
-    assert (first[0, 1] == first[1, 0]).all()
-    assert (second[0, 1] != second[1, 0]).any()
-    assert (third == first[0, 0]).all(), "a map without differences is dark"
+    maps[1], maps[2], maps[3] = [[0, 1], [2, 3]], [[-50, 0], [0, 50]], 50
+    wide, narrow, constant = thumbnails(maps, 3)
+    assert (wide[0, 1] == narrow[0, 0]).all(), "equal values have equal colours in all maps"
+    assert (constant == wide[1, 1]).all(), "of the maps without variance, the one with the largest mean is shown"
+    assert (wide[0, 0] != wide[1, 1]).any()
+
+
+def test_maps_of_one_pixel_have_the_colours_of_their_values() -> None:
+    """Each by itself would be the lowest value of its own scale: the same colour for all."""
+    shown = thumbnails(np.array([0.5, 3, 0, 1.5], np.float32)[:, None, None], 3)
+    brightness = shown.mean((1, 2, 3))
+    assert brightness[0] > brightness[1] > brightness[2], "3, 1.5 and 0.5"
+    assert brightness[2] > thumbnails(np.zeros((1, 1, 1), np.float32), 1).mean(), "the lowest value, 0, is not shown"
 
 
 def test_the_most_probable_classes_of_a_trained_network_are_drawn() -> None:

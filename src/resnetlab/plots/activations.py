@@ -89,8 +89,8 @@ def activations_figure(
         wide,
         sum(inches for _, inches in rows) + LEGEND,
         f"{title or network.name or 'A residual network'}: activations of one image",
-        "in each row the feature maps with the largest variance, each on its own scale (dark: lowest value, bright: "
-        "highest) · mean and std: over all values of the row",
+        "in each row the feature maps with the largest variance, all on one scale (dark: lowest value of the row, "
+        "bright: highest) · mean and std: over all values of the row",
     )
     axes = canvas(figure)
     middle, words = MARGIN + column.middle, MARGIN + column.width + 0.12
@@ -200,9 +200,13 @@ def draw_values(
 
 
 def thumbnails(maps: Floats, most: int) -> Floats:
-    """Colours (N, H, W, 3) of the maps (C, H, W) with the largest variance, each on its own scale."""
-    chosen = np.argsort(-maps.var((1, 2), dtype=np.float64), kind="stable")[:most]
-    return np.asarray(COLOURS(np.stack([scaled(maps[index]) for index in chosen]))[..., :3])
+    """Colours (N, H, W, 3) of the maps (C, H, W) with the largest variance, on one scale for all C maps.
+
+    Of maps with the same variance, such as those of a single pixel, the ones with the largest mean come first.
+    """
+    variance, mean = maps.var((1, 2), dtype=np.float64), maps.mean((1, 2), dtype=np.float64)
+    chosen = np.lexsort((-np.abs(mean), -variance))[:most]
+    return np.asarray(COLOURS(scaled(maps)[chosen])[..., :3])
 
 
 def channels(image: Floats) -> Floats:
