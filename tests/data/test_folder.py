@@ -316,7 +316,11 @@ def test_links_are_followed_without_endless_loops(tmp_path):
 
 ERRORS = {
     "not there": ((), "nowhere", "folder not found: .*nowhere"),
-    "a file": (("file.zip",), "file.zip", "file.zip is a file; a folder is needed: put the images of each class"),
+    "a file": (
+        ("file.zip",),
+        "file.zip",
+        "file.zip is a file; a folder is needed, or a .csv, .tsv, .parquet file with file,label: put the images",
+    ),
     "empty": ((".hidden",), "", "has no classes; put the images of each class into a sub-folder"),
     "images without classes": (("1.png", "2.png"), "", "has no classes"),
     "one class": (("a/1.png",), "", "has one class only, 'a'; .* at least two"),

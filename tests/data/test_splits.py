@@ -101,6 +101,7 @@ def test_images_labels_and_names_of_different_lengths_are_refused():
 class Labelled:
     def __init__(self, labels):
         self.labels = np.asarray(labels)
+        self.groups = None
 
     def subset(self, indices):
         return Labelled(self.labels[indices])

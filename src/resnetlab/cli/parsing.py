@@ -170,7 +170,8 @@ class Parser(argparse.ArgumentParser):
             if option.values == 0:
                 self.add_argument(*option.flags, dest=option.path, action=Switch, negative_flags=option.negative_flags)
             else:
-                self.add_argument(*option.flags, dest=option.path, nargs=option.values)
+                action = "extend" if option.values == "*" else "store"  # a repeated list is one list
+                self.add_argument(*option.flags, dest=option.path, nargs=option.values, action=action)
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,9 +140,11 @@ def notes_on_alike(names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def renumbered(names: Mapping[str, str], old: Sequence[str], new: Sequence[str]) -> list[int]:
-    """Return the new label for each old one; -1 for a class that is not used."""
-    return [new.index(names[name]) if name in names else -1 for name in old]
+def require_two(classes: Sequence[str], where: str = "the data") -> None:
+    """Raise BadInput for fewer than two classes."""
+    if len(classes) < 2:
+        one = f"one class only, {quoted(classes)}" if classes else "no class"
+        raise BadInput(f"{where} has {one}; classification needs at least two")
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from resnetlab.data import DATASETS
+from resnetlab.data.classes import ClassChoice, Order
 from resnetlab.data.contents import content_digest, remember
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.named import Arrays, NamedDataset, open_named
@@ -57,6 +58,12 @@ def open_dataset(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    classes: Sequence[str] = (),
+    merge: Sequence[str] = (),
+    class_order: Order = "plain",
+    group_by: str | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
     bad_images: Literal["error", "skip"] = "error",
     root: str | Path | None = None,
     download: bool = True,
@@ -69,6 +76,9 @@ def open_dataset(
     - `normalize`: subtract mean and divide by std of the "dataset"'s training images or of "imagenet".
     - `test_fraction`, `val_fraction`, `split_seed`: a missing split is drawn from the training images, stratified by
       class: first test, then val from the rest. It depends only on names, labels and seed.
+    - `classes`, `merge`, `class_order`: see `resnetlab.data.classes.ClassChoice`.
+    - `group_by`: a regular expression, or a column of a manifest: images of one group stay in one split.
+    - `folds`, `fold`: make fold number `fold` (from 1) of the training images the test split.
     - `bad_images`: "error" refuses a folder with an image that cannot be read, "skip" leaves out up to 5 %.
     - `root`: the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder).
     - `download`: download missing CIFAR archives to `root`.
@@ -85,20 +95,26 @@ def open_dataset(
         raise unknown("normalization", str(normalize), ("dataset", "imagenet"))
     if not isinstance(name_or_folder, str | os.PathLike):
         raise BadInput(f"{name_or_folder!r} is not a data set; give {', '.join(DATASETS)}, or the path of a folder")
+    if class_order not in ("plain", "natural"):
+        raise unknown("class order", str(class_order), ("plain", "natural"))
     if bad_images not in ("error", "skip"):
         raise unknown("bad_images", bad_images, ("error", "skip"))
     name = os.fspath(name_or_folder)
-    hold_out = HoldOut(val_fraction, test_fraction, split_seed)
+    hold_out = HoldOut(val_fraction, test_fraction, split_seed, folds, fold)
+    choice = ClassChoice(tuple(classes), tuple(merge), class_order)
     if name in DATASETS:
         named = open_named(name, root=root, may_download=download)
+        notes = choice.notes(named.classes)
+        named = named.chosen(choice)
+        named = named if group_by is None else named.grouped(group_by)
         if preprocessing is None:
             side, channels = named.train.images.shape[2:]
             unscaled = for_size(side if image_size is None else image_size, channels, fit)
             preprocessing = with_statistics(unscaled, STATISTICS[name if normalize == "dataset" else normalize])
-        return _load_named(name, named, preprocessing, hold_out)
+        return _load_named(name, named, preprocessing, hold_out, notes)
     if not name or (isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name)):
         raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images")
-    listing = scan(name_or_folder)
+    listing = scan(name_or_folder, choice, group_by=group_by, root=root)
     bad = BadImages(bad_images, len(listing))
     if preprocessing is not None:
         return _load_folder(listing, preprocessing, hold_out, bad, listing.notes)
@@ -127,14 +143,16 @@ def preprocessing_for(listing: Listing, image_size: int | None, fit: str) -> tup
     return chosen, f"image size {side}×{side} pixels{stored}, {'grey' if is_grey else 'colour'}: {reason}"
 
 
-def _load_named(name: str, named: NamedDataset, preprocessing: Preprocessing, hold_out: HoldOut) -> ImageData:
+def _load_named(
+    name: str, named: NamedDataset, preprocessing: Preprocessing, hold_out: HoldOut, notes: Sequence[str]
+) -> ImageData:
     """Load digits or CIFAR: a published test split stays the test split, missing ones are drawn."""
     total = len(named.train.names) + (len(named.test.names) if named.test else 0)
     size = preprocessing.resize_to
     require_memory(total * size**2 * preprocessing.channels, f"{name} at {size}×{size} pixels")
-    splits, notes = hold_out.draw(named.classes, named.train, None, named.test)
+    splits, drawn = hold_out.draw(named.classes, named.train, None, named.test)
     train, val, test = (_resized(arrays, preprocessing) for arrays in splits)
-    return ImageData(name, named.classes, train, val, test, preprocessing, notes)
+    return ImageData(name, named.classes, train, val, test, preprocessing, (*notes, *drawn))
 
 
 def _load_folder(
@@ -157,8 +175,7 @@ def _load_folder(
     if lost:
         name = printable(listing.classes[lost[0]])
         raise BadInput(f"class {name!r} has no image to train on, after {len(bad.skipped)} bad images were skipped")
-    name = listing.root.resolve().name
-    return ImageData(name, listing.classes, train, val, test, preprocessing, (*notes, *drawn, *bad.notes()))
+    return ImageData(listing.name, listing.classes, train, val, test, preprocessing, (*notes, *drawn, *bad.notes()))
 
 
 def _resized(arrays: Arrays, preprocessing: Preprocessing) -> Split:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from resnetlab.data.classes import ClassChoice, alike, notes_on_alike, quoted, shortened
+from resnetlab.data.classes import ClassChoice, alike, notes_on_alike, quoted, require_two, shortened
+from resnetlab.data.groups import named_groups, require_apart
+from resnetlab.data.manifest import SUFFIXES as TABLES
+from resnetlab.data.manifest import read_manifest
 from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
+from resnetlab.data.words import is_filler, part_of
 from resnetlab.errors import BadInput, printable
 
 __all__ = ["SUFFIXES", "Files", "Found", "Listing", "find", "scan"]
@@ -20,16 +23,6 @@ PARTS = ("train", "val", "test")
 
 WHOLE = "all"
 """The part of images that are in no split."""
-
-_WORDS = {
-    **dict.fromkeys(("train", "training", "trainval", "tr", "trn", "learn", "learning"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "devel", "development", "va"), "val"),
-    **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "eval"),  # val; beside another val folder, test
-    **dict.fromkeys(("test", "testing", "tests", "tst"), "test"),
-}
-
-_FILLERS = {"data", "dataset", "dir", "files", "folder", "part", "samples", "set", "split", "subset"}
-_FILLERS |= {"image", "images", "img", "imgs", "photo", "photos", "pic", "pics", "picture", "pictures"}
 
 _HELP = "put the images of each class into a sub-folder named after it: FOLDER/cat/1.jpg, or FOLDER/train/cat/1.jpg"
 
@@ -71,6 +64,7 @@ class Listing:
     test: Files | None
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+    name: str = ""
 
     def __len__(self) -> int:
         return sum(len(files) for files in (self.train, self.val, self.test) if files is not None)
@@ -90,6 +84,7 @@ class Found:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     groups: Mapping[str, str] | None = None
+    name: str = ""
 
     def class_names(self) -> list[str]:
         """Return the names of the classes of all parts, sorted."""
@@ -111,16 +106,26 @@ class Found:
         return Files(chosen, np.asarray(labels, dtype=np.int64)[order], groups)
 
 
-def scan(source: str | Path, choice: ClassChoice | None = None) -> Listing:
+def scan(
+    source: str | Path,
+    choice: ClassChoice | None = None,
+    *,
+    group_by: str | None = None,
+    root: str | Path | None = None,
+) -> Listing:
     """List the classes and image files of a folder, or of a manifest, to train on.
 
     A folder has sub-folders for classes, or for splits with sub-folders for classes, under their usual names in any
     spelling (train, Training, test_set, valid, …); it may be wrapped in other folders. Sub-folders of a class belong to
-    it. The result does not depend on the order in which the file system lists files. Raises BadInput, with advice, if
-    the images cannot be trained on.
+    it. The result does not depend on the order in which the file system lists files.
+
+    A manifest is a .csv, .tsv or .parquet file (see `resnetlab.data.manifest`), whose files are relative to `root`
+    (default: its folder). `group_by` names the groups of images: a regular expression, or a column of the manifest.
+
+    Raises BadInput, with advice, if the images cannot be trained on.
     """
     choice = choice or ClassChoice()
-    found = find(source, choice)
+    found = find(source, choice, group_by=group_by, root=root)
     main = "train" if "train" in found.parts else WHOLE
     if main not in found.parts:
         given = ", ".join(found.shown[part] for part in found.parts)
@@ -132,26 +137,60 @@ def scan(source: str | Path, choice: ClassChoice | None = None) -> Listing:
         there = choice.ordered(names[name] for name in found.parts[part] if name in names)
         if there != classes:
             raise BadInput(_difference(found, main, classes, part, there))
-    if len(classes) == 1:
-        shown = printable(found.root / found.shown[main])
-        raise BadInput(f"{shown} has one class only, {printable(classes[0])!r}; classification needs at least two")
+    require_two(classes, printable(found.root / found.shown[main]))
     files = {part: found.files(part, names, classes) for part in found.parts}
+    require_apart({part: inside.groups or () for part, inside in files.items()})
     layout = "classes" if main == WHOLE else "/".join(files)
     notes = (*found.notes, *choice.notes(found.class_names()), *notes_on_alike(classes), *sentences(found.skipped))
-    return Listing(found.root, layout, classes, files[main], files.get("val"), files.get("test"), found.skipped, notes)
+    return Listing(
+        found.root, layout, classes, files[main], files.get("val"), files.get("test"), found.skipped, notes, found.name
+    )
 
 
-def find(source: str | Path, choice: ClassChoice | None = None) -> Found:
-    """Find the images of a folder or manifest by split and class, whatever is missing.
+def find(
+    source: str | Path,
+    choice: ClassChoice | None = None,
+    *,
+    group_by: str | None = None,
+    root: str | Path | None = None,
+) -> Found:
+    """Find the images of a folder or manifest by split and class, whatever is missing; the arguments are `scan`'s.
 
     Raises BadInput if it does not exist, or if its layout is ambiguous; names in `choice` can settle that.
     """
-    root, choice = Path(source), choice or ClassChoice()
-    shown = printable(root)
-    if not root.exists():
-        raise BadInput(f"folder not found: {shown}")
-    if not root.is_dir():
-        raise BadInput(f"{shown} is a file; a folder is needed: {_HELP}")
+    path, choice = Path(source), choice or ClassChoice()
+    if path.suffix.lower() in TABLES and not path.is_dir():
+        return _in_manifest(path, path.parent if root is None else Path(root), group_by)
+    if not path.exists():
+        raise BadInput(f"folder not found: {printable(path)}")
+    if not path.is_dir():
+        tables = ", ".join(TABLES)
+        raise BadInput(f"{printable(path)} is a file; a folder is needed, or a {tables} file with file,label: {_HELP}")
+    found = replace(_in_folder(path, choice), name=path.resolve().name)
+    if group_by is None:
+        return found
+    names = [name for classes in found.parts.values() for files in classes.values() for name in files]
+    return replace(found, groups=named_groups(names, group_by))
+
+
+def _in_manifest(path: Path, root: Path, group_by: str | None) -> Found:
+    """Find the images that a manifest lists."""
+    for place, kind in ((path, "file"), (root, "folder")):
+        if not (path.is_file() if kind == "file" else root.is_dir()):
+            raise BadInput(f"{kind} not found: {printable(place)}")
+    manifest = read_manifest(path, root, group_by)
+    parts: dict[str, dict[str, list[str]]] = {part: {} for part in (PARTS if manifest.has_splits else (WHOLE,))}
+    for row in manifest.rows:
+        parts[row.split or WHOLE].setdefault(row.label, []).append(row.file)
+    groups = {row.file: row.group or "" for row in manifest.rows} if manifest.has_groups else None
+    filled = {part: classes for part, classes in parts.items() if classes}
+    return Found(
+        root, filled, {part: "" if part == WHOLE else part for part in filled}, (), manifest.notes, groups, path.stem
+    )
+
+
+def _in_folder(root: Path, choice: ClassChoice) -> Found:
+    """Find the images in the folders of splits or classes."""
     skipped: list[Skipped] = []
     top = _unwrapped(walk(root), skipped)
     are_classes = choice.names_any_of(top.folders)
@@ -183,7 +222,7 @@ def _unwrapped(folder: Folder, skipped: list[Skipped], *, is_split: bool = False
     while len(folder.filled) == 1:
         (inner,) = folder.filled
         has_splits = "train" in _named_parts(inner.filled)
-        is_alone = len(folder.folders) == 1 or _is_filler(inner.name)
+        is_alone = len(folder.folders) == 1 or is_filler(inner.name)
         if not is_split and _named_parts([inner]):  # the only split
             break
         if not inner.filled or not (has_splits or (is_alone and not inner.images)):
@@ -206,41 +245,11 @@ def _classes(folder: Folder, skipped: list[Skipped]) -> dict[str, list[str]]:
     return {name: inner.files() for name, inner in folder.folders.items()}
 
 
-def _words(name: str) -> tuple[str, ...]:
-    """Return the words of a folder's name: "TrainSet_2" has train, set and 2."""
-    split = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])", " ", name)
-    return tuple(re.sub(r"[\W_]+", " ", split).casefold().split())
-
-
-def _is_filler(name: str) -> bool:
-    """Return True for a name such as "images" or "data-set", which is not that of a class."""
-    return bool(_words(name)) and all(_FILLERS & {word, word.removesuffix("s")} for word in _words(name))
-
-
-def _part_of(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """Return the split that a folder's name means, and its other words; None for any other name.
-
-    >>> _part_of("Training Set"), _part_of("seg_train"), _part_of("testimages"), _part_of("cat")
-    (('train', ()), ('train', ('seg',)), ('test', ()), None)
-    """
-    words = [word for word in _words(name) if word not in _FILLERS]
-    whole = "".join(words)
-    for filler in ("", *sorted(_FILLERS)):
-        if whole.endswith(filler) and (word := whole[: len(whole) - len(filler)]) in _WORDS:
-            return _WORDS[word], ()
-    for place, word in enumerate(words):
-        if word in _WORDS:
-            rest = tuple(words[:place] + words[place + 1 :])
-            is_number = place == 1 and rest[0].isdecimal()  # "01_train"
-            return _WORDS[word], rest[1:] if is_number else rest
-    return None
-
-
 def _named_parts(folders: Iterable[Folder], rest: tuple[str, ...] = ()) -> dict[str, list[Folder]]:
     """Map each split to the folders with its name, which has the same other words in all of them."""
     parts: dict[str, list[Folder]] = {}
     for folder in folders:
-        found = _part_of(folder.name)
+        found = part_of(folder.name)
         if found is not None and found[1] == rest:
             parts.setdefault(found[0], []).append(folder)
     if "eval" in parts:
@@ -277,7 +286,7 @@ def _split_folders(root: Path, top: Folder) -> dict[str, Folder]:
 
 def _other_words(top: Folder) -> list[tuple[str, ...]]:
     """Return the other words in the names of splits, such as "seg" of seg_train and seg_test; no words first."""
-    found = {part[1]: None for folder in top.folders.values() if (part := _part_of(folder.name))}
+    found = {part[1]: None for folder in top.folders.values() if (part := part_of(folder.name))}
     several = [rest for rest in found if rest and len(_named_parts(top.folders.values(), rest)) > 1]
     return [(), *several]
 
@@ -298,7 +307,7 @@ def _require_classes(root: Path, top: Folder) -> None:
         return
     folders = shortened([folder.name for folder in top.filled], 5)
     seen = f"the folders {folders} in {shown} have the same sub-folders ({shortened(sorted(common), 5)})"
-    if all(_part_of(name) for name in common):
+    if all(part_of(name) for name in common):
         raise BadInput(f"{seen}: each class has splits of its own; {_HELP}{override}")
     raise BadInput(
         f"{seen}: they look like splits, not like classes; rename them to train, val and test, or move their images "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resnetlab.data.classes import ClassChoice, require_two
+from resnetlab.data.groups import named_groups, require_apart
 from resnetlab.download import download, has_digest
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import cache_folder
@@ -16,15 +18,25 @@ from resnetlab.files import cache_folder
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Images uint8 (N, H, W, C), labels int64 (N,), and a name for each image."""
+    """Images uint8 (N, H, W, C), labels int64 (N,), and a name and perhaps a group for each image."""
 
     images: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def subset(self, indices: np.ndarray) -> Arrays:
         """Copy the images at `indices`, in that order."""
-        return Arrays(self.images[indices], self.labels[indices], tuple(self.names[i] for i in indices.tolist()))
+        places = indices.tolist()
+        groups = None if self.groups is None else tuple(self.groups[i] for i in places)
+        return Arrays(self.images[indices], self.labels[indices], tuple(self.names[i] for i in places), groups)
+
+    def chosen(self, labels: np.ndarray) -> Arrays:
+        """Copy the images under new labels, without those whose label is -1."""
+        return replace(self, labels=labels).subset(np.flatnonzero(labels >= 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +46,27 @@ class NamedDataset:
     classes: tuple[str, ...]
     train: Arrays
     test: Arrays | None
+
+    def chosen(self, choice: ClassChoice) -> NamedDataset:
+        """Keep and merge classes; those that are left stay in the published order."""
+        names = choice.names_of(self.classes)
+        classes = tuple(dict.fromkeys(names[name] for name in self.classes if name in names))
+        if choice.order == "natural":
+            classes = choice.ordered(classes)
+        require_two(classes)
+        new = np.array([classes.index(names[name]) if name in names else -1 for name in self.classes])
+        parts = (None if part is None else part.chosen(new[part.labels]) for part in (self.train, self.test))
+        train, test = parts
+        assert train is not None
+        return NamedDataset(classes, train, test)
+
+    def grouped(self, pattern: str) -> NamedDataset:
+        """Give every image the group that a regular expression finds in its name."""
+        parts = [part for part in (self.train, self.test) if part is not None]
+        groups = named_groups([name for part in parts for name in part.names], pattern)
+        with_groups = [replace(part, groups=tuple(groups[name] for name in part.names)) for part in parts]
+        require_apart({name: part.groups or () for name, part in zip(("train", "test"), with_groups, strict=False)})
+        return NamedDataset(self.classes, with_groups[0], with_groups[1] if len(with_groups) > 1 else None)
 
 
 def open_named(name: str, *, root: str | Path | None = None, may_download: bool = True) -> NamedDataset:

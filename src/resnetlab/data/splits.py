@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
+from resnetlab.data.classes import quoted
+from resnetlab.data.groups import fold, hold_out
 from resnetlab.errors import BadInput, printable
 
 if TYPE_CHECKING:
@@ -135,6 +137,8 @@ class Labelled(Protocol):
 
     @property
     def labels(self) -> np.ndarray: ...
+    @property
+    def groups(self) -> Sequence[str] | None: ...
     def subset(self: P, indices: np.ndarray) -> P: ...
 
 
@@ -145,12 +149,25 @@ P = TypeVar("P", bound=Labelled)
 class HoldOut:
     """The sizes and the seed of missing splits: test is drawn first, then val from the rest.
 
-    `test_fraction` is a share of the training images, `val_fraction` a share of those that are left.
+    `test_fraction` is a share of the training images, `val_fraction` a share of those that are left. With `folds`, the
+    test split is fold number `fold` (from 1) of the training images, in place of any other. Images of one group stay in
+    one split.
     """
 
     val_fraction: float
     test_fraction: float
     seed: int
+    folds: int | None = None
+    fold: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise BadInput for folds without a number, or for one out of range."""
+        if self.folds is None and self.fold is not None:
+            raise BadInput(f"data.fold is {self.fold}, but the number of folds is missing; give data.folds too")
+        if self.folds is not None and self.fold is None:
+            raise BadInput(f"data.folds is {self.folds}, but which of them is missing; give data.fold, or use --folds")
+        if self.folds is not None and self.fold is not None and not 1 <= self.fold <= self.folds:
+            raise BadInput(f"data.fold is {self.fold}, but must be in 1..{self.folds}, the number of folds")
 
     def draw(
         self, classes: Sequence[str], train: P, val: P | None, test: P | None
@@ -159,6 +176,12 @@ class HoldOut:
 
         Raises BadInput if a class has too few images.
         """
+        notes = []
+        if self.folds is not None and test is not None:
+            notes.append(
+                f"the test split of the data is left out ({len(test.labels):,} images): a fold takes its place"
+            )
+            test = None
         missing = [name for name, split in (("test", test), ("val", val)) if split is None]
         counts = np.bincount(train.labels, minlength=len(classes))
         smallest = int(counts.min())
@@ -167,7 +190,6 @@ class HoldOut:
                 f"class {printable(classes[int(counts.argmin())])!r} has {smallest} image{'s' * (smallest != 1)}; at "
                 f"least {1 + len(missing)} are needed, one each for train and the splits to draw ({', '.join(missing)})"
             )
-        notes = []
         if test is None:
             train, test, note = self._draw_one("test", self.test_fraction, classes, train)
             notes.append(note)
@@ -177,8 +199,19 @@ class HoldOut:
         return (train, val, test), tuple(notes)
 
     def _draw_one(self, name: str, fraction: float, classes: Sequence[str], train: P) -> tuple[P, P, str]:
-        kept, held_out = stratified(train.labels, fraction, self.seed, classes=classes, purpose=f"the {name} split")
-        note = (
-            f"{name}: {len(held_out):,} of {len(train.labels):,} training images, stratified by class, seed {self.seed}"
-        )
+        labels, groups, how = train.labels, train.groups, ""
+        if name == "test" and self.folds is not None and self.fold is not None:
+            kept, held_out = fold(labels, groups, self.folds, self.fold, self.seed)
+            how = f"fold {self.fold} of {self.folds}, "
+        elif groups is not None:
+            kept, held_out = hold_out(labels, groups, fraction, self.seed)
+        else:
+            kept, held_out = stratified(labels, fraction, self.seed, classes=classes, purpose=f"the {name} split")
+        if groups is not None:
+            held = len({groups[i] for i in held_out.tolist()})
+            how += f"{len(held_out) / len(labels):.1%} in {held:,} of {len(set(groups)):,} whole groups, "
+        lost = sorted(set(labels.tolist()) - set(labels[held_out].tolist()))
+        lacks = f"; no image of {quoted(classes[label] for label in lost)}" if lost else ""
+        how += f"stratified by class, seed {self.seed}{lacks}"
+        note = f"{name}: {len(held_out):,} of {len(labels):,} training images, {how}"
         return train.subset(kept), train.subset(held_out), note

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnetlab.data import DATASETS
+from resnetlab.data.classes import ClassChoice
 from resnetlab.data.datasets import preprocessing_for
 from resnetlab.data.folder import scan
 from resnetlab.errors import BadInput, Stopped, printable
@@ -121,9 +122,10 @@ def image_size(data: DataConfig) -> int:
     """
     if data.name in DATASETS:
         return data.image_size or LEAST_SIZE  # all of them are smaller
-    if not Path(data.name).is_dir():
+    if not Path(data.name).exists():
         open_data(data)  # raises BadInput
-    preprocessing, _ = preprocessing_for(scan(data.name), data.image_size, data.fit)
+    listing = scan(data.name, ClassChoice(data.classes, data.merge, data.class_order), root=data.root)
+    preprocessing, _ = preprocessing_for(listing, data.image_size, data.fit)
     return preprocessing.image_size if data.image_size else max(LEAST_SIZE, preprocessing.image_size)
 
 

@@ -230,7 +230,7 @@ def begin_state(config: RunConfig, model: nn.Module, runtime: Runtime) -> TrainS
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The config with its data folder made absolute, so that a run can be resumed from anywhere.
+    """The config with the path of its data made absolute, so that a run can be resumed from anywhere.
 
     Raises BadInput for anything but a `RunConfig`.
     """
@@ -239,7 +239,7 @@ def resolved(config: RunConfig) -> RunConfig:
             f"the config is {reprlib.repr(config)}; give a RunConfig, for example recipes.quickstart() or "
             "RunConfig.model_validate({...})"
         )
-    folder = Path(config.data.name)
-    if config.data.name in DATASETS or not folder.is_dir():
+    source, root = Path(config.data.name), config.data.root
+    if config.data.name in DATASETS or not source.exists():
         return config
-    return config.changed({"data": {"name": str(folder.resolve())}})
+    return config.changed({"data": {"name": str(source.resolve()), "root": root and str(Path(root).resolve())}})

@@ -119,7 +119,15 @@ class DataConfig(Section):
 
     prefix: ClassVar[str] = "data."
     name: str = "digits"
-    """digits, cifar10, cifar100, or the path of a folder of images with one sub-folder per class"""
+    """digits, cifar10, cifar100, the path of a folder of images with one sub-folder per class, or a .csv, .tsv or
+    .parquet file with the columns file, label and, if there are any, split and group"""
+    classes: tuple[str, ...] = ()
+    """use these classes only, such as cat,dog; default: all"""
+    merge: tuple[str, ...] = ()
+    """classes to treat as one, as NEW=A,B; default: none"""
+    class_order: Literal["plain", "natural"] = "plain"
+    """order of the classes of a folder or file, and of the network's outputs; plain: by character; natural: class2
+    before class10"""
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     """side of the square input image, in pixels; default: chosen from the data"""
     fit: Literal["crop", "squash", "pad"] = "crop"
@@ -132,10 +140,18 @@ class DataConfig(Section):
     """share of the images held out for the test, if the data has no test split"""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """seed of random splits; separate from --seed, so that runs with different seeds share one test set"""
+    group_by: str | None = None
+    """keep images of one group, such as a patient, in one split: a regular expression whose first group (or whole
+    match) in the image's path is its name, or a column of the file in --data; default: a column named group"""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """cross-validation: divide the images into this many folds; --folds trains a run for each; default: off"""
+    fold: Annotated[int, Field(ge=1)] | None = None
+    """the fold that is the test split, from 1; default: none"""
     bad_images: Literal["error", "skip"] = "error"
     """what to do with a file that cannot be read as an image: stop with an error, or leave it out"""
     root: str | None = None
-    """folder for downloaded data sets; default: resnetlab's cache folder"""
+    """folder for downloaded data sets (default: resnetlab's cache folder), or to which the paths in a .csv file are
+    relative (default: the file's folder)"""
     download: bool = True
     """download a named data set if it is missing"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnetlab.data.classes import shortened
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.provenance import SPLITS
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: Runtime) -> list[str]:
-    """Data, network, training and machine, a line each."""
+    """Data, classes, network, training and machine, a line each."""
     preprocessing = data.preprocessing
     counts = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
     return [
         f"data     {data.name}: {counts}; {len(data.classes)} classes, "
         f"{preprocessing.image_size}x{preprocessing.image_size} px, {'grey' if preprocessing.channels == 1 else 'RGB'}",
+        f"classes  {shortened(data.classes)}",
         f"network  {network.name}, {network.architecture.stem} stem, {trained_parameters(network)}",
         f"training {config.recipe}: {settings_line(config)}",
         f"machine  {runtime.describe()}",

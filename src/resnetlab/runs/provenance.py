@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnetlab.data import DATASETS
 from resnetlab.errors import printable
 from resnetlab.runs.config import Difference, RunConfig
 
@@ -59,6 +60,7 @@ def provenance(config: RunConfig, data: ImageData, report: EpochReport) -> dict[
         "recipe": config.recipe,
         "seed": config.seed,
         "data": data.name,
+        "class_order": "published" if config.data.name in DATASETS else config.data.class_order,
         "split_digests": {name: getattr(data, name).digest for name in SPLITS},
         "epoch": report.epoch,
         "step": report.step,

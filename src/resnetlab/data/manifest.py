@@ -1,0 +1,225 @@
+"""Read a manifest: a table of image files with their classes and, if it has them, splits and groups."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from resnetlab.data.classes import quoted
+from resnetlab.data.groups import named_groups
+from resnetlab.data.words import split_of
+from resnetlab.errors import BadInput, printable
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+COLUMNS = {
+    "file": ("file", "filename", "filepath", "path", "image", "imagepath", "imagefile", "imagename", "img", "imgpath"),
+    "label": ("label", "labels", "class", "classname", "category", "target", "diagnosis", "species"),
+    "split": ("split", "subset", "partition", "set"),
+    "group": ("group", "groupid"),
+}
+"""Names of the columns, in any case, with any dashes and spaces. The first name comes before the others."""
+
+_FORMULA = re.compile(r"'+[=+\-@\t\r]")  # text that `resnetlab.runs.csv_files` marks as text for spreadsheets
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a manifest: its line, its file as a POSIX path relative to the root, and the other cells."""
+
+    line: int
+    file: str
+    label: str
+    split: str | None
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows of a manifest, one for each image, sorted by label and file; sentences about what was found."""
+
+    rows: tuple[Row, ...]
+    has_splits: bool
+    has_groups: bool
+    notes: tuple[str, ...]
+
+
+def read_manifest(path: Path, root: Path, group_by: str | None = None) -> Manifest:
+    """Read a .csv, .tsv or .parquet file with the columns file, label and, if there are any, split and group.
+
+    The files are relative to `root`, and must lie in it. `group_by` is another column for the groups, or a regular
+    expression for the file. Raises BadInput, with numbers and the first line concerned, for missing files, empty cells,
+    an image with two labels, and files outside the root.
+    """
+    header, cells = _table(path)
+    shown = printable(path)
+    column = {name: _column(shown, header, name) for name in COLUMNS}
+    if missing := [name for name in ("file", "label") if column[name] is None]:
+        raise BadInput(
+            f"{shown} has no column named {' or '.join(missing)}; the first line must name the columns, such as "
+            f"file,label or file,label,split,group; it has {quoted(header)}"
+        )
+    if group_by is not None:
+        column["group"] = header.index(group_by) if group_by in header else None
+
+    def value(row: Sequence[str], name: str) -> str | None:
+        place = column[name]
+        return None if place is None else row[place].strip()
+
+    rows = []
+    for line, row in cells:
+        if len(row) != len(header):
+            raise BadInput(f"{shown}, line {line}: {len(row)} cells, but the first line has {len(header)} columns")
+        rows.append(
+            Row(line, value(row, "file") or "", value(row, "label") or "", value(row, "split"), value(row, "group"))
+        )
+    if not rows:
+        raise BadInput(f"{shown} lists no images")
+    for name in COLUMNS:
+        empty = [row for row in rows if column[name] is not None and not getattr(row, name)]
+        _refuse(shown, rows, empty, f"no {name}", advice="fill the cells in, or leave the rows out")
+    rows = _normalised(shown, rows, root)
+    rows, notes = _without_repetition(shown, rows)
+    rows = [replace(row, split=row.split and (split_of(row.split) or row.split)) for row in rows]
+    strange = [row for row in rows if row.split not in (None, "train", "val", "test")]
+    _refuse(shown, rows, strange, "an unknown split", "split", advice="use train, val and test")
+    gone = [row for row in rows if not os.path.isfile(root / row.file)]  # noqa: PTH113 - a Path's takes longer
+    _refuse(shown, rows, gone, f"a file that is not in {printable(root)}", "file", advice=_advice(gone))
+    if group_by is not None and column["group"] is None:
+        groups = named_groups([row.file for row in rows], group_by, header)
+        rows = [replace(row, group=groups[row.file]) for row in rows]
+    has_groups = rows[0].group is not None
+    if has_groups and group_by is None:
+        notes.append(f"images of one group stay in one split: {len({row.group for row in rows}):,} groups")
+    ordered = tuple(sorted(rows, key=lambda row: (row.label, row.file)))
+    return Manifest(ordered, rows[0].split is not None, has_groups, tuple(notes))
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and each row with its line number; rows without any text are left out."""
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"could not read {printable(path)}: {error.strerror or error}") from error
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        # a file name on Linux need not be UTF-8, but a table in which little is text is no table
+        text = content.decode(encoding, "strict" if encoding == "utf-16" else "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{printable(path)} is not text; save it as UTF-8") from error
+    if "\0" in text:
+        raise BadInput(f"{printable(path)} is not a table of text; save it as CSV in UTF-8")
+    first = text.split("\n", 1)[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        found = [(reader.line_num, [_text(cell) for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise BadInput(f"{printable(path)} is not a table in CSV: {error}") from error
+    (_, header), *rows = found or [(0, [])]
+    return [cell.strip() for cell in header], [(line, row) for line, row in rows if any(map(str.strip, row))]
+
+
+def _text(cell: str) -> str:
+    return cell[1:] if _FORMULA.match(cell) else cell
+
+
+def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    try:
+        import pandas
+    except ImportError as error:
+        raise BadInput(
+            f"{printable(path)} needs pandas and pyarrow (pip install pandas pyarrow), or use CSV"
+        ) from error
+    try:
+        table = pandas.read_parquet(path)
+    except Exception as error:  # pyarrow is missing, or the file is damaged
+        raise BadInput(f"{printable(path)} cannot be read as Parquet: {printable(error)[:200]}") from error
+    columns = [["" if pandas.isna(value) else _plain(value) for value in table[name]] for name in table.columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return [str(name).strip() for name in table.columns], list(enumerate(rows, start=1))
+
+
+def _plain(value: object) -> str:
+    """Return a cell as text; a whole number that an empty cell in its column made a float is whole again."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _column(shown: str, header: Sequence[str], name: str) -> int | None:
+    """Return the place of a column; None if there is none. Raises BadInput if two columns may be meant."""
+    plain = [re.sub(r"[\W_]+", "", title).casefold() for title in header]
+    places = [place for place, title in enumerate(plain) if title == name]
+    places = places or [place for place, title in enumerate(plain) if title in COLUMNS[name]]
+    if len(places) > 1:
+        titles = quoted(header[place] for place in places)
+        raise BadInput(f"{shown}: each of the columns {titles} may be the {name}; name one of them {name!r}")
+    return places[0] if places else None
+
+
+def _refuse(
+    shown: str, rows: Sequence[Row], wrong: Sequence[Row], what: str, cell: str | None = None, *, advice: str
+) -> None:
+    """Raise BadInput, with their number and the first one, if some rows are wrong."""
+    if not wrong:
+        return
+    have = "row has" if len(wrong) == 1 else "rows have"
+    detail = "" if cell is None else f": {printable(getattr(wrong[0], cell))!r}"
+    raise BadInput(
+        f"{shown}: {len(wrong):,} of {len(rows):,} {have} {what}, first in line {wrong[0].line}{detail}; {advice}"
+    )
+
+
+def _normalised(shown: str, rows: Sequence[Row], root: Path) -> list[Row]:
+    """Make the files relative to the root. Raises BadInput for files outside it."""
+    base = root.resolve().as_posix()
+    found, outside = [], []
+    for row in rows:
+        file = row.file
+        if "\\" in file and not os.path.exists(root / file):  # noqa: PTH110 - Path's raises for long names
+            file = file.replace("\\", "/")  # written on Windows
+        file = posixpath.normpath(file).removeprefix(f"{base}/")
+        found.append(replace(row, file=file))
+        if file.startswith(("/", "../")) or file in ("..", ".") or re.match("[A-Za-z]:/", file):
+            outside.append(found[-1])
+    advice = "give the folder that holds all of them with --data.root FOLDER"
+    _refuse(shown, found, outside, f"a file outside {printable(root)}", "file", advice=advice)
+    return found
+
+
+def _without_repetition(shown: str, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Keep one of several equal rows. Raises BadInput for an image with two labels, splits or groups."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        before = first.setdefault(row.file, row)
+        for name in ("label", "split", "group"):
+            if getattr(before, name) != getattr(row, name):
+                count = sum(len(values) > 1 for values in _values(rows, name).values())
+                raise BadInput(
+                    f"{shown}: {count:,} {'image has' if count == 1 else 'images have'} two {name}s, first "
+                    f"{printable(row.file)!r}: {printable(getattr(before, name))!r} in line {before.line}, "
+                    f"{printable(getattr(row, name))!r} in line {row.line}; keep one of them"
+                )
+    repeated = len(rows) - len(first)
+    rest = "row repeats another and is" if repeated == 1 else "rows repeat others and are"
+    return list(first.values()), [f"{repeated:,} {rest} left out"] if repeated else []
+
+
+def _values(rows: Sequence[Row], name: str) -> dict[str, set[str]]:
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        values.setdefault(row.file, set()).add(getattr(row, name))
+    return values
+
+
+def _advice(gone: Sequence[Row]) -> str:
+    if gone and not any(posixpath.splitext(row.file)[1] for row in gone):
+        return "the file names need their suffix, such as .jpg"
+    return "correct the paths, or give the folder that they are relative to with --data.root FOLDER"
