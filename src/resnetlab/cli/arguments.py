@@ -131,8 +131,9 @@ class EvaluateArguments(Arguments):
     )
     source: Annotated[Path, Positional("RUN|MODEL")]
     """folder of a run, or a model file"""
-    data: Annotated[str | None, Metavar("NAME|FOLDER")] = None
-    """other data to score on: digits, cifar10, cifar100, or a folder of images; default: the data of the run"""
+    data: Annotated[str | None, Metavar("NAME|FOLDER|FILE")] = None
+    """other data to score on: digits, cifar10, cifar100, a folder of images, or a .csv file that lists images; default:
+    the data of the run"""
     split: Literal["val", "test"] = "val"
     """split to score on; each use of the test split is recorded in the run's access log"""
     tta: Literal["none", "flip", "flip-shift"] = "none"

@@ -150,8 +150,8 @@ class DataConfig(Section):
     bad_images: Literal["error", "skip"] = "error"
     """what to do with a file that cannot be read as an image: stop with an error, or leave it out"""
     root: str | None = None
-    """folder for downloaded data sets (default: resnetlab's cache folder), or to which the paths in a .csv file are
-    relative (default: the file's folder)"""
+    """folder for downloaded data sets, or the folder to which the paths in a .csv file are relative; default:
+    resnetlab's cache folder, or the folder of the .csv file"""
     download: bool = True
     """download a named data set if it is missing"""
 
