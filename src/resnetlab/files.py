@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import reprlib
 import shutil
 import stat
 import tempfile
@@ -71,6 +72,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def as_path(value: object, name: str) -> Path:
+    """Return an argument as a path. Raises BadInput, with the name of the argument, for anything else."""
+    if not isinstance(value, str | os.PathLike) or value == "":
+        raise BadInput(f"{name} is {printable(reprlib.repr(value))}, but must be the path of a file or folder")
+    return Path(value)
 
 
 def write_text(path: Path, text: str) -> None:

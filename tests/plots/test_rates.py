@@ -22,14 +22,24 @@ def test_losses_smoothed_losses_and_marks_are_at_their_numbers() -> None:
     rates, losses, smoothed = [1e-3, 1e-2, 1e-1], [2.0, 1.5, 3.0], [1.9, 1.6, 2.8]
     figure = range_test(rates, losses, smoothed, "net", steepest=1e-2, diverged=0.2, suggestion=0.005)
     (axes,) = figure.axes
-    dots, line, *marks = axes.lines
+    dots, line, steepest, *marks = axes.lines
     assert np.array_equal(dots.get_xydata(), np.column_stack((rates, losses)))
     assert np.array_equal(line.get_xydata(), np.column_stack((rates, smoothed)))
-    assert [mark.get_xdata()[0] for mark in marks] == [1e-2, 0.2, 0.005]
+    assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.005]
+    assert np.allclose(steepest.get_xydata(), [[1e-2, 1.6]])
     assert axes.get_xscale() == "log"
     said = words(figure)
     for part in ("Learning-rate range test: net", "3 steps", "suggested peak 0.005", "diverged, 0.2", "descent, 0.01"):
         assert part in said
+
+
+def test_steepest_descent_and_suggestion_are_both_visible_at_the_same_rate() -> None:
+    figure = range_test([1e-3, 1e-2, 1e-1], [2.0, 1.5, 1.0], [2.0, 1.5, 1.0], "net", steepest=1e-2, suggestion=1e-2)
+    *_, steepest, suggestion = figure.axes[0].lines
+    assert (steepest.get_marker(), steepest.get_linestyle()) == ("D", "None")
+    assert (suggestion.get_linestyle(), list(suggestion.get_xdata())) == ("-", [1e-2, 1e-2])
+    assert steepest.get_color() != suggestion.get_color()
+    assert steepest.get_zorder() > suggestion.get_zorder()
 
 
 def test_a_very_high_loss_does_not_flatten_the_rest() -> None:

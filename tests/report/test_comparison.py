@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from resnetlab.evaluation.comparison import ComparedRun, Comparison, compare_with_best, ranked
-from resnetlab.report.comparison import build, cost, heading, quality, sentences
+from resnetlab.report.comparison import build, cost, heading, quality, sentences, settings_sentence, settings_table
 from resnetlab.report.render import Picture
+
+SETTINGS = {"optim.lr": [0.1, 0.1, 0.2], "augment.flip": [True, False, False], "model.shortcut": [None, "A", "B"]}
 
 
 @pytest.fixture
@@ -41,7 +43,18 @@ def comparison() -> Comparison:
         for name, right, cost in (("good", 90, full), ("<b>bad", 60, full), ("[red]unknown", 89, empty))
     ]
     ordered = ranked(runs)
-    return Comparison("test", "pets", "cd" * 32, 100, "none", 14, ordered, compare_with_best(ordered), ("look out",))
+    return Comparison(
+        "test", "pets", "cd" * 32, 100, "none", 14, ordered, compare_with_best(ordered), ("look out",), SETTINGS
+    )
+
+
+def test_settings_that_differ_have_a_row_with_the_value_of_each_run(comparison: Comparison) -> None:
+    found = settings_table(comparison)
+    assert found.columns == ("setting", "good", "[red]unknown", "<b>bad")
+    assert found.rows[:2] == [["optim.lr", "0.1", "0.1", "0.2"], ["augment.flip", "on", "off", "off"]]
+    assert settings_sentence(comparison) == "different settings: optim.lr, augment.flip, model.shortcut"
+    same = replace(comparison, settings={})
+    assert settings_sentence(same) == "all settings that affect the result are the same"
 
 
 def test_the_first_table_has_scores_and_verdicts(comparison: Comparison) -> None:
@@ -80,7 +93,8 @@ def test_the_page_has_all_of_it_and_no_markup_of_others(comparison: Comparison) 
     html = build(comparison, Picture("data:image/png;base64,", 8, 8, "curves"))
     assert "<b>bad" not in html
     assert "&lt;b&gt;bad" in html
-    for row in (*quality(comparison).rows, *cost(comparison).rows):
+    assert html.index("Settings that differ") < html.index("Scores on the same images")
+    for row in (*settings_table(comparison).rows, *quality(comparison).rows, *cost(comparison).rows):
         for cell in row:
             assert cell.replace("<", "&lt;").replace(">", "&gt;") in html
     assert "not significant" in html

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from resnetlab.errors import BadInput, Damaged
 from resnetlab.runs import experiment, recipes
-from resnetlab.runs.compare import compare, distinct_names
+from resnetlab.runs.compare import compare, distinct_names, summarize
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
+from resnetlab.runs.seeds import train_series
 
 PARAMETERS, MACS = 1_334, 34_640  # of the tiny network for one channel, 8x8 px and ten classes
 
@@ -99,16 +101,58 @@ def test_validation_can_be_compared_and_does_not_use_the_test_set(trained: Path)
 def test_a_run_without_scores_is_told_what_to_run(runs: Path) -> None:
     shutil.rmtree(runs / "bad" / "evaluation" / "test")
     with pytest.raises(BadInput) as refused:
-        compare([runs / "good", runs / "bad"])
+        compare([runs / "good", runs / "bad"], "test")
     bad = runs / "bad"
     assert str(refused.value) == (
-        f"{bad} has not been scored on its test split; run: resnetlab evaluate {bad} --split test"
+        f"{bad} has not been scored on its test split; compare the validation scores (--split val)"
+    )
+
+
+def test_without_test_scores_of_all_runs_validation_is_compared_with_a_note(runs: Path) -> None:
+    shutil.rmtree(runs / "bad" / "evaluation" / "test")
+    found = compare([runs / "good", runs / "bad"])
+    assert (found.split, found.images, found.runs_on_split) == ("val", 144, 0)
+    assert found.notes[0].startswith("not all of these runs were scored on the test split, so the validation split")
+    shutil.rmtree(runs / "bad" / "evaluation" / "val")
+    with pytest.raises(BadInput, match=r"run: resnetlab evaluate .*bad --split val"):
+        compare([runs / "good", runs / "bad"])
+
+
+def test_the_settings_that_differ_are_those_of_the_configs(trained: Path) -> None:
+    found = compare([trained / "bad", trained / "good"])
+    assert found.names == ["good", "bad"]
+    assert found.settings == {"epochs": [6, None], "steps": [None, 2]}
+    assert found.to_json()["settings"]["epochs"] == {"good": 6, "bad": None}
+    assert compare([trained / "good", trained / "good"]).settings == {}
+
+
+def test_runs_and_series_are_summarised_by_mean_and_interval_over_seeds(tmp_path: Path, trained: Path) -> None:
+    config = RunFolder(trained / "bad").config
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+        patched.setattr(experiment, "draw_curves", lambda *_: None)
+        series = train_series(config.changed({"optim": {"lr": 0.01}}), 2, tmp_path / "seeds")
+    table = summarize([tmp_path / "seeds", trained / "good"])
+    assert table.names == ["good", "seeds"]
+    assert table.settings == {"epochs": [6, None], "steps": [None, 2], "optim.lr": [0.03, 0.01]}
+    one, several = table.rows
+    together = series.summary()["together"]
+    for score in ("accuracy", "macro_f1", "loss", "train_seconds"):
+        assert asdict(several.repeats(score)) == together[score], score
+    scores = RunFolder(trained / "good").final_metrics("test")
+    assert scores is not None
+    alone = one.repeats("accuracy")
+    assert alone is not None
+    assert (alone.mean, alone.std, list(alone.interval or ())) == (
+        scores["accuracy"],
+        None,
+        scores["intervals"]["accuracy"],
     )
 
 
 def test_scores_of_other_weights_than_the_run_has_now_are_refused(runs: Path) -> None:
     shutil.copy(runs / "other" / "best.safetensors", runs / "bad")
-    with pytest.raises(BadInput, match="was scored with other weights than it has now; run: resnetlab evaluate"):
+    with pytest.raises(BadInput, match="was scored with other weights than it has now; compare the validation scores"):
         compare([runs / "good", runs / "bad"])
 
 
@@ -153,7 +197,7 @@ def change_line(text: str) -> str:
 def test_predictions_that_are_not_those_of_the_scores_are_refused(runs: Path, damage: Any) -> None:
     file = runs / "bad" / "evaluation" / "test" / "predictions.csv"
     file.write_text(damage(file.read_text()))
-    with pytest.raises(Damaged, match=r"predictions.csv is damaged: .*; run: resnetlab evaluate"):
+    with pytest.raises(Damaged, match=r"predictions.csv is damaged: .*; restore it from a copy"):
         compare([runs / "good", runs / "bad"])
 
 

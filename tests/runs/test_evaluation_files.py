@@ -217,17 +217,26 @@ def test_without_metrics_json_there_are_no_metrics(tmp_path: Path) -> None:
 def test_damaged_metrics_are_an_error_with_the_command_that_writes_them_again(
     change: dict[str, Any], strange: tuple[Path, Evaluation], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run" / "evaluation" / "test-flip-shift"
+    folder = tmp_path / "run" / "evaluation" / "val-flip-shift"
     shutil.copytree(strange[0], folder)
     file = folder / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    again = f"run: resnetlab evaluate {tmp_path / 'run'} --split test --tta flip-shift"
+    again = f"run: resnetlab evaluate {tmp_path / 'run'} --split val --tta flip-shift"
     with pytest.raises(Damaged, match=rf"metrics.json is damaged: .*; {again}"):
         read_metrics(folder)
     for text in ("{", "[]", "[" * 100_000):
         file.write_text(text)
         with pytest.raises(Damaged, match=r"metrics\.json is damaged"):
             read_metrics(folder)
+
+
+def test_damaged_test_scores_give_no_advice_to_use_the_test_set_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "evaluation" / "test"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(Damaged, match="restore it from a copy, because") as refused:
+        read_metrics(folder)
+    assert "--split test" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class EvaluateArguments(Arguments):
     """
 
     examples: ClassVar[tuple[str, ...]] = (
-        "resnetlab evaluate runs/quickstart-001 --split test",
+        "resnetlab evaluate runs/quickstart-001",
         "resnetlab evaluate best.safetensors --data FOLDER",
     )
     source: Annotated[Path, Positional("RUN|MODEL")]
@@ -150,17 +150,27 @@ class EvaluateArguments(Arguments):
 
 
 class CompareArguments(Arguments):
-    """Compare two or more runs on the images that all of them were scored on: which is better, and is the difference
-    significant?
+    """Compare two or more runs on the images that all of them were scored on: which settings differ, which run is
+    better, and is the difference significant?
+
+    Series (train --seeds) are compared by mean, standard deviation and interval over their seeds.
     """
 
-    examples: ClassVar[tuple[str, ...]] = ("resnetlab compare runs/quickstart-001 runs/quickstart-002 --out compared",)
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab compare runs/quickstart-001 runs/quickstart-002 --out compared",
+        "resnetlab compare runs/sgd-seeds runs/adam-seeds --latex table.tex --csv table.csv",
+    )
     runs: Annotated[tuple[Path, ...], Positional("RUN RUN ...")] = ()
-    """folders of runs, two or more"""
-    split: Literal["val", "test"] = "test"
-    """split whose scores are compared; scores on val are too good, because the best epoch was selected on it"""
+    """folders of runs or series, two or more"""
+    split: Literal["val", "test"] | None = None
+    """split whose scores are compared; scores on val are too good, because the best epoch was selected on it; default:
+    test if all runs were scored on it, else val"""
     out: Annotated[Path | None, Folder] = None
     """folder for an HTML page, the curves as a figure, and the numbers as JSON; default: print only"""
+    latex: Annotated[Path | None, File] = None
+    """write the scores as a LaTeX table into a .tex file: mean ± std, number of runs, intervals"""
+    csv: Annotated[Path | None, File] = None
+    """write the same scores with all their digits into a .csv file"""
     json_: bool = False
     """print the numbers as JSON instead of tables"""
 

@@ -135,19 +135,34 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def compare(arguments: Sequence[str]) -> None:
     given = parse(CompareArguments, arguments, "resnetlab compare")
+    for option, file, suffix in (("--latex", given.latex, ".tex"), ("--csv", given.csv, ".csv")):
+        if file is not None and (file.suffix != suffix or not file.parent.is_dir() or file.is_dir()):
+            raise BadInput(f"{option} is {printable(file)}, but must be a {suffix} file in an existing folder")
     from resnetlab.cli import tables
+    from resnetlab.evaluation.comparison import SummaryTable
     from resnetlab.report.comparison import write_comparison
+    from resnetlab.report.score_table import write_latex, write_scores_csv
     from resnetlab.runs import compare
+    from resnetlab.runs.series import is_series
 
-    comparison = compare.compare(given.runs, given.split)
-    if given.json_:
-        tables.show_json(comparison.to_json())
+    written = []
+    if any(map(is_series, given.runs)):
+        if given.out is not None:
+            raise BadInput("--out writes a page about single runs; for a series use --latex, --csv or --json")
+        summaries = compare.summarize(given.runs, given.split)
+        tables.show_json(summaries.to_json()) if given.json_ else tables.show_summaries(summaries)
     else:
-        tables.show_comparison(comparison)
-    if given.out is not None:
-        page = write_comparison(given.out, comparison)
-        if not given.json_:
-            tables.print_line(f"the page is {page}")
+        comparison = compare.compare(given.runs, given.split)
+        summaries = SummaryTable.of(comparison)
+        tables.show_json(comparison.to_json()) if given.json_ else tables.show_comparison(comparison)
+        if given.out is not None:
+            written.append(f"the page is {write_comparison(given.out, comparison)}")
+    for file, write in ((given.latex, write_latex), (given.csv, write_scores_csv)):
+        if file is not None:
+            write(file, summaries)
+            written.append(f"the table is {file}")
+    for line in [] if given.json_ else written:
+        tables.print_line(line)
 
 
 def baseline(arguments: Sequence[str]) -> None:

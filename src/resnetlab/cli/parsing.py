@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args,
 from pydantic import Field
 
 from resnetlab.errors import BadInput, printable
-from resnetlab.runs.config import SHORT_FLAGS, RunConfig, Section, choices
+from resnetlab.runs.config import SHORT_FLAGS, RunConfig, Section, choices, value_text
 
 Command = TypeVar("Command", bound="Arguments")
 
@@ -274,16 +274,11 @@ def option_lists(heading: str, kind: type[Section], defaults: Section | None) ->
             title = f"{section}: {purpose[:1].lower()}{purpose[1:]}"
             holder = defaults and getattr(defaults, section)
         flags = ", ".join([*option.flags, *option.negative_flags])
-        default = "" if holder is None or "default:" in option.help else f"; default: {written(getattr(holder, name))}"
+        default = (
+            "" if holder is None or "default:" in option.help else f"; default: {value_text(getattr(holder, name))}"
+        )
         lists.setdefault(title, {})[f"{flags} {option.usage}".rstrip()] = option.help + default
     return lists
-
-
-def written(value: Any) -> str:
-    """Format a default value for the help."""
-    if value is None or isinstance(value, bool):
-        return "on" if value else "none" if value is None else "off"
-    return " ".join(map(written, value)) if isinstance(value, tuple) else str(value).removesuffix(".0")
 
 
 def listing(rows: Mapping[str, str], width: int) -> str:

@@ -14,16 +14,19 @@ from rich.table import Table
 from resnetlab.cli.parsing import json_text
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
+from resnetlab.runs import recipes
+from resnetlab.runs.config import LENGTH, RunConfig, differing, value_text
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.messages import score_line
 from resnetlab.runs.series import SUMMARY, Series
 
 if TYPE_CHECKING:
     from resnetlab.cli.inspection import ImageActivations, InspectedModel
-    from resnetlab.evaluation.comparison import Comparison
+    from resnetlab.evaluation.comparison import Comparison, SummaryTable
+    from resnetlab.report.comparison import Cells
 
 
-WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed")
+WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed", "settings")
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -54,17 +57,43 @@ def calibration_line(calibration: Mapping[str, Any]) -> str:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print scores and cost of each run, and which differences are significant."""
+    """Print the settings that differ, scores and cost of each run, and which differences are significant."""
     from resnetlab.report.comparison import WORDS, cost, heading, quality, sentences
 
     print_line(heading(comparison))
+    show_settings(comparison)
     for cells in (quality(comparison), cost(comparison)):
-        table = make_table(*cells.columns, words=WORDS)
-        for row in cells.rows:
-            table.add_row(*map(escape, row))
-        output().print(table)
+        show_cells(cells, WORDS)
     for sentence in sentences(comparison):
         print_line(sentence)
+
+
+def show_summaries(found: SummaryTable) -> None:
+    """Print the settings that differ, and mean, spread and interval of each run or series."""
+    from resnetlab.report.score_table import caption, cells
+
+    show_settings(found)
+    show_cells(cells(found), ("name",))
+    print_line(caption(found))
+    for note in found.notes:
+        print_line(f"note: {note}")
+
+
+def show_settings(found: Comparison | SummaryTable) -> None:
+    """Print the settings that differ, in a table, or that there are none."""
+    from resnetlab.report.comparison import settings_sentence, settings_table
+
+    print_line(settings_sentence(found))
+    cells = settings_table(found)
+    if cells.rows:
+        show_cells(cells, cells.columns)
+
+
+def show_cells(cells: Cells, words: Collection[str]) -> None:
+    table = make_table(*map(escape, cells.columns), words=[escape(word) for word in words])
+    for row in cells.rows:
+        table.add_row(*map(escape, row))
+    output().print(table)
 
 
 def show_series(series: Series) -> None:
@@ -151,7 +180,7 @@ def show_runs(folder: Path) -> None:
             rows.append(run_row(run))
         except LabError as error:
             broken.append(str(error))
-    table = make_table("run", "model", "data", "epochs", "val", "test", "minutes", "state")
+    table = make_table("run", "model", "data", "epochs", "val", "test", "minutes", "state", "settings")
     for _, cells in sorted(rows, key=lambda row: row[0]):
         table.add_row(*cells)
     if rows:
@@ -175,7 +204,20 @@ def run_row(run: RunFolder) -> tuple[tuple[float, float], list[str]]:
         percent(test["accuracy"] if test else None),
         f"{minutes:.1f}",
         "finished" if run.is_scored else "unfinished",
+        escaped(recipe_and_changes(config)),
     ]
+
+
+OWN_COLUMNS = ("recipe", "model.name", "data.name")
+
+
+def recipe_and_changes(config: RunConfig) -> str:
+    """The recipe of a run, and the settings that differ from it."""
+    if config.recipe not in recipes.RECIPES:
+        return config.recipe
+    changes = differing([recipes.get(config.recipe), config], besides=OWN_COLUMNS)
+    now = {path: value for path, (_, value) in changes.items() if path not in LENGTH or value is not None}
+    return ", ".join([config.recipe, *(f"{path} {value_text(value)}" for path, value in now.items())])
 
 
 def test_set_lines(folder: Path) -> list[str]:

@@ -113,7 +113,8 @@ def open_dataset(
             preprocessing = with_statistics(unscaled, STATISTICS[name if normalize == "dataset" else normalize])
         return _load_named(name, named, preprocessing, hold_out, notes)
     if not name or (isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name)):
-        raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images")
+        folder = f"there is no folder {printable(name)!r}" if name else "the path is empty"
+        raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images; {folder}")
     listing = scan(name_or_folder, choice, group_by=group_by, root=root)
     bad = BadImages(bad_images, len(listing))
     if preprocessing is not None:

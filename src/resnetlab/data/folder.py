@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnetlab.data import DATASETS
 from resnetlab.data.classes import ClassChoice, alike, notes_on_alike, quoted, require_two, shortened
 from resnetlab.data.groups import named_groups, require_apart
 from resnetlab.data.manifest import SUFFIXES as TABLES
@@ -162,7 +163,7 @@ def find(
     if path.suffix.lower() in TABLES and not path.is_dir():
         return _in_manifest(path, path.parent if root is None else Path(root), group_by)
     if not path.exists():
-        raise BadInput(f"folder not found: {printable(path)}")
+        raise BadInput(f"folder not found: {printable(path)}; give a folder of images, or one of {', '.join(DATASETS)}")
     if not path.is_dir():
         tables = ", ".join(TABLES)
         raise BadInput(f"{printable(path)} is a file; a folder is needed, or a {tables} file with file,label: {_HELP}")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.evaluation.intervals import Interval, percentiles, resampled
+from resnetlab.evaluation.intervals import Interval, Repeats, percentiles, resampled
 
 Correct: TypeAlias = NDArray[np.bool_]  # (N,): the images that a model classified correctly, in the same order for all
 
@@ -94,6 +94,11 @@ class Comparison:
     runs: tuple[ComparedRun, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...] = ()
+    settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # that differ: values in the order of the runs
+
+    @property
+    def names(self) -> list[str]:
+        return [run.name for run in self.runs]
 
     def pair(self, run: ComparedRun) -> Pair | None:
         """The pair of the best run with `run`; None for the best itself."""
@@ -105,10 +110,75 @@ class Comparison:
         }
         return {
             **facts,
+            "settings": {path: dict(zip(self.names, values, strict=True)) for path, values in self.settings.items()},
             "runs": [run.to_json() for run in self.runs],
             "pairs": [pair.to_json() for pair in self.pairs],
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of a run, or of the runs of a series, which differ only in their seeds, on one split."""
+
+    name: str
+    runs: tuple[ComparedRun, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    def repeats(self, score: str) -> Repeats | None:
+        """Mean, standard deviation and interval of one of `SCORES`; None if it is undefined for a run.
+
+        The interval of a series is of its mean, over seeds. That of a single run is over the images, if it is known.
+        """
+        found = Repeats.of([getattr(run, score) for run in self.runs])
+        between = getattr(self.runs[0], f"{score}_interval", None)
+        if found is None or self.n > 1 or between is None:
+            return found
+        return replace(found, interval=(between[0], between[1]))
+
+    def to_json(self) -> dict[str, Any]:
+        scores = {score: self.repeats(score) for score in SCORES}
+        return {
+            "name": self.name,
+            "n": self.n,
+            "runs": [run.name for run in self.runs],
+            "interval_over": "seeds" if self.n > 1 else "images",
+            **{score: None if repeats is None else asdict(repeats) for score, repeats in scores.items()},
+        }
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """Runs and series that were scored on the same images, the highest mean accuracy first."""
+
+    split: str
+    data: str
+    split_digest: str
+    images: int
+    rows: tuple[Summary, ...]
+    settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # that differ: values in the order of the rows
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return [row.name for row in self.rows]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> SummaryTable:
+        """The runs of a comparison, each alone."""
+        facts = {name: getattr(comparison, name) for name in ("split", "data", "split_digest", "images", "settings")}
+        return cls(**facts, rows=tuple(Summary(run.name, (run,)) for run in comparison.runs))
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {name: getattr(self, name) for name in ("split", "data", "split_digest", "images")}
+        settings = {path: dict(zip(self.names, values, strict=True)) for path, values in self.settings.items()}
+        return {**facts, "settings": settings, "rows": [row.to_json() for row in self.rows], "notes": list(self.notes)}
+
+
+SCORES = ("accuracy", "macro_f1", "loss", "train_seconds")
 
 
 def ranked(runs: Sequence[ComparedRun]) -> tuple[ComparedRun, ...]:

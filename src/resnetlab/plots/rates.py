@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,8 @@ def range_test(
 ) -> Figure:
     """The loss of each step and its smoothed course over the learning rate, on a logarithmic axis.
 
-    Vertical lines mark the steepest descent, the divergence and the suggestion.
+    A diamond on the smoothed course marks the steepest descent; vertical lines mark the divergence and the suggestion.
+    So the suggestion and the steepest descent are both visible where they are the same learning rate.
     """
     outcome = "no suggestion: the loss does not fall" if suggestion is None else f"suggested peak {suggestion:.2g}"
     steps = f"{counted(len(rates), 'step')} at rising learning rates"
@@ -45,8 +47,11 @@ def range_test(
     axes.set_xscale("log")
     axes.plot(rates, losses, color=TRAIN, ls="none", marker="o", markersize=4, alpha=0.4, label="loss of a batch")
     axes.plot(rates, smoothed, color=VALIDATION, lw=2, label="smoothed")
+    if steepest is not None:
+        height = float(np.interp(math.log(steepest), np.log(rates), smoothed))
+        (mark,) = axes.plot([steepest], [height], color=INK, ls="none", marker="D", markersize=9, zorder=4)
+        mark.set(markerfacecolor="none", markeredgewidth=2, label=f"steepest descent, {steepest:.2g}")
     for rate, label, colour, dash in (
-        (steepest, "steepest descent", MUTED, (0, (4, 3))),
         (diverged, "diverged", WRONG, (0, (1, 1.5))),
         (suggestion, "suggestion", RIGHT, "-"),
     ):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from resnetlab.evaluation.access_log import runs_were, times
-from resnetlab.evaluation.comparison import ComparedRun, Comparison, Pair
+from resnetlab.evaluation.comparison import ComparedRun, Comparison, Pair, SummaryTable
 from resnetlab.evaluation.intervals import RESAMPLES, Interval
 from resnetlab.files import write_json, write_text
+from resnetlab.runs.config import value_text
 from resnetlab.runs.evaluation_files import make_folder
 
 if TYPE_CHECKING:
@@ -62,6 +63,19 @@ def cost_row(run: ComparedRun) -> list[str]:
     ]
 
 
+def settings_table(comparison: Comparison | SummaryTable) -> Cells:
+    """The settings that differ, a row each, with their value in each run."""
+    rows = [[path, *map(value_text, values)] for path, values in comparison.settings.items()]
+    return Cells(("setting", *comparison.names), rows)
+
+
+def settings_sentence(comparison: Comparison | SummaryTable) -> str:
+    """The names of the settings that differ."""
+    if not comparison.settings:
+        return "all settings that affect the result are the same"
+    return f"different settings: {', '.join(comparison.settings)}"
+
+
 def heading(comparison: Comparison) -> str:
     augmented = "" if comparison.tta == "none" else f", test-time augmentation: {comparison.tta}"
     return (
@@ -110,8 +124,15 @@ def build(comparison: Comparison, curves: Picture) -> str:
         title=f"Comparison of {len(comparison.runs)} runs on {comparison.data}",
         kicker="resnetlab comparison",
         about=f"{heading(comparison)}.",
-        sections={"scores": "Scores", "pairs": "Pairs", "curves": "Learning curves", "cost": "Cost"},
-        sentences=list(sentences(comparison)),
+        sections={
+            "settings": "Settings",
+            "scores": "Scores",
+            "pairs": "Pairs",
+            "curves": "Learning curves",
+            "cost": "Cost",
+        },
+        sentences=[settings_sentence(comparison), *sentences(comparison)],
+        settings=settings_table(comparison),
         quality=quality(comparison),
         pairs=Cells(("best", "other", "best only", "other only", "p, McNemar", "p, after Holm"), pairs),
         cost=cost(comparison),

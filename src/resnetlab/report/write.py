@@ -14,7 +14,7 @@ from resnetlab.report.collect import Facts, read_facts
 from resnetlab.report.command import commands
 from resnetlab.report.comparison import UNKNOWN, Cells
 from resnetlab.report.render import is_number, render
-from resnetlab.runs.resume import HARMLESS, LENGTH
+from resnetlab.runs.config import HARMLESS, LENGTH
 from resnetlab.runtime import one_thread_after_fork
 
 

@@ -18,11 +18,11 @@ from resnetlab.models.pretrained import load_pretrained
 from resnetlab.runs import recipes
 from resnetlab.runs.build import open_data, resolved
 from resnetlab.runs.compare import compare
-from resnetlab.runs.config import DataConfig, RunConfig, differences
+from resnetlab.runs.config import HARMLESS, DataConfig, RunConfig, differences
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.resume import HARMLESS, resume
+from resnetlab.runs.resume import resume
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
 
@@ -83,7 +83,7 @@ def baseline(
             train_or_resume(config, folder / name, stop, on_event)
         except Stopped as error:
             raise Stopped(f"{error}; or repeat the command, which also trains the remaining parts") from None
-    comparison = compare([folder / name for name in parts])
+    comparison = compare([folder / name for name in parts], "test")
     return dataclasses.replace(comparison, notes=(*descriptions(parts, weights), *comparison.notes)), folder
 
 

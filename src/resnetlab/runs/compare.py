@@ -4,59 +4,139 @@ from __future__ import annotations
 
 import itertools
 import os
+import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from resnetlab.errors import BadInput, printable, unknown
 from resnetlab.evaluation.access_log import AccessLog
-from resnetlab.evaluation.comparison import ComparedRun, Comparison, compare_with_best, ranked
+from resnetlab.evaluation.comparison import (
+    ComparedRun,
+    Comparison,
+    Summary,
+    SummaryTable,
+    compare_with_best,
+    ranked,
+)
 from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import confusion_of
+from resnetlab.files import as_path
 from resnetlab.inference.model_file import read_model
 from resnetlab.models.summary import count_macs
+from resnetlab.runs.config import differing
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
 from resnetlab.runs.folder import ENVIRONMENT, RunFolder
 from resnetlab.runs.score import SPLITS, SplitName
+from resnetlab.runs.series import Series, is_series
+
+Paths: TypeAlias = Sequence[str | os.PathLike[str]]
+NOT_ALL_TESTED = (
+    "not all of these runs were scored on the test split, so the validation split is compared; its scores are too "
+    "good, because each run selected its best epoch on it"
+)
 
 
-def compare(folders: Sequence[str | os.PathLike[str]], split: SplitName = "test") -> Comparison:
+def compare(folders: Paths, split: SplitName | None = None) -> Comparison:
     """Compare the runs in `folders` by their scores on the same split.
+
+    Without a `split` it is the test split if all runs have been scored on it, else validation.
 
     Raises BadInput if a run has not been scored on the split, has other weights now than when it was scored, or was
     scored on other images than the rest; Damaged if its predictions do not belong to its scores.
     """
-    if isinstance(folders, str | os.PathLike) or len(folders) < 2:
-        raise BadInput("a comparison needs a list of two runs or more, such as: resnetlab compare RUN RUN …")
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    runs = [RunFolder.open(Path(path)) for path in folders]
-    metrics = [metrics_of(run, split) for run in runs]
-    require_same_images(runs, metrics, split)
-    logs = [run.access_log for run in runs] if split == "test" else []
-    together = AccessLog(None, tuple(dict.fromkeys(file for log in logs for file in log.files)))
+    runs = [RunFolder.open(path) for path in paths_of(folders, split)]
+    metrics, split, notes = scores_on(runs, split)
+    together = access_logs(runs, split)
     compared = [compared_run(*given, split) for given in zip(runs, metrics, distinct_names(runs), strict=True)]
-    first, ordered = metrics[0], ranked(compared)
+    ordered = ranked(compared)
     return Comparison(
-        split=split,
-        data=first["data"],
-        split_digest=first["split_digest"],
-        images=first["images"],
-        tta=first.get("tta", "none"),
-        runs_on_split=together.count("", first["split_digest"]).runs,
+        **facts_of(metrics[0], split),
+        tta=metrics[0].get("tta", "none"),
+        runs_on_split=together.count("", metrics[0]["split_digest"]).runs,
         runs=ordered,
         pairs=compare_with_best(ordered),
-        notes=(*together.accesses()[1], *cost_notes(ordered)),
+        notes=(*notes, *together.accesses()[1], *cost_notes(ordered)),
+        settings=differing([runs[compared.index(run)].config for run in ordered]),
     )
+
+
+def summarize(folders: Paths, split: SplitName | None = None) -> SummaryTable:
+    """Summarise runs and series (`train --seeds`) by their scores on the same split: mean, spread and interval of each.
+
+    Arguments and errors are those of `compare`. Unfinished runs of a series are left out, with a note.
+    """
+    paths, notes = paths_of(folders, split), []
+    groups: list[list[RunFolder]] = []
+    for path in paths:
+        series = Series.open(path) if is_series(path) else None
+        finished = [series.run(seed) for seed in series.seeds if series.is_finished(seed)] if series else []
+        if series and not finished:
+            raise BadInput(f"no run of the series in {printable(path)} is finished; resnetlab resume continues it")
+        if series and len(finished) < series.count:
+            notes.append(f"{printable(path.name)}: {len(finished)} of its {series.count} runs are finished")
+        groups.append(finished or [RunFolder.open(path)])
+    runs = [run for group in groups for run in group]
+    metrics, split, split_notes = scores_on(runs, split)
+    compared = iter([compared_run(*given, split) for given in zip(runs, metrics, distinct_names(runs), strict=True)])
+    names = distinct_names([RunFolder(path) for path in paths])
+    rows = [
+        Summary(name, tuple(itertools.islice(compared, len(group)))) for name, group in zip(names, groups, strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda place: -statistics.fmean(run.accuracy for run in rows[place].runs))
+    return SummaryTable(
+        **facts_of(metrics[0], split),
+        rows=tuple(rows[place] for place in order),
+        settings=differing([groups[place][0].config for place in order], besides=("seed",)),
+        notes=(*split_notes, *notes),
+    )
+
+
+def paths_of(folders: Paths, split: object) -> list[Path]:
+    """The folders as paths. Raises BadInput unless there are two or more, and for an unknown split."""
+    if isinstance(folders, str | os.PathLike) or not isinstance(folders, Iterable) or len(list(folders)) < 2:
+        raise BadInput(f"{printable(folders)} is one run or none; a comparison needs a list of two runs or more")
+    if split is not None and split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    return [as_path(path, "run") for path in folders]
+
+
+def scores_on(runs: Sequence[RunFolder], split: SplitName | None) -> tuple[list[Metrics], SplitName, list[str]]:
+    """The content of each metrics.json, the split that they are of, and notes about its choice."""
+    notes = []
+    if split is None:
+        split = "test" if all(run.final_metrics("test") for run in runs) else "val"
+        notes = [NOT_ALL_TESTED] * (split == "val")
+    metrics = [metrics_of(run, split) for run in runs]
+    require_same_images(runs, metrics, split)
+    return metrics, split, notes
+
+
+def facts_of(metrics: Metrics, split: SplitName) -> dict[str, Any]:
+    """The images that were scored."""
+    return {"split": split, **{name: metrics[name] for name in ("data", "split_digest", "images")}}
+
+
+def access_logs(runs: Sequence[RunFolder], split: SplitName) -> AccessLog:
+    """The access logs of all runs as one; without any for validation."""
+    logs = [run.access_log for run in runs] if split == "test" else []
+    return AccessLog(None, tuple(dict.fromkeys(file for log in logs for file in log.files)))
 
 
 def metrics_of(run: RunFolder, split: str) -> Metrics:
     """The content of metrics.json for a split. Raises BadInput if the run has not been scored on it."""
     found = read_metrics(run.evaluation(split))
     if found is None:
-        again = f"run: resnetlab evaluate {printable(run.path)} --split {split}"
-        raise BadInput(f"{printable(run.path)} has not been scored on its {split} split; {again}")
+        raise BadInput(f"{printable(run.path)} has not been scored on its {split} split; {remedy(run, split)}")
     return found
+
+
+def remedy(run: RunFolder, split: str) -> str:
+    """Advice for a run without scores on a split; it never leads to another use of the test set."""
+    if split == "test":
+        return "compare the validation scores (--split val)"
+    return f"run: resnetlab evaluate {printable(run.path)} --split val"
 
 
 def require_same_images(runs: Sequence[RunFolder], metrics: Sequence[Metrics], split: str) -> None:
@@ -113,10 +193,7 @@ def size(run: RunFolder, metrics: Metrics, split: str) -> tuple[int | None, int 
         return None, None
     model = read_model(run.best)
     if model.weights_digest != metrics["weights_digest"]:
-        raise BadInput(
-            f"{printable(run.path)} was scored with other weights than it has now; "
-            f"run: resnetlab evaluate {printable(run.path)} --split {split}"
-        )
+        raise BadInput(f"{printable(run.path)} was scored with other weights than it has now; {remedy(run, split)}")
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return parameters, count_macs(model.network, model.preprocessing.image_size)
 

@@ -6,7 +6,7 @@ This module does not import torch, so that the command line starts at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,12 @@ SHORT_FLAGS = {
     "optim.lr": "lr",
 }
 """Settings that the command line also knows by a short name: `--lr` is `--optim.lr`."""
+
+
+LENGTH = {"epochs", "steps"}
+HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test", "tensorboard"}
+HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
+"""Settings that change no weight of a run."""
 
 
 class Section(BaseModel):
@@ -379,3 +385,28 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found
+
+
+def differing(configs: Sequence[RunConfig], besides: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Return the settings that are not the same in all configs, by path: their values, a value for each config.
+
+    Settings that change no weight, and those in `besides`, are left out.
+
+    >>> differing([RunConfig(epochs=3), RunConfig(epochs=3, seed=1)])
+    {'seed': [0, 1]}
+    """
+    settings = [flat(config.to_json()) for config in configs]
+    paths = [path for path in settings[0] if path not in HARMLESS and path not in besides]
+    values = {path: [one[path] for one in settings] for path in paths}
+    return {path: found for path, found in values.items() if any(value != found[0] for value in found)}
+
+
+def value_text(value: Any) -> str:
+    """Return the value of a setting in words.
+
+    >>> value_text(None), value_text(True), value_text((0.75, 1.0)), value_text("sgd")
+    ('none', 'on', '0.75 1', 'sgd')
+    """
+    if value is None or isinstance(value, bool):
+        return "on" if value else "none" if value is None else "off"
+    return " ".join(map(value_text, value)) if isinstance(value, tuple | list) else str(value).removesuffix(".0")

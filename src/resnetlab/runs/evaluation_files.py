@@ -227,9 +227,11 @@ def read_predictions(folder: Path, metrics: Metrics) -> Predictions:
 def damaged(file: Path, reason: str | None = None) -> Damaged:
     """Return the error for a damaged file of an evaluation or, without a `reason`, a missing one.
 
-    It contains the command that writes the file again.
+    It contains the command that writes the file again, except for a test split, which should not be used again.
     """
     split, _, tta = file.parent.name.partition("-")
-    again = f"resnetlab evaluate {file.parents[2]} --split {split}" + (f" --tta {tta}" if tta else "")
     state = "is missing" if reason is None else f"is damaged: {reason}"
-    return Damaged(f"{printable(file)} {state}; run: {printable(again)}")
+    again = f"run: resnetlab evaluate {file.parents[2]} --split {split}" + (f" --tta {tta}" if tta else "")
+    if split == "test":
+        again = "restore it from a copy, because scoring again would use the test set once more"
+    return Damaged(f"{printable(file)} {state}; {printable(again)}")

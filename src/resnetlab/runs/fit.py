@@ -20,7 +20,7 @@ from resnetlab.files import read_sealed, write_sealed
 from resnetlab.kernels.accelerate import count_accelerated, restore
 from resnetlab.kernels.units import fast_classes
 from resnetlab.runs.build import Training, begin_state, make_plan
-from resnetlab.runs.config import OptimConfig, RunConfig, differences
+from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig, differences
 from resnetlab.runs.fit_data import (
     LAYOUTS,
     Images,
@@ -35,13 +35,14 @@ from resnetlab.runs.folder import RunFolder, is_beginning
 from resnetlab.runs.history import History, Row
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.messages import fit_introduction
-from resnetlab.runs.resume import HARMLESS, inexact, load_newest
+from resnetlab.runs.resume import inexact, load_newest
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
 from resnetlab.runtime import Runtime, start
 from resnetlab.training import loop
 from resnetlab.training.loop import EpochReport, own_generators
+from resnetlab.training.optim import MUON_DECAY
 from resnetlab.training.selection import best_epoch
 
 SETTINGS, BEST = "fit.json", "best.safetensors"
@@ -337,6 +338,8 @@ def introduce(training: Training, config: RunConfig, images: list[Images], log: 
     """Log data, network, settings and machine."""
     for line in fit_introduction(config, [len(one) for one in images], training.state.model, training.runtime):
         log.info(line)
+    if config.optim.name == "muon" and config.optim.weight_decay:
+        log.append(f"warning  {MUON_DECAY}")  # `make_optimizer` has logged it, before there was a log.txt
 
 
 def require_free(path: Path, *, resume: bool) -> None:

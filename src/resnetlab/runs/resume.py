@@ -11,7 +11,7 @@ from typing import Any
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint, printable
 from resnetlab.runs.build import Experiment, make_plan
-from resnetlab.runs.config import RunConfig, differences
+from resnetlab.runs.config import HARMLESS, LENGTH, RunConfig, differences
 from resnetlab.runs.experiment import begin, finish
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
@@ -21,10 +21,6 @@ from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.checkpoint import load_checkpoint
 from resnetlab.training.loop import TrainState, fit
-
-LENGTH = {"epochs", "steps"}
-HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test", "tensorboard"}
-HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
 
 
 @one_thread_after_fork()

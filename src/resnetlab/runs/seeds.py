@@ -8,12 +8,12 @@ from pathlib import Path
 
 from resnetlab.errors import BadInput, Stopped, printable
 from resnetlab.runs.build import resolved
-from resnetlab.runs.config import RunConfig, differences
+from resnetlab.runs.config import HARMLESS, RunConfig, differences
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder, claim_next
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.resume import HARMLESS, resume
+from resnetlab.runs.resume import resume
 from resnetlab.runs.series import SUMMARY, Series, is_series
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
