@@ -111,6 +111,7 @@ def test_the_help_of_every_option_states_choices_and_default(kind: type[Argument
                 assert re.search(r"[a-z].*; default: \S", meaning), name
         for option in options_of(section):
             assert option.help
+            assert "None" not in option.metavar + option.help
             if names := choices(section_field(section, option.path)):
                 assert option.metavar == f"{{{','.join(names)}}}"
 
@@ -143,12 +144,56 @@ def test_help_of_train_lists_recipes_and_shows_the_defaults_of_the_one_that_is_n
     assert "length of the run in optimiser steps; give this or --epochs; default: 64000" in text
 
 
+def test_each_recipe_has_one_line_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = help_text(TrainArguments, "resnetlab train", {}).split("recipes:\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(recipes.RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe", "parts"),
+    [
+        (
+            ["cifar10-fast"],
+            "cifar10-fast",
+            ["--epochs N length of the run in epochs; give this or --steps; default: 14"],
+        ),
+        (["cifar10-fast", "--model", "nope"], "cifar10-fast", ["default: 0.18", "89.84, 90.06 and 90.00 %"]),
+        (["--data", "some/folder"], "folder", ["peak learning rate; default: 0.001", "--augment.[no-]flip"]),
+        (["--data", "cifar10"], "cifar10-resnet18", ["default: 0.12"]),
+        ([], "quickstart", ["default: 0.03"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_shows_the_defaults_of_the_recipe_that_would_be_trained(
+    words: list[str], recipe: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(TrainArguments, [*words, "--help"], "resnetlab train")
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"main settings (defaults of the recipe {recipe}):" in text
+    for part in parts:
+        assert part in text
+
+
+def test_help_has_no_option_twice_and_none_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in (TrainArguments, arguments.FindLrArguments):
+        with pytest.raises(SystemExit):
+            parse(kind, ["--help"], "resnetlab x")
+        names = re.findall(r"^  (-.*?)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+        assert len(names) == len(set(names))
+        assert not any(name.count("no-") > 1 and "," not in name for name in names)
+        assert (any("--schedule" in name for name in names)) == (kind is TrainArguments)
+
+
 @pytest.mark.parametrize("words", [["quickstrat"], ["--modle"], ["--seed", "x"], ["--config", "nowhere.toml"]])
 def test_help_is_shown_even_if_other_words_are_wrong(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         parse(TrainArguments, [*words, "--help"], "resnetlab train")
     assert not leaving.value.code
-    assert "settings of the run (defaults of the recipe quickstart):" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "main settings (defaults of the recipe quickstart):" in out
+    assert ("note: unknown recipe 'quickstrat'; did you mean 'quickstart'?" in out) == (words == ["quickstrat"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

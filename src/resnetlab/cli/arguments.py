@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from resnetlab.cli.parsing import Arguments, Metavar, Positional, read_settings
 from resnetlab.runs import recipes
 from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig
+from resnetlab.runs.recipes import RECIPES
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 File = Metavar("FILE")
@@ -30,6 +31,12 @@ class RecipeArguments(Arguments):
     @classmethod
     def lists(cls) -> dict[str, Mapping[str, str]]:
         return {"recipes:": {name: recipes.summary(name) for name in recipes.RECIPES}}
+
+    @classmethod
+    def about(cls, given: Mapping[str, Any]) -> list[str]:
+        """Return the description of the recipe, if one is named."""
+        recipe = given.get("recipe")
+        return [f"{recipe}: {recipes.summary(recipe)}.", *recipes.description(recipe)[1:]] if recipe in RECIPES else []
 
     def defaults(self) -> RunConfig:
         """The recipe with the settings of the config file; without a recipe, the data selects one."""
@@ -82,6 +89,10 @@ class FindLrArguments(RecipeArguments):
     Nothing is saved except the plot that --out asks for. The settings are those of `resnetlab train`.
     """
 
+    unused: ClassVar[tuple[str, ...]] = (
+        *("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite", "tensorboard"),
+        *("schedule.", "checkpoint."),
+    )
     examples: ClassVar[tuple[str, ...]] = ("resnetlab find-lr cifar10-resnet18 --out rates.png",)
     lowest: float = 1e-6
     """first learning rate"""

@@ -52,13 +52,10 @@ def train(arguments: Sequence[str]) -> None:
             train(config, given.out, **watched)
 
 
-UNUSED_BY_FIND_LR = ("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite")
-
-
 def find_lr(arguments: Sequence[str]) -> None:
     given = parse(FindLrArguments, arguments, "resnetlab find-lr")
     for path in flat(given.changes):
-        if path in UNUSED_BY_FIND_LR or path.startswith(("schedule.", "checkpoint.")):
+        if given.is_unused(path):
             name = flag(SHORT_FLAGS.get(path, path))
             raise BadInput(f"{name} has no effect on find-lr, whose learning rate rises over --tries steps; omit it")
     config = given.run_config()

@@ -7,12 +7,13 @@ import contextlib
 import difflib
 import inspect
 import json
+import re
 import shutil
 import textwrap
 import tomllib
 import types
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args, get_origin
@@ -20,7 +21,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args,
 from pydantic import Field
 
 from resnetlab.errors import BadInput, printable
-from resnetlab.runs.config import SHORT_FLAGS, RunConfig, Section, choices, value_text
+from resnetlab.runs.config import MAIN, SHORT_FLAGS, RunConfig, Section, choices, value_text
 
 Command = TypeVar("Command", bound="Arguments")
 
@@ -38,6 +39,8 @@ class Arguments(Section):
 
     settings: ClassVar[type[RunConfig] | None] = None
     """settings of a run that the command accepts as options too; those that were given end up in `changes`"""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """settings, and sections with a final dot, that have no effect on the command"""
     examples: ClassVar[tuple[str, ...]] = ()
     changes: dict[str, Any] = Field(default_factory=dict)
 
@@ -49,6 +52,16 @@ class Arguments(Section):
     def defaults(self) -> RunConfig | None:
         """Return the settings of the run before the options change them; None if they depend on a run."""
         return None
+
+    @classmethod
+    def is_unused(cls, path: str) -> bool:
+        """Return True for a setting of the run that has no effect on the command."""
+        return any(path == name or (name.endswith(".") and path.startswith(name)) for name in cls.unused)
+
+    @classmethod
+    def about(cls, given: Mapping[str, Any]) -> list[str]:  # noqa: ARG003 - of the commands that take a recipe
+        """Return paragraphs for the help about the given values."""
+        return []
 
     @classmethod
     def lists(cls) -> dict[str, Mapping[str, str]]:
@@ -78,9 +91,32 @@ class Option:
     @property
     def usage(self) -> str:
         """The values after the flag."""
-        return "" if self.values == 0 else f"{self.metavar} ..." if self.values == "*" else self.metavar
+        more = " ..." if self.values == "*" and not self.metavar.endswith("...") else ""
+        return "" if self.values == 0 else f"{self.metavar}{more}"
+
+    @property
+    def names(self) -> str:
+        """The flags in the help: `--augment.[no-]flip` for a switch that can be turned off."""
+        if self.negative_flags and "." not in self.path and self.path not in RunConfig.model_fields:
+            return ", ".join(self.flags)  # a switch of the command, which is off
+        names = self.flags
+        if self.negative_flags:
+            names = tuple(re.sub(r"^(--(?:\w+\.)?)", r"\1[no-]", flag) for flag in self.flags)
+        return ", ".join(names)
 
 
+METAVARS = {
+    "data.name": "NAME|FOLDER|FILE",
+    "data.root": "FOLDER",
+    "data.group_by": "PATTERN|COLUMN",
+    "data.classes": "CLASS ...",
+    "data.merge": "NEW=A,B ...",
+    "model.name": "NAME",
+    "model.pretrained": "torchvision|FILE|URL",
+}
+"""Names of the values of settings that are text."""
+
+TRAINING = "training:"
 HIDDEN = ("changes", "recipe")  # fields that are no options
 
 
@@ -97,7 +133,7 @@ def options_of(kind: type[Section], prefix: str = "") -> Iterator[Option]:
             yield Option(
                 path,
                 " ".join((info.description or "").split()),
-                str(metavar or metavar_of(plain)),
+                str(metavar or METAVARS.get(path) or metavar_of(plain)),
                 number_of_values(plain),
                 is_optional,
                 isinstance(metavar, Positional),
@@ -250,35 +286,56 @@ def help_text(kind: type[Arguments], program: str, given: Mapping[str, Any]) -> 
     if positionals:
         lists = {"arguments:": {option.metavar.strip("[]"): option.help for option in positionals}} | lists
     lists |= option_lists("options:", kind, kind.model_construct())
+    about: list[str] = []
     if kind.settings is not None:
-        start = None
-        for words in ({}, given):  # help is shown even if the other words are wrong
-            with contextlib.suppress(BadInput):
-                start = kind(**words).defaults()
+        start, about = defaults_for(kind, given)
         defaults = f"defaults of the recipe {start.recipe}" if start else "default: unchanged"
-        lists |= option_lists(f"settings of the run ({defaults}):", kind.settings, start)
+        lists |= option_lists(f"main settings ({defaults}):", kind.settings, start, kind.is_unused)
     shown = [f"{fill(heading, width)}\n{listing(rows, width)}" for heading, rows in lists.items()]
-    return "\n\n".join([usage, *purpose, *examples, *shown])
+    return "\n\n".join([usage, *purpose, *(fill(paragraph, width) for paragraph in about), *examples, *shown])
 
 
-def option_lists(heading: str, kind: type[Section], defaults: Section | None) -> dict[str, dict[str, str]]:
-    """The options of a section and of those inside it, each list by its heading."""
+def defaults_for(kind: type[Arguments], given: Mapping[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    """The settings of a run before the options change them, and paragraphs about them; help is shown for any words."""
+    try:
+        return kind(**given).defaults(), kind.about(given)
+    except BadInput as error:
+        note = f"note: {printable(error)}" if "recipe" in given or "config" in given else ""
+        with contextlib.suppress(BadInput):  # another option is wrong
+            kept = {name: value for name, value in given.items() if name in ("recipe", "config", "changes")}
+            return kind(**kept).defaults(), kind.about(kept)
+        return kind.model_construct().defaults(), [note] * bool(note)
+
+
+def option_lists(
+    heading: str,
+    kind: type[Section],
+    defaults: Section | None,
+    is_unused: Callable[[str], bool] = lambda _: False,
+) -> dict[str, dict[str, str]]:
+    """The options of a section and of those inside it, each list by its heading; a run's main settings come first."""
+    is_run = issubclass(kind, RunConfig)
     lists: dict[str, dict[str, str]] = {heading: {"-h, --help": "show this help"} if heading == "options:" else {}}
-    for option in options_of(kind):
-        if option.is_positional:
-            continue
+    lists |= {TRAINING: {}} if is_run else {}
+    options = [option for option in options_of(kind) if not option.is_positional and not is_unused(option.path)]
+    for option in sorted(options, key=lambda option: MAIN.index(option.path) if option.path in MAIN else len(MAIN)):
         section, _, name = option.path.rpartition(".")
         title, holder = heading, defaults
         if section:
+            holder = defaults and getattr(defaults, section)
+        if section and not (is_run and option.path in MAIN):
             purpose = (inspect.getdoc(kind.model_fields[section].annotation) or "").rstrip(".")
             title = f"{section}: {purpose[:1].lower()}{purpose[1:]}"
-            holder = defaults and getattr(defaults, section)
-        flags = ", ".join([*option.flags, *option.negative_flags])
-        default = (
-            "" if holder is None or "default:" in option.help else f"; default: {value_text(getattr(holder, name))}"
-        )
-        lists.setdefault(title, {})[f"{flags} {option.usage}".rstrip()] = option.help + default
+        elif is_run and option.path not in MAIN:
+            title = TRAINING
+        default = "" if holder is None or "default:" in option.help else f"; default: {shown_default(holder, name)}"
+        lists.setdefault(title, {})[f"{option.names} {option.usage}".rstrip()] = option.help + default
     return lists
+
+
+def shown_default(holder: Section, name: str) -> str:
+    value = getattr(holder, name)
+    return "not set" if value is None or value == () else value_text(value)
 
 
 def listing(rows: Mapping[str, str], width: int) -> str:

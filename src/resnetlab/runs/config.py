@@ -30,6 +30,19 @@ SHORT_FLAGS = {
 """Settings that the command line also knows by a short name: `--lr` is `--optim.lr`."""
 
 
+MAIN = (
+    "data.name",
+    "model.name",
+    "epochs",
+    "steps",
+    "batch_size",
+    "optim.lr",
+    "seed",
+    "device",
+    "precision",
+)
+"""The settings that are changed most often; help lists them first."""
+
 LENGTH = {"epochs", "steps"}
 HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test", "tensorboard"}
 HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
