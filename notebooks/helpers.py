@@ -114,7 +114,7 @@ def unit_figure(units: Mapping[str, nn.Module], shape: Sequence[int]) -> Figure:
     `units` has a title for each unit, `shape` is (C, H, W) of its input. The longer way from the input to the addition
     is drawn straight down, the shortcut to the right of it.
     """
-    figure = Figure(figsize=(4.4 * len(units), 6.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(units), 6.2), layout="constrained")
     all_axes = figure.subplots(1, len(units), squeeze=False)[0]
     for axes, (title, unit) in zip(all_axes, units.items(), strict=True):
         draw_unit(axes, unit, shape)
@@ -144,13 +144,14 @@ def draw_unit(axes: Axes, unit: nn.Module, shape: Sequence[int]) -> None:
     axes.text(0, end, f"y   {'×'.join(map(str, output))}", ha="center", va="top", color=MUTED)
     if shortcut:
         beside, place = drawn(shortcut[0], modules), y_of[len(labels)]
-        axes.plot((0, 2.1, 2.1), (-0.15, -0.15, place), color=TEST if beside else INK, linewidth=1.6, zorder=1)
-        arrow(axes, (2.1, place), (0.24, place), TEST if beside else INK)
+        x, colour = (2.6, TEST) if beside else (1.8, INK)
+        axes.plot((0, x, x), (-0.15, -0.15, place), color=colour, linewidth=1.6, zorder=1)
+        arrow(axes, (x, place), (0.24, place), colour)
         for row, label in enumerate(beside):
-            draw_step(axes, label, 2.1, (place - 0.15) / 2 + (len(beside) - 1) / 2 - row, TEST)
-        axes.text(2.1, -0.02, "shortcut" if beside else "shortcut: x itself", ha="center", va="bottom", fontsize=9)
+            draw_step(axes, label, x, (place - 0.15) / 2 + (len(beside) - 1) / 2 - row, TEST)
+        axes.text(x, -0.02, "shortcut" if beside else "shortcut: x itself", ha="center", va="bottom", fontsize=9)
         axes.text(-0.3, place, "F(x)", ha="right", va="bottom", color=MUTED)
-    axes.set(xlim=(-1.4, 3.4), ylim=(end - 0.5, 0.6))
+    axes.set(xlim=(-1.4, 4.0), ylim=(end - 0.5, 0.6))
     axes.set_axis_off()
 
 
@@ -190,7 +191,8 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colo
 def number_grids(grids: Mapping[str, Tensor], digits: int = 0) -> Figure:
     """Draw small matrices side by side, each with its title, its numbers written into coloured cells."""
     widths = [grid.shape[1] for grid in grids.values()]
-    figure = Figure(figsize=(0.62 * sum(widths) + 0.4 * len(widths), 3.4), layout="constrained")
+    tall = max(grid.shape[0] for grid in grids.values())
+    figure = Figure(figsize=(0.44 * sum(widths) + 0.35 * len(widths), 0.44 * tall + 0.4), layout="constrained")
     all_axes = figure.subplots(1, len(grids), width_ratios=widths, squeeze=False)[0]
     limit = max(float(grid.abs().max()) for grid in grids.values())
     for axes, (title, grid) in zip(all_axes, grids.items(), strict=True):
@@ -198,7 +200,13 @@ def number_grids(grids: Mapping[str, Tensor], digits: int = 0) -> Figure:
         for (row, column), value in np.ndenumerate(grid.numpy()):
             axes.text(column, row, f"{value:.{digits}f}".replace("-", "−"), ha="center", va="center", fontsize=9)
         axes.set_title(title, loc="center", fontsize=9.5)
-        axes.set(xticks=(), yticks=(), anchor="N")
+        axes.set_xticks(np.arange(grid.shape[1] + 1) - 0.5, labels=())
+        axes.set_yticks(np.arange(grid.shape[0] + 1) - 0.5, labels=())
+        axes.grid(color="white", linewidth=1.5)
+        axes.set_axisbelow(False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_anchor("N")
     return figure
 
 

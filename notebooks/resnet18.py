@@ -14,17 +14,29 @@
 # %% [markdown]
 # # ResNet-18, trained with Adam and with SGD
 #
-# We write a residual network of 18 layers in plain PyTorch and show that it computes the same logits as torchvision's,
-# bit for bit. Then we train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD. The
+# We write a residual network of 18 layers in plain PyTorch and check that it computes the same as torchvision's, bit
+# for bit. Then we train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD. The
 # validation images set the learning rate and choose the epoch. The test images are used once, at the end.
 #
-# The paper is He, Zhang, Ren and Sun, *Deep Residual Learning for Image Recognition* (2015, `arXiv:1512.03385`).
+# The paper is He, Zhang, Ren and Sun, *Deep Residual Learning for Image Recognition* (2015,
+# [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)). You need Python, PyTorch's tensors, and the idea of a gradient.
+#
+# 1. Set-up
+# 2. The layers: convolution, stride, batch norm, ReLU
+# 3. The residual unit
+# 4. The network
+# 5. The images
+# 6. Augmentation
+# 7. Training
+# 8. Evaluation
+# 9. The other stem
+# 10. Conclusion, exercises, and what to read next
 
 # %% [markdown]
 # ## 1. Set-up
 #
-# The notebook uses the package `resnetlab` of this repository for the data and for comparison. If it is not installed,
-# the first cell installs it with its dependencies.
+# The notebook uses the package `resnetlab` of this repository for the data and for comparison. If the package is not
+# installed, the first cell installs it. On Colab, first write the address of the repository into the cell.
 
 # %%
 import importlib
@@ -48,29 +60,27 @@ if importlib.util.find_spec("resnetlab") is None:
 
 # %%
 import copy
-import csv
-import json
+import os
+import statistics
 import time
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from IPython.display import Image, Markdown
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from IPython.display import Markdown
 from torch import nn
 
+import helpers
 import resnetlab
 from resnetlab.evaluation.comparison import mcnemar
-from resnetlab.evaluation.intervals import wilson
-from resnetlab.models.summary import count_macs
 from resnetlab.plots.diagram import diagram_figure
-from resnetlab.plots.style import RULES, rendered
 from resnetlab.runtime import start
 
 # %% [markdown]
+# Tables and pictures come from [`helpers.py`](helpers.py), a file beside this notebook. The networks and their training
+# are written here.
+#
 # Choose an image source and set `DATA` to it:
 #
 # - `"cifar10"`: the original CIFAR-10, downloaded once (170 MB);
@@ -83,45 +93,117 @@ from resnetlab.runtime import start
 # %%
 QUICK = "RESNETLAB_QUICK" in os.environ
 DATA = "digits" if QUICK else os.environ.get("RESNETLAB_CIFAR10_JPEG", "cifar10")
-EPOCHS = 1 if QUICK else 6
-
-plt.rcParams.update(RULES)
-COLOURS = {"Adam": "#d98200", "SGD": "#0072b2"}  # colour-blind safe
-
-
-def table(header, rows):
-    """Markdown table; the first column is text, the others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
-
+EPOCHS = 1 if QUICK else 12
 
 # %% [markdown]
-# The network runs on a graphics card if there is one (NVIDIA with CUDA, Apple with MPS), otherwise on the CPU. `start`
-# then chooses the number format: bfloat16 for the convolutions where the hardware supports it, which is faster;
-# otherwise float32 (float16 on older NVIDIA cards).
+# `start` chooses a graphics card if there is one (NVIDIA with CUDA, Apple with MPS), otherwise the CPU. It also chooses
+# the number format: bfloat16 where the hardware supports it, which is faster; otherwise float32 (float16 on older
+# NVIDIA cards).
 
 # %%
-if torch.cuda.is_available():
-    device = torch.device("cuda")
-elif torch.backends.mps.is_available():
-    device = torch.device("mps")
-else:
-    device = torch.device("cpu")
-
-runtime = start(device.type)
+runtime = start()
+device = runtime.device
 print(f"{device.type}, {runtime.precision_name}, PyTorch {torch.__version__.split('+')[0]}")
 
 # %% [markdown]
-# ## 2. The residual unit
+# ## 2. The layers: convolution, stride, batch norm, ReLU
 #
-# Two 3×3 convolutions compute a *residual* $F(x)$, and the unit's output is
+# ### Convolution and stride
+#
+# A *convolution* moves a small matrix of weights, the *kernel*, over an image. At each position it multiplies the
+# weights by the pixels below them and adds the products: one number of the output, which is called a *map*. A border of
+# zeros around the image (*padding*) gives the kernel room at the edges.
+#
+# The kernel in the picture is negative on the left and positive on the right. So its output is positive where the image
+# gets brighter from left to right, negative where it gets darker, and zero where it stays equal. Here we wrote the
+# weights by hand; a network learns them.
+#
+# With *stride* 2 the kernel moves two pixels at a time, and height and width of the output are halved. The last matrix
+# has every second row and column of the one before it.
+
+
+# %%
+def convolve(image, kernel, stride=1):
+    return F.conv2d(image[None, None], kernel[None, None], stride=stride, padding=1)[0, 0]
+
+
+image = torch.zeros(6, 6)
+image[1:5, 2:4] = 1  # a bright bar
+kernel = torch.tensor([[-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]])
+edges = convolve(image, kernel)
+helpers.show(
+    helpers.number_grids(
+        {
+            "image, 6×6": image,
+            "kernel, 3×3": kernel,
+            "output, stride 1: 6×6": edges,
+            "output, stride 2: 3×3": convolve(image, kernel, stride=2),
+        }
+    )
+)
+
+# %% [markdown]
+# One number of the output, computed by hand: the pixels around row 2, column 1 times the kernel. (Rows and columns are
+# counted from 0.)
+
+# %%
+print("by hand:", (image[1:4, 0:3] * kernel).sum().item(), " by the convolution:", edges[2, 1].item())
+
+# %% [markdown]
+# An image has three channels: red, green and blue. A convolutional *layer* has one kernel for each pair of an input
+# channel and an output channel, and adds the results over the input channels:
+
+# %%
+layer = nn.Conv2d(in_channels=3, out_channels=64, kernel_size=3, padding=1, bias=False)
+print("image  ", (1, 3, 32, 32), "(number of images, channels, height, width)")
+print("kernels", tuple(layer.weight.shape), "(output channels, input channels, height, width)")
+print("output ", tuple(layer(torch.zeros(1, 3, 32, 32)).shape))
+
+# %% [markdown]
+# ### Batch norm
+#
+# The outputs of a layer can become large or small while the network learns, which makes training slow or unstable. A
+# *batch norm* computes mean and standard deviation of each channel over all images and pixels of the batch, subtracts
+# the mean and divides by the standard deviation. Then it multiplies by a weight and adds a bias, which are learned and
+# start at 1 and 0.
+#
+# A prediction for one image must not depend on the other images of its batch. So in *evaluation mode* the layer uses
+# running averages instead, to which each training batch contributes a tenth. After one batch they are still close to
+# their initial values, 0 and 1; after two hundred they have almost reached the values of the data.
+
+# %%
+values = 5 + 3 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # one channel
+norm = nn.BatchNorm2d(1)
+outputs = {"input": values, "training mode": norm.train()(values), "evaluation, after 1 batch": norm.eval()(values)}
+for _ in range(199):
+    norm.train()(values)
+outputs["evaluation, after 200 batches"] = norm.eval()(values)
+rows = [[name, f"{x.mean().item():.2f}", f"{x.std().item():.2f}"] for name, x in outputs.items()]
+helpers.table(
+    ["values", "mean", "standard deviation"], [[cell.replace("-0.00", "0.00") for cell in row] for row in rows]
+)
+
+# %% [markdown]
+# ### ReLU
+#
+# A convolution after a convolution is again one (larger) convolution: a stack of them could only compute weighted sums
+# of pixels. A *ReLU* between them replaces negative numbers by zero. It is the simplest function that prevents this:
+
+# %%
+helpers.show(helpers.number_grids({"output of the convolution": edges, "after the ReLU": F.relu(edges)}))
+
+# %% [markdown]
+# ## 3. The residual unit
+#
+# Two 3×3 convolutions, each with a batch norm, compute a *residual* $F(x)$. The unit's output is
 #
 # $$y = \mathrm{ReLU}\big(F(x) + x\big), \qquad
 # F(x) = \mathrm{BN}_2\big(W_2 * \mathrm{ReLU}(\mathrm{BN}_1(W_1 * x))\big).$$
 #
-# A unit that should change little only has to learn $F \approx 0$, which is easier than learning the identity from
-# scratch. The derivative of $F(x) + x$ is $F'(x) + 1$, so the gradient reaches early layers through the addition, even
-# where $F'$ is small. This makes networks of many layers trainable.
+# A unit that should change little only has to learn $F \approx 0$. He et al. suggest that this is easier than learning
+# the identity with layers that do not have $x$ as a summand. The derivative of $F(x) + x$ is $F'(x) + 1$, so the
+# gradient reaches early layers through the addition, even where $F'$ is small. The notebook `why_residuals` measures
+# what the addition changes.
 #
 # The sum needs equal shapes. Where a unit halves the maps and doubles the channels, the shortcut is a 1×1 convolution
 # with the same stride, followed by a batch norm (`downsample`). Everywhere else it is the identity. The convolutions
@@ -150,24 +232,29 @@ class BasicBlock(nn.Module):
         return self.relu(residual + self.downsample(x))
 
 
+# %% [markdown]
+# The next cell draws the two kinds of unit. `helpers.unit_figure` follows the code of `forward`, so the picture shows
+# what the class computes. Change `forward`, and the picture changes.
+
 # %%
-maps = torch.zeros(2, 64, 8, 8)
-print("same shape:     ", tuple(maps.shape), "to", tuple(BasicBlock(64, 64)(maps).shape))
-print("half the size:  ", tuple(maps.shape), "to", tuple(BasicBlock(64, 128, stride=2)(maps).shape))
+units = {"BasicBlock(64, 64)": BasicBlock(64, 64), "BasicBlock(64, 128, stride=2)": BasicBlock(64, 128, stride=2)}
+helpers.show(helpers.unit_figure(units, (64, 8, 8)))
 
 # %% [markdown]
-# ## 3. The network
+# ## 4. The network
 #
 # A **stem** turns pixels into 64 maps; four **stages** of units follow, with 64, 128, 256 and 512 channels; a **head**
 # averages each map and multiplies the means by a matrix, which gives one score (*logit*) per class. The first unit of
 # stages 2 to 4 halves the maps. With $(2, 2, 2, 2)$ units, an image passes $1 + 2 \cdot 8 + 1 = 18$ layers with
 # weights. With $(3, 4, 6, 3)$ units, the same class is ResNet-34.
 #
-# There are two stems. ImageNet's stem is a 7×7 convolution with stride 2 and a max pool with stride 2, for images of
-# 224×224 pixels. CIFAR's stem is a single 3×3 convolution, which keeps the full resolution of 32×32 pixels.
+# There are two stems. ImageNet's stem is for images of 224×224 pixels: a 7×7 convolution with stride 2 and a *max pool*
+# with stride 2, which keeps the largest number of each 3×3 window. CIFAR's stem is a single 3×3 convolution, which keeps
+# the full resolution of 32×32 pixels.
 #
-# The weights of the convolutions are drawn from He's normal distribution, which keeps the variance of the gradients
-# about equal through layers with ReLUs (He et al. 2015, `arXiv:1502.01852`).
+# The initial weights of the convolutions are drawn from He's normal distribution, which keeps the variance of the
+# gradients about equal through layers with ReLUs (He et al. 2015,
+# [arXiv:1502.01852](https://arxiv.org/abs/1502.01852)).
 
 
 # %% tags=["network"]
@@ -217,20 +304,9 @@ def resnet18(**options):
 # output of the last stage is <!--= shape("resnet18", "layer4", stem="imagenet") -->512×1×1<!--/--> instead of <!--= shape("resnet18", "layer4", stem="cifar") -->512×4×4<!--/-->.
 # This is cheaper, but loses position.
 
-
 # %%
-def shapes(model):
-    """Output shapes of the parts, in the order in which an image passes them."""
-    found, x = {}, torch.zeros(1, 3, 32, 32)
-    for name, part in model.eval().named_children():
-        x = part(x.flatten(1) if name == "fc" else x)
-        if name in ("maxpool", "layer1", "layer2", "layer3", "layer4", "fc"):
-            found["stem" if name == "maxpool" else name] = "×".join(map(str, x.shape[1:]))
-    return found
-
-
-with_7x7, with_3x3 = shapes(resnet18()), shapes(resnet18(stem="cifar"))
-table(["part", "7×7 stem", "3×3 stem"], [[part, with_7x7[part], with_3x3[part]] for part in with_7x7])
+with_7x7, with_3x3 = (helpers.output_shapes(resnet18(stem=stem), (3, 32, 32)) for stem in ("imagenet", "cifar"))
+helpers.table(["part", "7×7 stem", "3×3 stem"], [[part, with_7x7[part], with_3x3[part]] for part in with_7x7])
 
 # %% [markdown]
 # ### The same network as torchvision's
@@ -255,15 +331,14 @@ for name, other in others.items():
 print(f"{sum(weight.numel() for weight in ours.parameters()):,} parameters")
 
 # %% [markdown]
-# A diagram of the network, drawn from the library's modules: a box for each unit, a solid arc for each identity
-# shortcut, a dashed arc for each projection.
+# The whole network, drawn from the library's modules: a box for each unit, a solid arc for each identity shortcut, a
+# dashed arc for each projection.
 
 # %%
-picture = diagram_figure(others["resnetlab"], image_size=32, title="ResNet-18 with the 7×7 stem")
-Image(rendered(picture, "png"), width=640)
+helpers.show(diagram_figure(others["resnetlab"], image_size=32, title="ResNet-18 with the 7×7 stem"))
 
 # %% [markdown]
-# ## 4. The images
+# ## 5. The images
 #
 # `open_dataset` reads the images into memory as bytes and splits them. The published test images stay the test images.
 # A tenth of the training images, drawn class by class with a fixed seed, is held out for validation. For CIFAR-10 this
@@ -275,31 +350,21 @@ Image(rendered(picture, "png"), width=640)
 data = resnetlab.open_dataset(DATA, image_size=32)
 splits = {"training": data.train, "validation": data.val, "test": data.test}
 print(f"{data.name}: {', '.join(data.classes)}")
-table(
+helpers.table(
     ["split", "images", "shape"],
-    [[n, f"{len(s):,}", "×".join(map(str, s.images.shape[1:]))] for n, s in splits.items()],
+    [[name, f"{len(split):,}", "×".join(map(str, split.images.shape[1:]))] for name, split in splits.items()],
 )
 
+# %% [markdown]
+# The validation images are not used to train, so we look at some of them:
 
 # %%
-def show(axis, image, title="", colour="black"):
-    axis.imshow(image.squeeze().numpy(), cmap="gray")
-    axis.set_title(title, loc="center", fontsize=9, color=colour)
-    axis.axis("off")
-
-
-figure, axes = plt.subplots(3, len(data.classes), figsize=(12, 4.2), layout="constrained")
-for column, name in zip(axes.T, data.classes, strict=True):
-    of_class = (data.train.labels == data.classes.index(name)).nonzero().flatten()
-    for row, axis in enumerate(column):
-        show(axis, data.train.images[of_class[row]], name if row == 0 else "")
-figure.suptitle("Training images, three of each class")
-plt.show()
+helpers.show(helpers.images_by_class(data.val, data.classes, "Validation images, three of each class"))
 
 # %% [markdown]
 # Each input channel is normalised to mean 0 and standard deviation 1, with the mean and standard deviation of the
-# training pixels. The memory layout is *channels last*: the channels of a pixel are adjacent, which makes convolutions
-# fastest here. The images stay bytes in memory and become floats batch by batch.
+# training pixels. The images stay bytes in memory and become floats batch by batch. The memory layout is *channels
+# last*: the channels of a pixel are adjacent. PyTorch's convolutions in bfloat16 on a CPU are made for this layout.
 
 # %%
 mean = torch.tensor(data.preprocessing.mean, device=device)
@@ -313,13 +378,13 @@ def normalized(images):
 
 
 # %% [markdown]
-# ## 5. Augmentation
+# ## 6. Augmentation
 #
 # A car moved by three pixels or mirrored is still a car. *Augmentation* gives the network such versions instead of the
 # same pixels in every epoch, which makes it harder to memorise the training images. The paper's recipe for CIFAR pads
 # each side by 4 pixels, crops 32×32 pixels at a random position, and mirrors half of the images.
 #
-# Both functions work on a whole batch at once, and every image has its own row of random numbers. A random transform of
+# The functions work on a whole batch at once, and every image has its own row of random numbers. A random transform of
 # torchvision draws once per call: applied to a batch, it would move and mirror all images in the same way, and the
 # batch would be less varied. The random numbers are arguments: the same numbers give the same pixels.
 
@@ -350,19 +415,20 @@ def augmented(images, draws):
 generator = torch.Generator().manual_seed(0)
 one = data.train.images[:1]
 versions = augmented(one.expand(15, -1, -1, -1), torch.rand(15, 3, generator=generator))
-
-figure, axes = plt.subplots(2, 8, figsize=(12, 3.5), layout="constrained")
-for axis, image, title in zip(axes.flat, [one[0], *versions], ["original", *[""] * 15], strict=True):
-    show(axis, image, title)
-figure.suptitle("One training image and fifteen versions of it")
-plt.show()
+helpers.show(
+    helpers.image_rows(
+        [[one[0], *versions[:7]], versions[7:]],
+        "One training image and fifteen versions of it",
+        captions=[["original"]],
+    )
+)
 
 # %% [markdown]
 # Augmentation has to fit the images: a mirrored digit is no longer the same digit. The digits only serve to check that
 # every cell works.
 
 # %% [markdown]
-# ## 6. Training
+# ## 7. Training
 #
 # `predict` returns the probabilities (the softmax of the logits) of all images of a split, without augmentation and in
 # float32. `score` computes the loss, which is the mean of $-\log p$ of the true class, and the accuracy, the share of
@@ -385,54 +451,69 @@ def score(probabilities, labels):
 
 
 # %% [markdown]
-# One epoch uses every training image once, in a new random order, in batches of 128. For each batch: augment, compute
-# the logits, compute the loss, compute its gradient, and update the weights. The order and the augmentation are drawn
-# from a separate generator with a fixed seed, so both trainings use exactly the same batches. The last images of an
-# epoch that do not fill a batch are left out; other images are left out in the next epoch.
+# A training *step* computes the logits of a batch, the loss and its gradient, and updates the weights. Two details
+# concern the number format. Under `autocast` the convolutions compute in bfloat16, while the weights and the loss stay
+# in float32. The `scaler` is active only on older graphics cards, which use float16: it scales the loss so that small
+# gradients do not become zero.
 #
-# After each epoch the network is scored on the validation images. The score decides two things:
-#
-# - **The learning rate.** `ReduceLROnPlateau` divides it by five after an epoch without a new best validation accuracy
-#   (`patience=0`: after the first such epoch; longer runs can wait longer). Start with large steps, finish with small
-#   ones.
-# - **The weights to keep.** They are those of the best epoch, which may not be the last one.
-#
-# Two details concern the number format. Under `autocast` the convolutions compute in bfloat16, while the weights and
-# the loss stay in float32. The `scaler` is active only on older graphics cards, which use float16: it scales the loss
-# so that small gradients do not become zero.
+# One *epoch* uses every training image once, in a new random order, in batches of 128. The order and the augmentation
+# are drawn from a separate generator with a fixed seed, so both trainings use exactly the same batches. The last images
+# of an epoch that do not fill a batch are left out; other images are left out in the next epoch.
 
 # %%
 BATCH = 128
 train_images, train_labels = runtime.hold(data.train.images), data.train.labels.to(device)
 
 
+def train_step(model, optimizer, scaler, inputs, labels):
+    """Update the weights once; return the loss and the logits (N, classes)."""
+    with runtime.autocast():
+        logits = model(inputs)
+    loss = F.cross_entropy(logits.float(), labels)
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach(), logits.detach()
+
+
+def train_epoch(model, optimizer, scaler, generator):
+    """Train on every image once; return mean loss and accuracy over the epoch."""
+    model.train()
+    loss_sum, right = torch.zeros(2, device=device)
+    order = torch.randperm(len(train_labels), generator=generator)
+    batches = order[: len(order) // BATCH * BATCH].split(BATCH)
+    for chosen in batches:
+        draws = torch.rand(BATCH, 3, generator=generator).to(device)
+        images, labels = train_images[chosen].to(device), train_labels[chosen.to(device)]
+        loss, logits = train_step(model, optimizer, scaler, normalized(augmented(images, draws)), labels)
+        loss_sum += loss
+        right += (logits.argmax(1) == labels).sum()
+    return loss_sum.item() / len(batches), right.item() / (len(batches) * BATCH)
+
+
+# %% [markdown]
+# After each epoch the network is scored on the validation images. The score decides two things:
+#
+# - **The learning rate.** `ReduceLROnPlateau` divides it by five after an epoch whose validation accuracy is not at
+#   least half a point above the best one so far. A smaller gain on 5,000 images can be chance. Start with large steps,
+#   finish with small ones.
+# - **The weights to keep.** They are those of the best epoch, which may not be the last one.
+
+
+# %%
 def train(model, optimizer, seed=0):
     """Train for EPOCHS epochs, load the best epoch's weights into the model, return one row of numbers per epoch."""
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.2, patience=0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.2, patience=0, threshold=0.005, threshold_mode="abs"
+    )
     generator, scaler = torch.Generator().manual_seed(seed), runtime.grad_scaler()
     history, best, best_weights = [], -1.0, None
     print("epoch  learning rate  train loss  train acc.  val. loss  val. acc.  seconds")
     for epoch in range(1, EPOCHS + 1):
-        began, (loss_sum, right) = time.perf_counter(), torch.zeros(2, device=device)
-        order = torch.randperm(len(train_labels), generator=generator)
-        batches = order[: len(order) // BATCH * BATCH].split(BATCH)
-        model.train()
-        for chosen in batches:
-            draws = torch.rand(BATCH, 3, generator=generator).to(device)
-            images, labels = train_images[chosen].to(device), train_labels[chosen.to(device)]
-            with runtime.autocast():
-                logits = model(normalized(augmented(images, draws)))
-            loss = F.cross_entropy(logits.float(), labels)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            loss_sum += loss.detach()
-            right += (logits.argmax(1) == labels).sum()
-        train_loss, train_accuracy = loss_sum.item() / len(batches), right.item() / (len(batches) * BATCH)
+        began, rate = time.perf_counter(), optimizer.param_groups[0]["lr"]
+        train_loss, train_accuracy = train_epoch(model, optimizer, scaler, generator)
         seconds = time.perf_counter() - began
-
-        rate = optimizer.param_groups[0]["lr"]
         val_loss, val_accuracy = score(predict(model, data.val), data.val.labels)
         scheduler.step(val_accuracy)
         if val_accuracy > best:
@@ -449,119 +530,123 @@ def train(model, optimizer, seed=0):
 
 
 # %% [markdown]
-# Both networks start from the same weights, drawn with the same seed. We use the 7×7 stem, because training then takes
-# minutes without a graphics card. Section 8 shows the cost and the gain of the 3×3 stem.
+# Both networks are the class written above, and start from the same weights, drawn with the same seed. We use the 7×7
+# stem, because training then takes minutes without a graphics card. Section 9 shows the cost and the gain of the 3×3
+# stem.
 #
-# Section 3 shows that our network and the library's compute the same function, so we may train either. We train the
-# library's and copy its weights back into ours.
-#
-# **Adam** divides the step of each weight by a running average of the size of its gradient, so all weights change at a
-# similar rate: about `0.001` per step at first. It needs little tuning.
-#
-# **SGD** multiplies all gradients by one learning rate, so a weight with a larger gradient takes a larger step. Its
-# value matters. `0.02` was chosen among `0.05`, `0.02` and `0.01` by validation, in short trials on a part of the
-# training images. *Momentum* (0.9, in Nesterov's form) adds a share of the past steps to each step. *Weight decay*
-# shrinks all weights a little in each step.
-#
-# In the stored run, the next two cells took about three minutes each on two CPU cores. The machine did other work while
-# Adam trained: ignore its timing.
+# The library's network computes the same function. On a CPU with bfloat16 it can be trained in less time, because
+# `resnetlab.accelerate` replaces its units by faster code. `accelerate` knows the units of the library and of
+# torchvision. In a class written in a notebook it only replaces the convolutions, so batch norms and additions stay as
+# they are. We train without it: every line that computes is then in this notebook or in PyTorch. The next cell measures
+# the difference in training steps on one batch.
+
 
 # %%
-models, histories = {}, {}
-
-
-def of_ours():
-    torch.manual_seed(0)
-    return resnet18(num_classes=len(data.classes), in_channels=data.train.images.shape[-1])
-
-
 def new_model():
-    """The library's network with the initial weights of ours."""
-    in_channels = data.train.images.shape[-1]
-    model = resnetlab.build_model("resnet18", len(data.classes), in_channels=in_channels, stem="imagenet")
-    model.load_state_dict(of_ours().state_dict())
+    torch.manual_seed(0)
+    model = resnet18(num_classes=len(data.classes), in_channels=data.train.images.shape[-1])
     return model.to(device, memory_format=torch.channels_last)
 
 
-models["Adam"] = new_model()
-adam = torch.optim.Adam(models["Adam"].parameters(), lr=1e-3, fused=True)
+def step_milliseconds(model, steps=3 if QUICK else 15):
+    """Median time of a training step."""
+    optimizer, scaler = torch.optim.SGD(model.train().parameters(), lr=0.01), runtime.grad_scaler()
+    inputs, labels, seconds = normalized(train_images[:BATCH]), train_labels[:BATCH], []
+    for _ in range(steps + 2):
+        runtime.synchronize()
+        began = time.perf_counter()
+        train_step(model, optimizer, scaler, inputs, labels)
+        runtime.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds[2:])  # the first two prepare memory
+
+
+def library_model():
+    in_channels = data.train.images.shape[-1]
+    return resnetlab.build_model("resnet18", len(data.classes), in_channels=in_channels, stem="imagenet")
+
+
+candidates = {
+    "class of this notebook": new_model(),
+    "class of this notebook, with `accelerate`": resnetlab.accelerate(new_model()),
+    "the library's, with `accelerate`": runtime.place(library_model(), training=True),
+}
+times = {name: step_milliseconds(model) for name, model in candidates.items()}
+slowest = times["class of this notebook"]
+helpers.table(
+    ["network", "milliseconds a step", "times as fast"],
+    [[name, f"{each:.0f}", f"{slowest / each:.2f}"] for name, each in times.items()],
+)
+
+# %% [markdown]
+# **Adam** divides the step of each weight by a running average of the size of its gradient, so all weights change at a
+# similar rate: about `0.001` per step at first.
+#
+# **SGD** multiplies all gradients by one learning rate, so a weight with a larger gradient takes a larger step.
+# *Momentum* (0.9, in Nesterov's form) adds a share of the past steps to each step. *Weight decay* shrinks all weights a
+# little in each step.
+#
+# Both learning rates are usual values. We have not searched for the best ones.
+#
+# The next two cells take some minutes each on two CPU cores; the last column has the seconds of each epoch.
+
+# %%
+models, histories = {"Adam": new_model()}, {}
+adam = torch.optim.Adam(models["Adam"].parameters(), lr=0.001, fused=True)
 histories["Adam"] = train(models["Adam"], adam)
 
 # %%
 models["SGD"] = new_model()
-sgd = torch.optim.SGD(models["SGD"].parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+sgd = torch.optim.SGD(models["SGD"].parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 histories["SGD"] = train(models["SGD"], sgd)
 
 # %% [markdown]
 # The figure shows the curves of both. The training curves are averages over an epoch, with augmented images and weights
 # that still change. Validation is scored after the epoch, on images without augmentation. So early in training the
 # validation curve can be the better one. Where training accuracy keeps rising and validation accuracy does not, the
-# network overfits. Dots mark the epochs that are kept.
+# network overfits. Large dots mark the epochs that are kept.
 
 # %%
-figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 10), sharex=True, height_ratios=(3, 3, 1.4))
-for name, history in histories.items():
-    epochs = [row["epoch"] for row in history]
-    kept = max(history, key=lambda row: row["val_accuracy"])
-    for axis, number, factor in ((top, "loss", 1), (middle, "accuracy", 100)):
-        for part, dashes, label in (("train", "--", "training"), ("val", "-", "validation")):
-            values = [row[f"{part}_{number}"] * factor for row in history]
-            axis.plot(epochs, values, dashes, marker=".", color=COLOURS[name], label=f"{name}, {label}")
-        axis.plot(kept["epoch"], kept[f"val_{number}"] * factor, "o", ms=9, color=COLOURS[name])
-    bottom.plot(epochs, [row["rate"] for row in history], marker=".", color=COLOURS[name], label=name)
-top.set(title=f"Loss on {data.name}", ylabel="loss (nats)")
-middle.set(title="Accuracy", ylabel="accuracy (%)")
-bottom.set(title="Learning rate", ylabel="rate", xlabel="epoch", yscale="log", xticks=epochs)
-for axis in (top, middle, bottom):
-    axis.grid()
-    axis.legend(fontsize=9)
-figure.tight_layout()
-plt.show()
+helpers.show(helpers.curves_figure(histories, data.name))
 
 # %%
 for name, history in histories.items():
-    lowered = [str(b["epoch"]) for a, b in pairwise(history) if b["rate"] < a["rate"]]
-    what = f"was lowered for epoch {' and '.join(lowered)}" if lowered else "stayed as it was to the last epoch"
-    print(f"{name}: the learning rate {what}.")
+    print(f"{name}:", end="")
+    for before, after in pairwise(history):
+        if after["rate"] < before["rate"]:
+            print(f" the learning rate was lowered to {after['rate']:.2g} for epoch {after['epoch']};", end="")
+    print(
+        f" the best validation accuracy is that of epoch {max(history, key=lambda row: row['val_accuracy'])['epoch']}."
+    )
 
 # %% [markdown]
-# ## 7. Evaluation
+# ## 8. Evaluation
 #
-# We copy the weights with the best validation accuracy into our own network. This also checks again that both networks
-# compute the same function: in float32 they give the same probabilities, bit for bit.
-
-# %%
-for name, trained in models.items():
-    models[name] = of_ours().to(device, memory_format=torch.channels_last)
-    models[name].load_state_dict(trained.state_dict())
-    same = torch.equal(predict(models[name], data.val), predict(trained, data.val))
-    print(f"{name}: our network and the library's give the same probabilities: {same}")
-
-# %% [markdown]
-# Now the test images, once for each network. The test accuracy is a share of a limited number of images. The confidence
-# interval (Wilson's) gives the range of the accuracy on all images of this kind.
+# Now the test images, once for each network, with the weights of its best epoch. The test accuracy is a share of a
+# limited number of images. The confidence interval (Wilson's) gives the range of the accuracy on all images of this
+# kind.
 
 # %%
 test_labels = data.test.labels
 probabilities = {name: predict(model, data.test) for name, model in models.items()}
 predicted = {name: shares.argmax(1) for name, shares in probabilities.items()}
+is_right = {name: classes == test_labels for name, classes in predicted.items()}
+kept = {name: max(history, key=lambda row: row["val_accuracy"]) for name, history in histories.items()}
 
-rows, validated = [], {}
-for name, history in histories.items():
-    kept = max(history, key=lambda row: row["val_accuracy"])
-    validated[name] = kept["val_accuracy"]
-    loss, accuracy = score(probabilities[name], test_labels)
-    low, high = wilson(int((predicted[name] == test_labels).sum()), len(test_labels))
-    minutes = sum(row["seconds"] for row in history) / 60
-    shown = (
-        f"{kept['val_accuracy']:.2%}",
-        f"{loss:.3f}",
-        f"{accuracy:.2%}",
-        f"{low:.2%} to {high:.2%}",
-        f"{minutes:.1f}",
-    )
-    rows.append([name, kept["epoch"], *shown])
-table(["optimizer", "best epoch", "validation", "test loss", "test accuracy", "95 % interval", "minutes"], rows)
+helpers.table(
+    ["optimizer", "best epoch", "validation", "test loss", "test accuracy (95 % interval)", "minutes of training"],
+    [
+        [
+            name,
+            kept[name]["epoch"],
+            f"{kept[name]['val_accuracy']:.2%}",
+            f"{score(probabilities[name], test_labels)[0]:.3f}",
+            helpers.accuracy_with_interval(int(is_right[name].sum()), len(test_labels)),
+            f"{sum(row['seconds'] for row in history) / 60:.1f}",
+        ]
+        for name, history in histories.items()
+    ],
+)
 
 # %% [markdown]
 # ### Which one is better?
@@ -573,7 +658,6 @@ table(["optimizer", "best epoch", "validation", "test loss", "test accuracy", "9
 # each, with other seeds and with tuned learning rates.
 
 # %%
-is_right = {name: classes == test_labels for name, classes in predicted.items()}
 only_adam = int((is_right["Adam"] & ~is_right["SGD"]).sum())
 only_sgd = int((is_right["SGD"] & ~is_right["Adam"]).sum())
 p = mcnemar(only_adam, only_sgd)
@@ -583,11 +667,11 @@ gap = abs(only_adam - only_sgd) / len(test_labels)
 verdict = (
     f"the network trained with {better} is the better one, by {100 * gap:.2f} points"
     if p < 0.05
-    else f"one cannot tell which network is better: they differ by {100 * gap:.2f} points, which can be chance"
+    else f"no significant difference: {100 * gap:.2f} points, which can be chance"
 )
 Markdown(
     f"Only the network trained with Adam is right about {only_adam} images, only the one trained with SGD about "
-    f"{only_sgd}; $p$ = {p:.2g}. **On these images, {verdict}.**"
+    f"{only_sgd}; $p$ = {p:.2g}. **On these images: {verdict}.**"
 )
 
 # %% [markdown]
@@ -598,39 +682,16 @@ Markdown(
 # only if both are high. A class that was never predicted gets a precision of 0 here.
 
 # %%
-chosen = max(validated, key=validated.get)
-columns = precision_recall_fscore_support(
-    test_labels, predicted[chosen], labels=range(len(data.classes)), zero_division=0
-)
-rows = [
-    [name, *(f"{value:.2f}" for value in values[:3]), values[3]]
-    for name, *values in zip(data.classes, *columns, strict=True)
-]
-rows.append(["**mean**", *(f"**{column.mean():.2f}**" for column in columns[:3]), columns[3].sum()])
+chosen = max(kept, key=lambda name: kept[name]["val_accuracy"])
 print(f"ResNet-18 trained with {chosen}")
-table(["class", "precision", "recall", "F1", "images"], rows)
+helpers.class_table(test_labels, predicted[chosen], data.classes)
 
 # %% [markdown]
 # The confusion matrix counts the images by true class (row) and predicted class (column). The diagonal holds the
 # correct predictions. The shades are shares of the row.
 
 # %%
-counts = confusion_matrix(test_labels, predicted[chosen], labels=range(len(data.classes)))
-shares = counts / counts.sum(1, keepdims=True)
-
-figure, axis = plt.subplots(figsize=(8, 7.2))
-picture = axis.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-for (row, column), count in np.ndenumerate(counts):
-    axis.text(column, row, count, ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
-axis.set(title=f"Test images by true and predicted class ({chosen})", xlabel="predicted", ylabel="true")
-axis.set_xticks(range(len(data.classes)), data.classes, rotation=45, ha="right")
-axis.set_yticks(range(len(data.classes)), data.classes)
-figure.colorbar(picture, label="share of the true class (%)", shrink=0.8)
-plt.show()
-
-off_diagonal = counts - np.diag(counts.diagonal())
-true, answer = np.unravel_index(off_diagonal.argmax(), counts.shape)
-print(f"The most frequent mistake: {data.classes[true]} taken for {data.classes[answer]}, {off_diagonal.max()} times.")
+helpers.show(helpers.confusion_figure(test_labels, predicted[chosen], data.classes, f"test images, {chosen}"))
 
 # %% [markdown]
 # ### Some predictions
@@ -639,23 +700,13 @@ print(f"The most frequent mistake: {data.classes[true]} taken for {data.classes[
 # class and its probability. A wrong prediction can have a high probability.
 
 # %%
-shuffled = torch.randperm(len(test_labels), generator=torch.Generator().manual_seed(0))
-figure, axes = plt.subplots(2, 7, figsize=(12, 4.6), layout="constrained")
-for row, wanted, colour in ((axes[0], True, "#00795a"), (axes[1], False, "#c23b00")):
-    found = shuffled[is_right[chosen][shuffled] == wanted][:7].tolist()
-    for axis in row[len(found) :]:
-        axis.axis("off")
-    for axis, i in zip(row, found, strict=False):
-        answer = int(predicted[chosen][i])
-        title = f"{data.classes[answer]}, {probabilities[chosen][i, answer]:.2f}"
-        if not wanted:
-            title += f"\nis {data.classes[int(test_labels[i])]}"
-        show(axis, data.test.images[i], title, colour)
-figure.suptitle("Right answers, and wrong ones with the true class under them")
-plt.show()
+title = "Test images: right answers, and wrong ones with the true class"
+helpers.show(
+    helpers.predictions_figure(data.test.images, test_labels, probabilities[chosen], data.classes, title=title)
+)
 
 # %% [markdown]
-# ## 8. The other stem
+# ## 9. The other stem
 #
 # The 3×3 stem keeps the full resolution, so every layer works on maps of 16 times the area. Such a training takes too
 # long for this notebook on a CPU. We ran it from the command line and stored its results in `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->8<!--/-->
@@ -663,38 +714,49 @@ plt.show()
 # cifar10-resnet18`.
 
 # %%
-stored = Path("../results/cifar10-resnet18")
-config = json.loads((stored / "config.json").read_text())
-test = json.loads((stored / "evaluation/test/metrics.json").read_text())
-with (stored / "metrics.csv").open(newline="") as file:
-    epochs = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-print(f"{config['data']['name']}, {config['optim']['name']}, schedule {config['schedule']['name']}")
+stored = helpers.load_run("cifar10-resnet18")
+print(
+    f"{stored.config['data']['name']}, {stored.config['optim']['name']}, schedule {stored.config['schedule']['name']}"
+)
 header = ["epoch", "learning rate at its end", "train loss", "val. loss", "val. accuracy", "seconds"]
 columns = ["epoch", "lr", "train_loss", "val_loss", "val_accuracy", "train_seconds"]
 formats = ["{:.0f}", "{:.2g}", "{:.3f}", "{:.3f}", "{:.2%}", "{:.0f}"]
-table(header, [[form.format(epoch[key]) for key, form in zip(columns, formats, strict=True)] for epoch in epochs])
+helpers.table(
+    header, [[form.format(row[key]) for key, form in zip(columns, formats, strict=True)] for row in stored.epochs]
+)
 
 # %% [markdown]
 # The table compares it with the better network of this notebook. The two runs differ in more than the stem: the stored
-# run has another number of epochs and another schedule (the learning rate rises, then falls to zero: *one cycle*),
-# begins with smaller images, pads by reflection, and uses label smoothing. The multiply-adds per image differ because
-# of the stem alone.
+# run has another number of epochs and another schedule (the learning rate rises, then falls to zero: *one cycle*), pads
+# by reflection, uses label smoothing, and begins with smaller images. So the difference in accuracy is that of two
+# recipes. The multiply-adds are those of the forward pass of one training image, in the mean over the run.
 
 # %%
-runs = {
-    "imagenet": (f"this notebook, {chosen}", data.name, is_right[chosen].float().mean(), histories[chosen], "seconds"),
-    "cifar": ("stored run", test["data"], test["accuracy"], epochs, "train_seconds"),
-}
-rows = []
-for stem, (run, images, accuracy, history, seconds) in runs.items():
-    million = count_macs(resnetlab.build_model("resnet18", 10, stem=stem), 32) / 1e6
-    minutes = sum(row[seconds] for row in history) / 60
-    rows.append([f"{stem}, {run}", images, f"{million:.0f}", len(history), f"{minutes:.1f}", f"{accuracy:.2%}"])
-table(["stem and run", "images", "million multiply-adds an image", "epochs", "minutes", "test accuracy"], rows)
+sizes = [round(32 * share) for share in stored.config["augment"]["sizes"]]
+print("The images of the stored run grow:", ", then ".join(map(str, sizes)), "pixels.")
+own = helpers.multiply_adds("resnet18", "imagenet", [32])
+helpers.table(
+    ["stem and run", "images", "million multiply-adds an image", "epochs", "test accuracy"],
+    [
+        [
+            f"7×7, this notebook, {chosen}",
+            data.name,
+            f"{own / 1e6:.0f}",
+            EPOCHS,
+            f"{is_right[chosen].float().mean():.2%}",
+        ],
+        [
+            f"3×3, `{stored.name}`",
+            stored.test["data"],
+            f"{stored.multiply_adds / 1e6:.0f}",
+            len(stored.epochs),
+            f"{stored.test['accuracy']:.2%}",
+        ],
+    ],
+)
 
 # %% [markdown]
-# ## 9. Conclusion
+# ## 10. Conclusion
 #
 # - A residual unit is a dozen lines: two convolutions with batch norms, a shortcut, one addition. ResNet-18 is eight
 #   units between a stem and a head, with <!--= million("resnet18", stem="imagenet") -->11.2 million<!--/--> parameters
@@ -706,6 +768,71 @@ table(["stem and run", "images", "million multiply-adds an image", "epochs", "mi
 #   nothing and are used once.
 # - The stem decides the cost and the resolution of a network for small images.
 #
-# **To try next:** other learning rates (compare the validation curves); `resnet18(stem="cifar")` if you have a graphics
-# card; `ResNet((3, 4, 6, 3))`, which is ResNet-34. The notebook `resnet34` measures improvements of the training;
-# `why_residuals` shows what happens without shortcuts.
+# ### Exercises
+#
+# **1.** How many weights does `BasicBlock(64, 128, stride=2)` have? Count them on paper, then in a cell.
+#
+# <details><summary>Answer</summary>
+#
+# Two 3×3 convolutions, a 1×1 convolution, and three batch norms with a weight and a bias for each of their 128
+# channels: `3 * 3 * 64 * 128 + 3 * 3 * 128 * 128 + 64 * 128 + 3 * 2 * 128 = 230144`. In a cell:
+# `sum(weight.numel() for weight in BasicBlock(64, 128, stride=2).parameters())`.
+#
+# </details>
+#
+# **2.** A map has 7×7 pixels. What is the output shape of a 3×3 convolution with padding 1 and stride 2?
+#
+# <details><summary>Answer</summary>
+#
+# 4×4. With padding the map has 9 rows. The kernel starts at rows 0, 2, 4 and 6, where it still fits. In general it is
+# $\lfloor (n + 2p - k) / s \rfloor + 1$ for $n$ pixels, padding $p$, kernel size $k$ and stride $s$.
+#
+# </details>
+#
+# **3.** Let `forward` of `BasicBlock` return `self.relu(residual)`, draw the unit again, and train with SGD. Which
+# curve of the two networks, training or validation, shows whether the shortcut matters for the *optimisation*?
+#
+# <details><summary>Answer</summary>
+#
+# The training curve. A network that has difficulty in fitting its training images is not overfitting. One training of
+# each is not enough to say more. The notebook `why_residuals` compares plain and residual networks of several depths.
+#
+# </details>
+#
+# **4.** Build a ResNet with as few units as this class allows. How many layers with weights does an image pass?
+#
+# <details><summary>Answer</summary>
+#
+# `ResNet((1, 1, 1, 1))`: $1 + 2 \cdot 4 + 1 = 10$ layers. The 1×1 convolutions of the shortcuts are not counted.
+#
+# </details>
+#
+# **5.** You try five learning rates for Adam and want to report the accuracy of the best one. Which images choose the
+# rate, and how often do you use the test images?
+#
+# <details><summary>Answer</summary>
+#
+# Choose by validation accuracy, then score the chosen network once on the test images. If the test images chose the
+# rate, the reported accuracy would be the luckiest of five.
+#
+# </details>
+#
+# **6.** Set `threshold=0` in `train`. Before you run it: will the learning rate be lowered earlier or later?
+#
+# <details><summary>Answer</summary>
+#
+# Not earlier than now, up to the first reduction: every gain then counts as progress, however small. After that the two
+# trainings differ.
+#
+# </details>
+#
+# ### What to read next
+#
+# - [`resnet34`](resnet34.ipynb): improvements of the training, each measured, and transfer to new classes.
+# - [`why_residuals`](why_residuals.ipynb): networks with and without shortcuts.
+# - The library's code: [`models/blocks.py`](../src/resnetlab/models/blocks.py) has the units,
+#   [`models/resnet.py`](../src/resnetlab/models/resnet.py) the network,
+#   [`training/`](../src/resnetlab/training) the trainer.
+# - He et al. 2015, [arXiv:1512.03385](https://arxiv.org/abs/1512.03385): the paper; Table 1 is this network.
+# - Ioffe and Szegedy 2015, [arXiv:1502.03167](https://arxiv.org/abs/1502.03167): batch norm.
+# - Kingma and Ba 2014, [arXiv:1412.6980](https://arxiv.org/abs/1412.6980): Adam.

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 from types import ModuleType
 
+import jupytext
 import pytest
+from matplotlib.figure import Figure
 
 from resnetlab.cli.arguments import TrainArguments
 from resnetlab.cli.parsing import parse
+from resnetlab.plots.style import rendered
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.py")) if path.stem != "helpers"]
-
-
-def tool(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / words[0]), *words[1:]]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -28,6 +27,14 @@ def prose(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import prose
 
     return prose
+
+
+@pytest.fixture
+def notebooks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import notebooks
+
+    return notebooks
 
 
 def test_there_are_three() -> None:
@@ -41,9 +48,37 @@ def test_every_figure_in_the_prose_is_that_of_the_code_or_of_a_stored_run(
     prose.main()  # leaves with a list of what is wrong
 
 
-def test_the_executed_notebooks_are_those_of_their_sources() -> None:
-    done = tool("notebooks.py", "check")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_executed_notebooks_are_those_of_their_sources(notebooks: ModuleType, source: Path) -> None:
+    assert notebooks.check(source, again=False) == []  # `make notebooks` compares the outputs, too
+
+
+def test_every_notebook_begins_with_the_same_cell() -> None:
+    first = {next(cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code") for path in NOTEBOOKS}
+    assert len(first) == 1
+
+
+def test_the_first_cell_finds_the_repository(tmp_path: Path) -> None:
+    """It asks for an address where there is no checkout, clones one, and goes into the folder of the notebooks."""
+    code = next(cell.source for cell in jupytext.read(NOTEBOOKS[0]).cells if cell.cell_type == "code")
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", f"{code}\nprint(Path.cwd(), sys.path[0])"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    alone = run(code)
+    assert alone.returncode == 1
+    assert alone.stderr == "this notebook needs its repository: write its address into `repository` in this cell\n"
+    origin = tmp_path / "origin"
+    (origin / "notebooks").mkdir(parents=True)
+    (origin / "notebooks" / "helpers.py").touch()
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "one")):
+        subprocess.run(["git", *words], cwd=origin, check=True)
+    for _ in range(2):  # the second time the clone is there
+        found = run(code.replace('repository = ""', f'repository = "{origin.as_uri()}"'))
+        folder = str(tmp_path / "resnetlab" / "notebooks")
+        assert found.stdout.split() == [folder, folder], found.stderr
 
 
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
@@ -76,10 +111,91 @@ def test_a_figure_that_begins_a_line_would_end_its_paragraph(prose: ModuleType) 
     assert not prose.BEGINS.findall("# It has <!--= million('resnet18') -->1<!--/--> weights\n")
 
 
-def test_sync_copies_text_and_imports_and_refuses_other_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import notebooks
+def test_a_cell_is_measured_if_it_depends_on_images_machine_or_time(notebooks: ModuleType) -> None:
+    cells = [
+        "import time\nfrom resnetlab import open_dataset\nSEED, size = 0, 32",
+        "def double(x):\n    return 2 * x",
+        "data = open_dataset('digits', image_size=size)\nprint(len(data.train), SEED)",
+        "print(double(SEED))",  # a function and a constant stay as they are
+        "print(size)",  # a variable that a measured cell has used may have changed
+        "def images():\n    return data.train.images",
+        "print(images().shape)",
+        "data = [1, 2]\nprint(data)",  # another object with the same name
+        "print(data, [data for data in (1, 2)])",
+        "for images in (1, 2):\n    print(images)",  # assigned before it is read
+        "began = time.perf_counter()",
+        "print(time.strftime('%Y'), began)",
+        "from time import perf_counter\nprint(perf_counter())",
+    ]
+    assert notebooks.measured(cells) == [bool(int(x)) for x in "0010111000111"]
 
+
+def test_a_digest_covers_the_helpers_that_a_measured_cell_uses(
+    notebooks: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(notebooks, "HOME", tmp_path)
+    helpers = "WIDE = 3\n\ndef draw(data):\n    return line(data)\n\ndef line(data):\n    return WIDE * data\n"
+    cells = ["from helpers import draw", "data = open_dataset()", "draw(data)", "draw(1)"]
+
+    def digests(helpers: str) -> list[str]:
+        (tmp_path / "helpers.py").write_text(helpers)
+        notebooks.definitions.cache_clear()
+        return list(notebooks.digests(cells))
+
+    first = digests(helpers)
+    assert [bool(digest) for digest in first] == [False, False, True, False]
+    assert digests(helpers + "\n\ndef other():\n    return 1\n") == first
+    assert digests(helpers.replace("(data):", '(data):\n    """Draw a line."""')) == first
+    assert digests(helpers.replace("WIDE = 3", "WIDE = 4")) != first
+    notebooks.definitions.cache_clear()
+
+
+def test_a_digest_covers_the_stored_run_that_a_measured_cell_names(
+    notebooks: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    run = tmp_path / "results" / "some-run"
+    (run / "evaluation" / "test").mkdir(parents=True)
+    for file in ("config.json", "metrics.csv", "evaluation/test/metrics.json"):
+        (run / file).write_text("1")
+    cells = ["data = open_dataset()", "print(data, load_run('some-run'))", "print(data, 'no-run')"]
+    before = notebooks.digests(cells)
+    assert [bool(digest) for digest in before] == [False, True, False]
+    (run / "metrics.csv").write_text("2")
+    assert notebooks.digests(cells)[1] != before[1]
+
+
+def test_check_finds_outputs_that_are_out_of_date(notebooks: ModuleType, tmp_path: Path) -> None:
+    source = tmp_path / "small.py"
+    source.write_text(
+        "# %%\nfrom IPython.display import Image, display\nfrom matplotlib.figure import Figure\n\n"
+        "from resnetlab.plots.style import rendered\n\n"
+        "# %%\nprint(1)\n\n"
+        "# %%\ndisplay(Image(rendered(Figure(figsize=(1, 1)), 'png')))\n\n"
+        "# %%\nfrom time import perf_counter\n\nprint(perf_counter() > 0, rendered.__name__)\n"
+    )
+    notebooks.run(source, tmp_path)
+    file = source.with_suffix(".ipynb")
+    executed = file.read_text()
+    assert notebooks.check(source) == []
+    stored = json.loads(executed)
+    stored["cells"][1]["outputs"][0]["text"] = ["0\n"]
+    grey = rendered(Figure(figsize=(1, 1), facecolor="grey"), "png")
+    stored["cells"][2]["outputs"][0]["data"]["image/png"] = b64encode(grey).decode()
+    stored["cells"][3]["metadata"]["digest"] = "of other code"
+    file.write_text(json.dumps(stored))
+    first, second, third = notebooks.check(source)
+    assert first == (
+        "small.ipynb: cell 2 ('print(1)') prints or draws something else now; run: python tools/notebooks.py run small"
+    )
+    assert "cell 3" in second
+    assert "cell 4 ('from time import perf_counter') uses code or stored runs that have changed since" in third
+    stored["metadata"]["matplotlib"] = "3.0"  # pictures of another version are not compared
+    file.write_text(json.dumps(stored))
+    assert len(notebooks.check(source)) == 2
+
+
+def test_sync_copies_text_and_imports_and_refuses_other_code(notebooks: ModuleType, tmp_path: Path) -> None:
     source = tmp_path / "small.py"
     source.write_text("# %% [markdown]\n# One.\n\n# %%\nimport os\ndef one():\n    return 1\n\nprint(one())\n")
     notebooks.run(source, tmp_path)

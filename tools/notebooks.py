@@ -1,32 +1,56 @@
-"""Execute the notebooks, or check that the executed ones match their sources.
+"""Execute the notebooks, or check that the executed ones match their sources and the code.
 
     python tools/notebooks.py run                     execute notebooks/*.py and write each .ipynb beside its source
     python tools/notebooks.py run resnet34            execute one of them
     python tools/notebooks.py run --quick --into DIR  one epoch on small data, written to another folder (CI does this)
     python tools/notebooks.py sync                    copy changed text and imports into the .ipynb, keep its outputs
-    python tools/notebooks.py check                   every .ipynb has the cells of its .py, and no cell failed
+    python tools/notebooks.py check                   find cells whose output is out of date
 
 The source of a notebook is Python in jupytext's percent format, which can be read, searched and compared line by line.
 The .ipynb beside it holds what the source printed and drew on real data.
+
+`check` compares the cells of both files. Then it executes every cell again whose output depends only on the code and on
+results/, and compares what it prints and draws. The other cells are *measured*: they depend on images, on the machine
+or on time, directly or through a variable. For each of these, `run` stores a digest of the library's code that the cell
+names and of the stored runs that it reads; `check` compares the digests.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import copy
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import io
 import os
+import re
+import symtable
 import sys
 import time
+from base64 import b64decode
+from collections.abc import Iterator
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import jupytext
+import matplotlib
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from PIL import Image
 
-HOME = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+HOME = ROOT / "notebooks"
 TIMEOUT = 90 * 60  # seconds for one cell
+# A cell that uses one of these is measured: they read images, ask for the hardware, or read the clock.
+MEASURING = {"open_dataset", "choose_device", "start", "cuda", "mps", "perf_counter"}
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def sources(names: list[str]) -> list[Path]:
@@ -36,19 +60,33 @@ def sources(names: list[str]) -> list[Path]:
     return [found[name] for name in names] or list(found.values())
 
 
+def code_of(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def execute(notebook: NotebookNode) -> None:
+    """Execute all cells in a new kernel. Raises CellExecutionError."""
+    where = {"metadata": {"path": HOME}}
+    NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=where, coalesce_streams=True).execute()
+
+
 def run(source: Path, target: Path) -> None:
     """Execute a source from first to last cell in a new kernel and write it with its outputs."""
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     began = time.perf_counter()
-    where = {"metadata": {"path": HOME}}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=where, coalesce_streams=True)
+    code = [cell.source for cell in code_of(notebook)]
+    before = digests(code)  # of the code as it is now; it may change during a long run
     try:
-        client.execute()
+        execute(notebook)
     except CellExecutionError as error:
         sys.exit(f"{source.name}: {error}")
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # start and end times of the cell, which differ in every run
+    for cell, digest in zip(code_of(notebook), before, strict=True):
+        if digest:
+            cell.metadata["digest"] = digest
+    notebook.metadata["matplotlib"] = matplotlib.__version__
     target.mkdir(parents=True, exist_ok=True)
     file = target / f"{source.stem}.ipynb"
     nbformat.write(numbered(notebook), file)
@@ -74,10 +112,9 @@ def sync(source: Path) -> None:
         sys.exit(f"{source.name} has other cells than {file.name}; run: python tools/notebooks.py run {source.stem}")
     for number, (new, old) in enumerate(zip(written, stored.cells, strict=True), 1):
         if new.cell_type == "code" and statements(new.source) != statements(old.source):
-            first = new.source.partition("\n")[0]
             sys.exit(
-                f"{source.name}: the code of cell {number} has changed ({first!r}) and its stored output is out of "
-                f"date; run: python tools/notebooks.py run {source.stem}"
+                f"{source.name}: the code of cell {number} has changed ({first_line(new.source)!r}) and its stored "
+                f"output is out of date; run: python tools/notebooks.py run {source.stem}"
             )
     for new, old in zip(written, stored.cells, strict=True):
         old.source = new.source
@@ -103,26 +140,233 @@ class WithoutImports(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def statements(code: str) -> str:
-    """Syntax tree of a cell, as text, without imports, docstrings, comments and layout."""
-    return ast.dump(WithoutImports().visit(ast.parse(code)))
+def statements(code: str | ast.AST) -> str:
+    """Syntax tree of code, as text, without imports, docstrings, comments and layout."""
+    tree = ast.parse(code) if isinstance(code, str) else copy.deepcopy(code)
+    return ast.dump(WithoutImports().visit(tree))
 
 
-def check(source: Path) -> list[str]:
-    """Faults of a source's executed notebook, one sentence each."""
+def first_line(code: str) -> str:
+    """The first line of a cell that is not a comment."""
+    return next((line for line in code.splitlines() if line.strip() and not line.startswith("#")), "")
+
+
+# Which cells depend on more than the code
+
+
+def names_in(code: str) -> tuple[set[str], set[str]]:
+    """Global names that code reads, within functions too, and global names that it assigns, defines or imports."""
+    top = symtable.symtable(code, "cell", "exec")
+
+    def within(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+        for child in table.get_children():
+            yield child
+            yield from within(child)
+
+    used = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+    for table in within(top):
+        used |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()}
+    return used, {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+
+
+def needed(body: list[ast.stmt], known: set[str] | None = None) -> set[str]:
+    """Names that statements read before they assign them: what a cell needs from the cells before it."""
+    known, found = set() if known is None else known, set[str]()
+    for node in body:
+        heads: list[ast.AST] = [node]
+        targets: list[ast.AST] = []
+        if isinstance(node, ast.For):
+            heads, targets = [node.iter], [node.target]
+        elif isinstance(node, ast.With):
+            heads = [item.context_expr for item in node.items]
+            targets = [item.optional_vars for item in node.items if item.optional_vars]
+        elif isinstance(node, ast.If):
+            heads = [node.test]
+        for part in heads:
+            used, assigned = names_in(ast.unparse(part))
+            found |= (used | assigned if isinstance(part, ast.AugAssign) else used) - known
+            known |= assigned
+        known |= {name.id for part in targets for name in ast.walk(part) if isinstance(name, ast.Name)}
+        if isinstance(node, ast.For | ast.With | ast.If):
+            found |= needed([*node.body, *getattr(node, "orelse", [])], known)
+    return found
+
+
+def measured(cells: list[str]) -> list[bool]:
+    """For each code cell, whether its output depends on images, on the machine or on time.
+
+    A cell is measured if it uses one of `MEASURING` or a name that a measured cell has assigned. It may also have
+    changed the objects that it uses, except functions, classes, modules and constants with upper-case names.
+    """
+    tainted, variables, found = set[str](), set[str](), []
+    for code in cells:
+        tree = ast.parse(code)
+        mentioned, assigned = names_in(code)
+        mentioned |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        used = needed(tree.body)
+        imported = {alias.asname or alias.name for node in tree.body for alias in getattr(node, "names", [])}
+        fixed = imported | {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        is_measured = bool(mentioned & MEASURING or used & tainted)
+        variables = (variables - fixed) | {name for name in assigned - fixed if not name.isupper()}
+        if is_measured:
+            tainted |= (assigned - imported) | (used & variables)
+        else:
+            tainted -= assigned
+        found.append(is_measured)
+    return found
+
+
+# Digests of what measured cells use
+
+
+@cache
+def definitions(module: str) -> dict[str, ast.stmt]:
+    """The functions, classes and constants of a module, by name."""
+    file = HOME / f"{module}.py"
+    if not file.exists():
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        file = Path(spec.origin)
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id: node for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return found
+
+
+def closure(module: str, name: str) -> set[str]:
+    """A name of a module, and the names of the module that its definition uses, directly or through others."""
+    known, found, waiting = definitions(module), set[str](), [name]
+    while waiting:
+        here = waiting.pop()
+        if here in known and here not in found:
+            found.add(here)
+            waiting += [node.id for node in ast.walk(known[here]) if isinstance(node, ast.Name)]
+    return found
+
+
+def library_names(cells: list[str]) -> dict[str, tuple[str, str]]:
+    """The names that the cells import from the library or from helpers: module and name there."""
+    found = {}
+    for code in cells:
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("resnetlab", "helpers"):
+                found |= {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
+    return found
+
+
+def digests(cells: list[str]) -> list[str]:
+    """For each measured cell, a digest of the library's code that it names and of the stored runs that it names.
+
+    The digest covers a function and what it uses in its own module, without docstrings and layout; not what that module
+    imports. It is empty for the other cells, which can be executed again.
+    """
+    imported, found = library_names(cells), []
+    for code, is_measured in zip(cells, measured(cells), strict=True):
+        used, _ = names_in(code)
+        objects = {imported[name] for name in used & imported.keys()}
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id == "resnetlab":
+                    target = getattr(importlib.import_module("resnetlab"), node.attr)
+                    if inspect.isfunction(target) or inspect.isclass(target):
+                        objects.add((target.__module__, target.__name__))
+                elif node.value.id == "helpers":
+                    objects.add(("helpers", node.attr))
+        texts = [
+            f"{module}.{name}: {statements(definitions(module)[name])}"
+            for module, name in sorted({(module, part) for module, name in objects for part in closure(module, name)})
+        ]
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts += [file.read_text() for file in files_of_run(node.value)]
+        found.append(hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12] if is_measured and texts else "")
+    return found
+
+
+def files_of_run(name: str) -> list[Path]:
+    """The files of a stored run with this name that notebooks read."""
+    folder = ROOT / "results" / name
+    if not name or "\n" in name or not (folder / "metrics.csv").is_file():
+        return []
+    return [file for part in ("config.json", "metrics.csv", "evaluation/test/metrics.json") if (file := folder / part)]
+
+
+# Comparison of outputs
+
+
+def shown(cell: NotebookNode) -> list[str | bytes]:
+    """What a cell shows: text, and pictures as the bytes of a PNG."""
+    found: list[str | bytes] = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            found.append(b64decode(data["image/png"]))
+        else:
+            text = output.get("text") or data.get("text/markdown") or data.get("text/plain") or ""
+            found.append(ADDRESS.sub("", text))
+    return found
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGBA"))
+
+
+def is_same(old: str | bytes | None, new: str | bytes | None, *, same_matplotlib: bool) -> bool:
+    """Compare two outputs. Pictures are compared only if they were drawn by the same version of matplotlib."""
+    if isinstance(old, bytes) and isinstance(new, bytes):
+        return not same_matplotlib or np.array_equal(pixels(old), pixels(new))
+    return old == new
+
+
+def check(source: Path, *, again: bool = True) -> list[str]:
+    """Faults of a source's executed notebook, one sentence each; with `again`, outputs are compared, too."""
     file = source.with_suffix(".ipynb")
     if not file.exists():
         return [f"{file.name} is missing"]
-    written, stored = jupytext.read(source).cells, nbformat.read(file, as_version=4).cells
-    if [(c.cell_type, c.source) for c in written] != [(c.cell_type, c.source) for c in stored]:
+    written, stored = jupytext.read(source), nbformat.read(file, as_version=4)
+    if [(c.cell_type, c.source) for c in written.cells] != [(c.cell_type, c.source) for c in stored.cells]:
         return [f"{file.name} differs from {source.name}; run: python tools/notebooks.py sync"]
-    code = [cell for cell in stored if cell.cell_type == "code"]
-    again = f"run: python tools/notebooks.py run {source.stem}"
+    code = code_of(stored)
+    advice = f"run: python tools/notebooks.py run {source.stem}"
     wrong = []
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        wrong.append(f"{file.name} has cells that were not run in order, from a new kernel; {again}")
+        wrong.append(f"{file.name} has cells that were not run in order, from a new kernel; {advice}")
     if any(output.output_type == "error" for cell in code for output in cell.outputs):
-        wrong.append(f"{file.name} has a cell that failed; {again}")
+        wrong.append(f"{file.name} has a cell that failed; {advice}")
+    if wrong or not again:
+        return wrong
+    return [f"{file.name}: {sentence}; {advice}" for sentence in stale(stored)]
+
+
+def stale(stored: NotebookNode) -> list[str]:
+    """The cells of an executed notebook whose output no longer agrees with the code, a sentence for each."""
+    code = code_of(stored)
+    cells = [cell.source for cell in code]
+    flags = measured(cells)
+    new = copy.deepcopy(stored)
+    new.cells = [cell for cell, is_measured in zip(code_of(new), flags, strict=True) if not is_measured]
+    for cell in new.cells:
+        cell.outputs = []
+    try:
+        execute(new)
+    except CellExecutionError as error:
+        return [f"a cell cannot be executed again: {str(error).strip().splitlines()[-1]}"]
+    wrong, repeated = [], iter(new.cells)
+    same_matplotlib = stored.metadata.get("matplotlib") == matplotlib.__version__
+    for old, is_measured, digest in zip(code, flags, digests(cells), strict=True):
+        where = f"cell {stored.cells.index(old) + 1} ({first_line(old.source)!r})"
+        if is_measured:
+            if old.metadata.get("digest", "") != digest:
+                wrong.append(f"{where} uses code or stored runs that have changed since")
+            continue
+        pairs = zip_longest(shown(old), shown(next(repeated)))
+        if not all(is_same(*pair, same_matplotlib=same_matplotlib) for pair in pairs):
+            wrong.append(f"{where} prints or draws something else now")
     return wrong
 
 
@@ -135,6 +379,7 @@ def main() -> None:
     given = parser.parse_args()
     chosen = sources(given.names)
     if given.what == "check":
+        os.environ.pop("RESNETLAB_QUICK", None)
         if wrong := [sentence for source in chosen for sentence in check(source)]:
             sys.exit("\n".join(wrong))
         return
