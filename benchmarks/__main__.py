@@ -2,14 +2,19 @@
 
 python -m benchmarks [NAME ...]       measure; store JSON and figures in benchmarks/results/
 python -m benchmarks table [--check]  write docs/benchmarks.md and the other pages from the stored results
+python -m benchmarks forget [NAME ...] --machine TEXT --before DATE
+                                      remove the stored rows of a machine, or those that are older than a date
 """
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import signal
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +31,11 @@ from resnetlab.errors import BadInput, LabError, unknown
 # Each is a module here with `measure(options) -> dict`, imported when it runs. A result's "groups" become tables and
 # figures; a module with `draw(result, folder)` draws its own figure, one with `write(result)` has its own page.
 BENCHMARKS = {
-    "training": "images per second and peak memory of training, compared with the tutorial's script and four packages",
+    "training": "images per second and peak memory of training, compared with plain PyTorch and four packages",
     "to_accuracy": "training time and accuracy on CIFAR-10, compared with a speed-record network",
     "beside_script": "time of a recipe, compared with ten epochs of the tutorial's script",
     "numerics": "validation loss of the fast path, compared with plain float32",
+    "rounding": "error of networks in bf16 against float64, compared with torch's own bf16",
     "floor": "training, compared with the sum of its convolutions alone",
     "accelerate": "torchvision's networks in a plain loop, with and without resnetlab.accelerate",
     "notebook": "the classic tutorial's ResNet-34 from start to exit, compared with the plain script",
@@ -40,7 +46,8 @@ BENCHMARKS = {
     "checkpoint": "time to write a checkpoint and the best model, as a share of an epoch",
     "scaling": "time and memory of training as batch, image, depth and data set grow",
 }
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
 console = Console(highlight=False, stderr=True)
 
 
@@ -49,11 +56,18 @@ def main(words: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise the measured process would keep running
     try:
         if given.names == ["table"]:
+            if not given.check:
+                draw_all(BENCHMARKS)
             write_page(check=given.check)
             return 0
-        for name in given.names:
+        chosen = given.names[given.names[:1] == ["forget"] :]
+        for name in chosen:
             if name not in BENCHMARKS:
-                raise unknown("benchmark", name, [*BENCHMARKS, "table"])
+                raise unknown("benchmark", name, [*BENCHMARKS, "table", "forget"])
+        if chosen != given.names:
+            return forget(chosen or [*BENCHMARKS], given.machine, given.before)
+        if given.machine or given.before:
+            raise BadInput("--machine and --before choose what `python -m benchmarks forget` removes")
         with tempfile.TemporaryDirectory(prefix="resnetlab-bench-") as scratch:
             options = checked(given, Path(scratch), lambda line: console.print(escape(line), soft_wrap=True))
             dry = given.dry or given.quick  # the numbers of a quick run are not results
@@ -74,16 +88,20 @@ def complain(error: LabError) -> int:
 def measure(name: str, options: Options, *, dry: bool) -> int:
     """Run one benchmark, show its result, and store it unless `dry`; return an exit code."""
 
+    environment = machine()
+
     def keep(result: dict[str, Any]) -> None:
         if not dry:
-            finish(name, results.store(RESULTS, name, result, machine()))
+            results.store(RESULTS, name, result, environment)
+            finish(name)
 
     try:
         if not (Path(__file__).parent / f"{name}.py").exists():
             raise BadInput(f"file not found: benchmarks/{name}.py")
         module = importlib.import_module(f"benchmarks.{name}")
         options.say(f"{name}: {BENCHMARKS[name]}")
-        result = module.measure(replace(options, keep=keep))
+        before = results.entries(RESULTS, name)
+        result = module.measure(replace(options, keep=keep, stored=before, environment=environment))
     except LabError as error:
         return complain(error)
     keep(result)
@@ -91,34 +109,88 @@ def measure(name: str, options: Options, *, dry: bool) -> int:
     return 0
 
 
+def forget(names: Sequence[str], machine: str | None, before: str | None) -> int:
+    """Remove stored rows, print them, and update figures and pages."""
+    if machine is None and before is None:
+        raise BadInput("forget needs --machine TEXT, --before YYYY-MM-DD or both")
+    if before is not None:
+        try:
+            datetime.date.fromisoformat(before)
+        except ValueError:
+            raise BadInput(f"--before is {before!r}; give a date as YYYY-MM-DD") from None
+    removed = [row for name in names for row in results.forget(RESULTS, name, machine=machine, before=before)]
+    for row in removed:
+        console.print(escape(f"removed {row}"), soft_wrap=True)
+    if not removed:
+        raise BadInput("no stored row matches; python -m benchmarks table shows them in docs/benchmarks.md")
+    draw_all(names)
+    write_page(check=False)
+    return 0
+
+
 def machine() -> dict[str, Any]:
-    """Machine and versions of a measurement, and its command without the folders of this machine."""
+    """Machine, versions and commit of a measurement, and its command without the folders of this machine."""
+    import torch
+
     from resnetlab.runs.provenance import environment
     from resnetlab.runtime import start
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return {**environment(start()), "command": ["python", "-m", "benchmarks", *words]}
+    able = torch.cpu.get_capabilities()
+    return {
+        **environment(start()),
+        "bf16": bool(able.get("avx512_bf16") or able.get("amx_bf16")),
+        "amx": bool(able.get("amx_bf16")),
+        "commit": commit(),
+        "command": ["python", "-m", "benchmarks", *words],
+    }
 
 
-def finish(name: str, whole: dict[str, Any]) -> None:
+def commit() -> str:
+    """The last commit that changed the package, with a + if its files differ from it; "unknown" without git."""
+    source = "src/resnetlab"
+    try:
+        last, changed = (
+            subprocess.run(["git", *words, "--", source], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            for words in (("log", "-1", "--format=%h"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return last.strip() + "+" * bool(changed.strip())
+
+
+def finish(name: str) -> None:
     """Draw a stored result and update the pages."""
-    module = importlib.import_module(f"benchmarks.{name}")
-    if hasattr(module, "draw"):
-        module.draw(whole, RESULTS)
-    else:
-        pictures.draw(name, whole, RESULTS)
+    draw_all([name])
     write_page(check=False)
+
+
+def draw_all(names: Iterable[str]) -> None:
+    """Draw the stored results of some benchmarks, and delete figures of rows that are no longer stored."""
+    for name in names:
+        module = importlib.import_module(f"benchmarks.{name}")
+        drawn = set()
+        for entry in results.entries(RESULTS, name):
+            if hasattr(module, "draw"):
+                file = RESULTS / pictures.picture_name(name, name, entry["environment"])
+                module.draw(entry, file)
+                drawn.add(file)
+            else:
+                drawn |= set(pictures.draw(name, entry, RESULTS).values())
+        for file in RESULTS.glob(f"{name}*.png"):
+            if file not in drawn:
+                file.unlink()
 
 
 def write_page(*, check: bool) -> None:
     """Write docs/benchmarks.md and the pages of single results; with `check`, only compare."""
-    found = results.stored(RESULTS, list(BENCHMARKS))
+    found = results.stored(RESULTS, BENCHMARKS)
     pages = {PAGE: page.page(found, BENCHMARKS, page.relative(RESULTS, PAGE))}
-    for name, result in found.items():
-        if "page" in result:
-            file = PAGE.parent / Path(result["page"]).name
+    for name, entries in found.items():
+        if "page" in entries[0]:
+            file = PAGE.parent / Path(entries[0]["page"]).name
             module = importlib.import_module(f"benchmarks.{name}")
-            pages[file] = module.write(result, page.relative(RESULTS, file))
+            pages[file] = module.write(entries, page.relative(RESULTS, file))
     for file, text in pages.items():
         if not check:
             file.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ turns within every round.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from torch import nn
 
 import resnetlab
 from benchmarks.options import Options
-from benchmarks.page import measured_on
-from benchmarks.pictures import number
+from benchmarks.page import Entries, capabilities, measured_on, rounds_of
+from benchmarks.pictures import number, picture_name
 from benchmarks.rounds import Sample, details, group, interleaved, seconds
 from resnetlab.runtime import Runtime
 
@@ -125,32 +125,36 @@ def images_per_second(sample: Sample) -> float:
     return float(sample["images_per_second"])
 
 
-def write(result: Mapping[str, Any], pictures: Path) -> str:
+def write(entries: Entries, pictures: Path) -> str:
     """The page docs/accelerate.md."""
-    return "\n".join(parts(result, pictures))
+    return "\n".join(parts(entries, pictures))
 
 
-def parts(result: Mapping[str, Any], pictures: Path) -> Iterator[str]:
+def parts(entries: Entries, pictures: Path) -> Iterator[str]:
     yield "# Faster training in a loop of your own\n"
     yield "<!-- written by `python -m benchmarks table` from benchmarks/results/accelerate.json; do not edit -->\n"
     yield READ
     yield CODE
-    yield f"{measured_on(result['environment'])} Training steps without a data loader, in images per second: the median"
-    yield f"of {rounds(result)} rounds in which the three loops took turns, with the slowest and the fastest round.\n"
-    yield "| network | fp32 | bf16 | bf16, accelerate | lowest – highest | × bf16 | × fp32 |"
-    yield f"|---|{'---:|' * 6}"
-    for found in result["groups"]:
-        by_name = {row["name"]: row for row in found["contenders"]}
-        fast, half, full = (by_name[name] for name in (ACCELERATED, BF16, FP32))
-        cells = [found["title"].removeprefix("torchvision "), *(number(row["median"]) for row in (full, half, fast))]
-        cells.append(f"{number(fast['lowest'])} – {number(fast['highest'])}")
-        cells += [f"{row['first_against_it']:.2f}" for row in (half, full)]
-        yield f"| {' | '.join(cells)} |"
-    yield ""
-    for found in result["groups"]:
-        yield f"![{found['title']}]({(pictures / ('accelerate-' + found['subject'] + '.png')).as_posix()})\n"
+    yield "The tables have training steps without a data loader, in images per second, with the slowest and the fastest"
+    yield "round. The three loops took turns in each round.\n"
+    for entry in entries:
+        environment = entry["environment"]
+        yield f"**{environment['device_name']}, {capabilities(environment)}.** {measured_on(environment)}"
+        yield f"{rounds_of(entry['groups'])}\n"
+        yield "| network | fp32 | bf16 | bf16, accelerate | lowest – highest | × bf16 | × fp32 |"
+        yield f"|---|{'---:|' * 6}"
+        for found in entry["groups"]:
+            by_name = {row["name"]: row for row in found["contenders"]}
+            fast, half, full = (by_name[name] for name in (ACCELERATED, BF16, FP32))
+            cells = [
+                found["title"].removeprefix("torchvision "),
+                *(number(row["median"]) for row in (full, half, fast)),
+            ]
+            cells.append(f"{number(fast['lowest'])} – {number(fast['highest'])}")
+            cells += [f"{row['first_against_it']:.2f}" for row in (half, full)]
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+        for found in entry["groups"]:
+            picture = pictures / picture_name("accelerate", found["subject"], environment)
+            yield f"![{found['title']}]({picture.as_posix()})\n"
     yield KEEPS
-
-
-def rounds(result: Mapping[str, Any]) -> int:
-    return max(len(row["values"]) for found in result["groups"] for row in found["contenders"])

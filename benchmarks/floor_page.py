@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.page import measured_on
-from benchmarks.pictures import OURS, ROW, number
+from benchmarks.page import Entries, capabilities, measured_on, rounds_of
+from benchmarks.pictures import OURS, ROW, number, picture_name
 from resnetlab.plots.style import INK, MUTED, fit_below_header, house_style, new_figure, save
 
 READ = """\
@@ -26,24 +26,28 @@ or written, so batch norm, ReLU and addition take about as long as all their con
 """
 
 
-def page(result: Mapping[str, Any], pictures: Path) -> str:
-    return "\n".join(parts(result, pictures))
+def page(entries: Entries, pictures: Path) -> str:
+    return "\n".join(parts(entries, pictures))
 
 
-def parts(result: Mapping[str, Any], pictures: Path) -> Iterator[str]:
+def parts(entries: Entries, pictures: Path) -> Iterator[str]:
     yield "# Training time and the convolution floor\n"
     yield "<!-- written by `python -m benchmarks table` from benchmarks/results/floor.json; do not edit -->\n"
     yield READ
-    yield f"{measured_on(result['environment'])}\n"
-    yield f"![the share of every network]({(pictures / 'floor.png').as_posix()})\n"
-    yield "| network | share | images/s | lowest – highest | convolutions alone, images/s | lowest – highest |"
-    yield f"|---|{'---:|' * 5}"
-    for title, ours, alone in rows(result):
-        cells = [title, f"{alone['first_against_it']:.2f}"]
-        for found in (ours, alone):
-            cells += [number(found["median"]), f"{number(found['lowest'])} – {number(found['highest'])}"]
-        yield f"| {' | '.join(cells)} |"
-    yield ""
+    for entry in entries:
+        environment = entry["environment"]
+        picture = pictures / picture_name("floor", "floor", environment)
+        yield f"## {environment['device_name']}, {capabilities(environment)}\n"
+        yield f"{measured_on(environment)} {rounds_of(entry['groups'])}\n"
+        yield f"![the share of every network]({picture.as_posix()})\n"
+        yield "| network | share | images/s | lowest – highest | convolutions alone, images/s | lowest – highest |"
+        yield f"|---|{'---:|' * 5}"
+        for title, ours, alone in rows(entry):
+            cells = [title, f"{alone['first_against_it']:.2f}"]
+            for found in (ours, alone):
+                cells += [number(found["median"]), f"{number(found['lowest'])} – {number(found['highest'])}"]
+            yield f"| {' | '.join(cells)} |"
+        yield ""
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:

@@ -12,15 +12,17 @@ from typing import Any
 from benchmarks.environments import DEFAULT, PACKAGES
 from benchmarks.images import given_folder, make_folder
 from benchmarks.nets import NETS
+from benchmarks.results import machine_of
 from resnetlab.errors import BadInput, unknown
 
-PEERS = ("plain", *PACKAGES)
+PEERS = ("plain", "bare", *PACKAGES)
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options. `keep` stores the results so far in the middle of a long benchmark."""
+    """The command's options. `keep` stores the results so far in the middle of a long benchmark; `stored` has those of
+    earlier ones, an entry for each machine, and `environment` is this machine with the commit of the code."""
 
     rounds: int
     scratch: Path  # deleted when the command ends
@@ -30,6 +32,10 @@ class Options:
     only: tuple[str, ...] = ()
     environments: Path = DEFAULT
     peer_path: Mapping[str, Path] = field(default_factory=dict)
+    fast_only: bool = False  # packages only with their fast options
+    resume: bool = False  # skip what is stored from this machine and commit with as many rounds
+    stored: Sequence[Mapping[str, Any]] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = False
     say: Callable[[str], None] = print
     keep: Callable[[dict[str, Any]], None] = lambda _: None
@@ -39,6 +45,19 @@ class Options:
         if self.only:
             return peer in self.only
         return peer not in PACKAGES or not self.quick
+
+    def is_measured(self, subject: str) -> bool:
+        """True if --resume was given and a subject is stored from this machine and commit with enough rounds."""
+        if not self.resume or not self.environment:
+            return False
+        return any(
+            group["subject"] == subject
+            and machine_of(group["environment"]) == machine_of(self.environment)
+            and group["environment"].get("commit") == self.environment["commit"]
+            and len(group["contenders"][0]["values"]) >= self.rounds
+            for entry in self.stored
+            for group in entry.get("groups", ())
+        )
 
     def small_images(self, at_least: int) -> Path:
         """Folder of 32x32 JPEG files: the given one, or a generated one; a quick run ignores environment variables."""
@@ -70,14 +89,22 @@ def parse(words: Sequence[str] | None, about: str, benchmarks: Mapping[str, str]
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run, one after the other; default: all")
-    parser.add_argument("--rounds", type=int, help="runs of each contender (default: 5; quick: 1)")
+    parser.add_argument("--rounds", type=int, help="runs of each contender (default: 3; quick: 1)")
     parser.add_argument("--steps", type=int, help="timed steps per round (default: depends on the benchmark)")
     parser.add_argument("--data", type=Path, help="folder with train/<class>/* of 32x32 images")
     parser.add_argument(
         "--nets", type=words_of, default=(), help=f"comma-separated tasks of the training benchmark: {', '.join(NETS)}"
     )
     parser.add_argument(
-        "--only", type=words_of, default=(), help=f"comma-separated packages to compare with: {', '.join(PEERS)}"
+        "--only", type=words_of, default=(), help=f"comma-separated contenders to compare with: {', '.join(PEERS)}"
+    )
+    parser.add_argument(
+        "--fast-only", action="store_true", help="training: run the packages with their fast options only"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="training: skip tasks that are stored from this machine and commit with as many rounds",
     )
     parser.add_argument(
         "--environments", type=Path, default=DEFAULT, help="folder of the packages' virtual environments"
@@ -93,6 +120,10 @@ def parse(words: Sequence[str] | None, about: str, benchmarks: Mapping[str, str]
         "--quick", action="store_true", help="check that everything runs, with tiny sizes; store nothing"
     )
     parser.add_argument("--dry", action="store_true", help="store nothing")
+    parser.add_argument(
+        "--machine", metavar="TEXT", help="with forget: remove rows of machines whose name contains TEXT"
+    )
+    parser.add_argument("--before", metavar="DATE", help="with forget: remove rows measured before YYYY-MM-DD")
     parser.add_argument("--check", action="store_true", help="with table: fail if a page is out of date")
     return parser.parse_args(words)
 
@@ -103,7 +134,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def checked(given: argparse.Namespace, scratch: Path, say: Callable[[str], None]) -> Options:
     """Check the options. Raises BadInput."""
-    rounds = given.rounds if given.rounds is not None else (1 if given.quick else 5)
+    rounds = given.rounds if given.rounds is not None else (1 if given.quick else 3)
     for what, number in (("--rounds", rounds), ("--steps", given.steps)):
         if number is not None and number < 1:
             raise BadInput(f"{what} is {number}; give a whole number of at least 1")
@@ -128,6 +159,8 @@ def checked(given: argparse.Namespace, scratch: Path, say: Callable[[str], None]
         only=given.only,
         environments=given.environments.expanduser().resolve(),
         peer_path=paths,
+        fast_only=given.fast_only,
+        resume=given.resume,
         quick=given.quick,
         scratch=scratch,
         say=say,

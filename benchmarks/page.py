@@ -3,75 +3,120 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pictures import number, picture_name
+from benchmarks.results import slug
 
 HEAD = """# Benchmarks
 
 <!-- written by `python -m benchmarks table` from benchmarks/results/; do not edit -->
 
 Each table was measured in one run on one machine, in interleaved rounds: each round runs every contender once, each in
-its own process with the machine's default number of threads. The numbers are medians over the rounds, with the lowest
-and the highest value. "ours ÷ it" is the median over the rounds of the first row's number divided by that row's number.
-Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
+its own process with the machine's default number of threads. The line above a table has its machine, the last commit
+that changed the package, the date, and the number of rounds. Where there are several rounds, the numbers are medians
+over them, with the lowest and the highest value, and "ours ÷ it" is the median over the rounds of the first row's
+number divided by that row's number. Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
 """
+Entries = Sequence[Mapping[str, Any]]  # the stored results of one benchmark, one for each machine
 
 
-def page(results: Mapping[str, Mapping[str, Any]], about: Mapping[str, str], pictures: Path) -> str:
+def page(results: Mapping[str, Entries], about: Mapping[str, str], pictures: Path) -> str:
     """Text of the page; `pictures` is the folder of the figures relative to the page."""
     parts = [HEAD]
-    for name, result in results.items():
-        parts += section(name, result, about[name], pictures)
+    for name, entries in results.items():
+        parts += section(name, entries, about[name], pictures)
     return "\n".join(parts)
 
 
-def section(name: str, result: Mapping[str, Any], about: str, pictures: Path) -> Iterator[str]:
+def section(name: str, entries: Entries, about: str, pictures: Path) -> Iterator[str]:
     yield f"## {name}\n\n{about[0].upper()}{about[1:]}.\n"
-    if "page" in result:
-        yield f"See [{result['page']}]({Path(result['page']).name}).\n"
+    if "page" in entries[0]:
+        yield f"See [{entries[0]['page']}]({Path(entries[0]['page']).name}).\n"
         return
-    for text in result.get("notes", ()):
-        yield f"{text}\n"
-    subject = title = None
-    for group in result.get("groups", ()):
-        is_first = group["subject"] != subject
-        if is_first:
-            subject, title = group["subject"], group["title"]
-            yield f"### {title}\n"
-            yield f"{measured_on(group.get('environment', result.get('environment', {})))}\n"
-            if any(row["values"] for row in group["contenders"]):
-                yield f"![{title}]({(pictures / picture_name(name, subject)).as_posix()})\n"
-        elif group["title"] != title:
-            title = group["title"]
-            yield f"**{title}**\n"
-        yield table(group)
-        if is_first:  # the groups of other units have the same processes
-            yield from remarks(group)
+    for entry in entries:
+        for text in entry.get("notes", ()):
+            yield f"On {entry['environment']['device_name']}: {text}\n"
+    by_subject: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        for group in entry.get("groups", ()):
+            by_subject.setdefault(group["subject"], []).append(group)
+    for subject, groups in by_subject.items():
+        yield f"### {groups[0]['title']}\n"
+        machine = title = None
+        for group in groups:
+            is_first = slug(group["environment"]) != machine  # the groups of other units have the same processes
+            if is_first:
+                machine, title = slug(group["environment"]), group["title"]
+                yield f"{measured_on(group['environment'])} {rounds_of([group])}\n"
+                if any(row["values"] for row in group["contenders"]):
+                    picture = pictures / picture_name(name, subject, group["environment"])
+                    yield f"![{title}]({picture.as_posix()})\n"
+            elif group["title"] != title:
+                title = group["title"]
+                yield f"**{title}**\n"
+            yield table(group)
+            if is_first:
+                yield from remarks(group)
 
 
 def measured_on(environment: Mapping[str, Any]) -> str:
-    """Machine, versions and date on one line."""
-    if not environment:
-        return "Machine unknown."
+    """Machine, versions, commit and date on one line."""
+    commit = f"commit {environment['commit']}, " if environment.get("commit") else ""
     return (
-        f"{environment['device_name']}, {environment['threads']} threads, {environment['cpu_capability']}, "
-        f"torch {environment['torch']}, Python {environment['python']}, {environment['started'][:10]}."
+        f"{environment['device_name']} ({capabilities(environment)}), {environment['threads']} threads, "
+        f"{environment['cpu_capability']}, torch {environment['torch']}, Python {environment['python']}, "
+        f"{commit}{environment['started'][:10]}."
     )
+
+
+def capabilities(environment: Mapping[str, Any]) -> str:
+    """The instructions of a machine that matter for training in bfloat16.
+
+    >>> capabilities({"bf16": True, "amx": False}), capabilities({"bf16": True, "amx": True})
+    ('bf16, no AMX', 'bf16 and AMX')
+    """
+    if "amx" not in environment:
+        return f"{environment['precision']}, AMX not recorded" if "precision" in environment else "not recorded"
+    if not environment["bf16"]:
+        return "no bf16"
+    return "bf16 and AMX" if environment["amx"] else "bf16, no AMX"
+
+
+def rounds_of(groups: Iterable[Mapping[str, Any]]) -> str:
+    """Sentence with the number of rounds behind the numbers of some groups.
+
+    >>> rounds_of([{"contenders": [{"values": [1.0]}]}]), rounds_of([{"contenders": [{"values": [1.0, 2.0, 3.0]}]}])
+    ('One round.', 'Medians of 3 rounds.')
+    """
+    counts = sorted({len(row["values"]) for group in groups for row in group["contenders"] if row["values"]})
+    if not counts:
+        return "No round succeeded."
+    if counts == [1]:
+        return "One round."
+    return f"Medians of {counts[0]} rounds." if len(counts) == 1 else f"Medians of {counts[0]} to {counts[-1]} rounds."
+
+
+def strongest(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The contender that comes closest to the first one, or is furthest before it; None if there is no other."""
+    others = [row for row in group["contenders"][1:] if "first_against_it" in row]
+    best = min if group["more_is_better"] else max
+    return best(others, key=lambda row: row["first_against_it"], default=None)
 
 
 def table(group: Mapping[str, Any]) -> str:
     rows = [row for row in group["contenders"] if row["values"]]
     extra = list(dict.fromkeys(key for row in rows for key in row.get("extra", {})))
-    head = ["", f"{group['unit']}", "lowest – highest", "ours ÷ it", *extra]
+    several = any(len(row["values"]) > 1 for row in rows)  # a single round has no spread
+    head = ["", f"{group['unit']}", *["lowest – highest"] * several, "ours ÷ it", *extra]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in rows:
         cells = [
             row["name"],
             number(row["median"]),
-            f"{number(row['lowest'])} – {number(row['highest'])}",
+            *[f"{number(row['lowest'])} – {number(row['highest'])}"] * several,
             against(row),
             *(number(row["extra"][key]) if key in row.get("extra", {}) else "" for key in extra),
         ]

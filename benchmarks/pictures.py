@@ -9,30 +9,32 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.results import slug
 from resnetlab.plots.style import INK, MUTED, VALIDATION, fit_below_header, house_style, new_figure, save
 
 OURS, OTHERS = VALIDATION, "#b9c1cc"
 ROW = 0.34  # inches per bar
 
 
-def draw(name: str, result: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """Draw a figure for each subject of a result, its units side by side; return their paths."""
+def draw(name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """Draw a figure for each subject of a machine's result, its units side by side; return their paths."""
     subjects: dict[str, list[Mapping[str, Any]]] = {}
-    for group in result.get("groups", []):
+    for group in entry.get("groups", []):
         if any(row["values"] for row in group["contenders"]):
             subjects.setdefault(group["subject"], []).append(group)
-    found = {subject: folder / picture_name(name, subject) for subject in subjects}
+    found = {subject: folder / picture_name(name, subject, entry["environment"]) for subject in subjects}
     for subject, groups in subjects.items():
         save(bars(name, groups), found[subject])
     return found
 
 
-def picture_name(name: str, subject: str) -> str:
+def picture_name(name: str, subject: str, environment: Mapping[str, Any]) -> str:
     """
-    >>> picture_name("training", "resnet18"), picture_name("data", "data")
-    ('training-resnet18.png', 'data.png')
+    >>> machine = {"device_name": "AMD EPYC, 2 cores", "threads": 2}
+    >>> picture_name("training", "resnet18", machine)
+    'training-resnet18-amd-epyc-2-cores-2-threads.png'
     """
-    return f"{name}.png" if name == subject else f"{name}-{subject}.png"
+    return f"{name if name == subject else f'{name}-{subject}'}-{slug(environment)}.png"
 
 
 @house_style()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks import scaling_page
@@ -125,8 +124,5 @@ def judge(points: Sequence[dict[str, Any]]) -> None:
             found["straight"] = found["price"] <= BENT
 
 
-def draw(result: Mapping[str, Any], folder: Path) -> None:
-    scaling_page.draw(result, folder / "scaling.png")
-
-
+draw = scaling_page.draw
 write = partial(scaling_page.page, bent=BENT)

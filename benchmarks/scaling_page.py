@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.page import measured_on
-from benchmarks.pictures import number
+from benchmarks.page import Entries, measured_on, rounds_of
+from benchmarks.pictures import number, picture_name
 from resnetlab.plots.style import MUTED, TRAIN, VALIDATION, fit_below_header, house_style, new_figure, save
 
 WHY = {
@@ -45,26 +45,38 @@ WHY = {
 WORK = {"batch": "batch", "image": "pixels per side", "depth": "network", "images": "images"}
 
 
-def page(result: Mapping[str, Any], pictures: Path, *, bent: float) -> str:
-    return "\n".join(parts(result, pictures, bent))
+def page(entries: Entries, pictures: Path, *, bent: float) -> str:
+    return "\n".join(parts(entries, pictures, bent))
 
 
-def parts(result: Mapping[str, Any], pictures: Path, bent: float) -> Iterator[str]:
+def parts(entries: Entries, pictures: Path, bent: float) -> Iterator[str]:
     yield "# Scaling\n"
     yield "<!-- written by `python -m benchmarks table` from benchmarks/results/scaling.json; do not edit -->\n"
     yield (
-        "This page shows how time and memory of resnetlab's training grow. Every point is its own process; the numbers "
-        "are medians of interleaved rounds. *Relative cost* is the time per work of a point, divided by that of the "
-        f"cheapest point of its curve. Time counts as proportional to work up to a relative cost of {bent:g}. Memory "
-        "is the peak proportional set size of the process, from its start.\n"
+        "This page shows how time and memory of resnetlab's training grow. Every point is its own process; where there "
+        "are several interleaved rounds, the numbers are medians over them. *Relative cost* is the time per work of a "
+        f"point, divided by that of the cheapest point of its curve. Time counts as proportional to work up to a "
+        f"relative cost of {bent:g}. Memory is the peak proportional set size of the process, from its start.\n"
     )
-    yield f"{measured_on(result['environment'])}\n"
-    yield f"![time and memory over batch, image, depth and data set]({(pictures / 'scaling.png').as_posix()})\n"
-    for name, curve in result["curves"].items():
+    for entry in entries:
+        yield f"{measured_on(entry['environment'])} {rounds(entry)}\n"
+        picture = pictures / picture_name("scaling", "scaling", entry["environment"])
+        yield f"![time and memory over batch, image, depth and data set]({picture.as_posix()})\n"
+    for name, curve in entries[0]["curves"].items():
         yield f"## {curve['title'][0].upper()}{curve['title'][1:]}\n"
-        yield table(name, curve["points"])
-        yield f"{verdict(curve['points'])} {memory_line(name, curve['points'])}".rstrip() + "\n"
+        for entry in entries:
+            if len(entries) > 1:
+                yield f"**{entry['environment']['device_name']}**\n"
+            points = entry["curves"][name]["points"]
+            yield table(name, points)
+            yield f"{verdict(points)} {memory_line(name, points)}".rstrip() + "\n"
         yield f"{WHY[name]}\n"
+
+
+def rounds(entry: Mapping[str, Any]) -> str:
+    """Sentence with the number of rounds, from the samples of all points."""
+    samples = [found for curve in entry["curves"].values() for found in curve.get("samples", {}).values()]
+    return rounds_of([{"contenders": [{"values": found} for found in samples]}])
 
 
 def table(name: str, points: Sequence[Mapping[str, Any]]) -> str:

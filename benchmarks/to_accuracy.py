@@ -136,9 +136,9 @@ def deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def draw(result: Mapping[str, Any], folder: Path) -> None:
+def draw(result: Mapping[str, Any], file: Path) -> None:
     """Draw the figure of a stored result."""
-    save(accuracy_over_seconds(result), folder / "to_accuracy.png")
+    save(accuracy_over_seconds(result), file)
 
 
 @house_style()

@@ -1,12 +1,15 @@
-"""Measure images per second and peak memory of training: ours, the tutorial's script and four packages.
+"""Measure images per second and peak memory of training: ours, plain PyTorch and four packages.
 
-Every contender trains the same task in its own process with its own loader, once with its defaults and once with all
-its fast options. A few steps run before the clock starts. Compilation time is part of the first step's time.
+Every contender trains the same task in its own process with its own loader. The packages run with their defaults and
+with all their fast options; the tutorial's script in fp32, and in bf16 with channels_last. The bare loops train on one
+batch in memory: they show what plain PyTorch reaches when data cost nothing. A few steps run before the clock starts.
+Compilation time is part of the first step's time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,17 +18,30 @@ from typing import Any
 from benchmarks.contenders import Contender
 from benchmarks.environments import PACKAGES, python_of
 from benchmarks.nets import NETS, Net
-from benchmarks.options import PEERS, Options
+from benchmarks.options import Options
 from benchmarks.rounds import Outcome, Sample, details, group, interleaved
 
-TITLES = {"plain": "plain script", "transformers": "HF Trainer"}
+TITLES = {"transformers": "HF Trainer"}
 OURS = "resnetlab"
+PLAIN, PLAIN_FAST = "plain script", "plain script, bf16"
+BARE = {  # title: the fields of its job
+    "bare loop, fp32": {},
+    "bare loop, bf16": {"fast": True},
+    "bare loop, bf16, compiled": {"fast": True, "compiled": True},
+}
+UNKNOWN = 60.0  # seconds of a process that was never measured
 
 
 def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"groups": [], "samples": {}}
-    for name in options.nets or (("resnet20",) if options.quick else tuple(NETS)):
-        options.say(f"training {NETS[name].title}")
+    nets = options.nets or (("resnet20",) if options.quick else tuple(NETS))
+    for name in filter(options.is_measured, nets):
+        options.say(f"stored already: {NETS[name].title}")
+    left = [name for name in nets if not options.is_measured(name)]
+    seconds = {name: estimate(name, options) for name in left}
+    for place, name in enumerate(left):
+        remaining = sum(seconds[later] for later in left[place:]) / 60
+        options.say(f"training {NETS[name].title}; about {remaining:.0f} minutes for {len(left) - place} of the tasks")
         outcomes = interleaved(contenders(name, options), options.rounds, options.say)
         result["groups"] += groups(name, outcomes)
         result["samples"][name] = details(outcomes)
@@ -33,21 +49,47 @@ def measure(options: Options) -> dict[str, Any]:
     return result
 
 
-def contenders(name: str, options: Options) -> dict[str, Callable[[], Sample]]:
-    """Ours first, then each peer with its defaults and with its fast options."""
-    job = job_of(NETS[name], options)
-    found: dict[str, Callable[[], Sample]] = {OURS: Contender("ours", job)}
-    for peer in filter(options.wants, PEERS):
+def estimate(name: str, options: Options) -> float:
+    """Seconds of a task, from the process times of its contenders in stored rounds, whichever machine they ran on."""
+    stored = [entry.get("samples", {}).get(name, {}) for entry in options.stored]
+    known = {
+        title: statistics.fmean(float(sample["process_seconds"]) for sample in samples)
+        for found in stored
+        for title, samples in found.items()
+        if samples
+    }
+    other = statistics.median(known.values()) if known else UNKNOWN
+    return options.rounds * sum(known.get(title, other) for title, *_ in plan(options))
+
+
+def plan(options: Options) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Title, module and job fields of every contender, ours first."""
+    yield OURS, "ours", {}
+    if options.wants("plain"):
+        yield PLAIN, "plain", {}
+        yield PLAIN_FAST, "plain", {"fast": True}
+    if options.wants("bare"):
+        for title, fields in BARE.items():
+            yield title, "bare", fields
+    for peer in filter(options.wants, PACKAGES):
         title = TITLES.get(peer, peer)
+        if not options.fast_only:
+            yield title, peer, {}
+        yield f"{title}, fast", peer, {"fast": True}
+
+
+def contenders(name: str, options: Options) -> dict[str, Callable[[], Sample]]:
+    job = job_of(NETS[name], options)
+    found: dict[str, Callable[[], Sample]] = {}
+    for title, module, fields in plan(options):
         where: dict[str, Any] = {}
-        if peer in PACKAGES:
-            where["python"] = partial(python_of, peer, options.environments, options.say)
-        found[title] = Contender(peer, job, **where)
-        # Compiled code is kept between rounds; the first round includes the compilation.
-        cache = options.scratch / "compiled" / name / peer
-        found[f"{title}, fast"] = Contender(
-            peer, {**job, "fast": True}, environment={"TORCHINDUCTOR_CACHE_DIR": str(cache)}, **where
-        )
+        if module in PACKAGES:
+            where["python"] = partial(python_of, module, options.environments, options.say)
+        if fields:
+            # Compiled code is kept between rounds; the first round includes the compilation.
+            cache = options.scratch / "compiled" / name / title.replace(" ", "-")
+            where["environment"] = {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        found[title] = Contender(module, {**job, **fields}, **where)
     return found
 
 

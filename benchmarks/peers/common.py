@@ -32,6 +32,7 @@ class Job:
     optimizer: str = "sgd"
     augment: bool = True
     fast: bool = False  # with every option that makes it faster
+    compiled: bool = False  # with torch.compile, for contenders where it is not part of `fast`
     steps: int = 10
     warmup: int = 3
     images: int = 0
