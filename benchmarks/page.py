@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pictures import number, picture_name
-from benchmarks.results import slug
+from benchmarks.results import slug, threads_of
 
 HEAD = """# Benchmarks
 
@@ -66,7 +66,7 @@ def measured_on(environment: Mapping[str, Any]) -> str:
     """Machine, versions, commit and date on one line."""
     commit = f"commit {environment['commit']}, " if environment.get("commit") else ""
     return (
-        f"{environment['device_name']} ({capabilities(environment)}), {environment['threads']} threads, "
+        f"{environment['device_name']} ({capabilities(environment)}), {threads_of(environment)}, "
         f"{environment['cpu_capability']}, torch {environment['torch']}, Python {environment['python']}, "
         f"{commit}{environment['started'][:10]}."
     )

@@ -105,7 +105,15 @@ def machine_of(environment: Mapping[str, Any]) -> str:
     >>> machine_of({"device_name": "AMD EPYC family 25 model 17, 2 cores", "threads": 2})
     'AMD EPYC family 25 model 17, 2 cores, 2 threads'
     """
-    return f"{environment['device_name']}, {environment['threads']} threads"
+    return f"{environment['device_name']}, {threads_of(environment)}"
+
+
+def threads_of(environment: Mapping[str, Any]) -> str:
+    """
+    >>> threads_of({"threads": 1}), threads_of({"threads": 2})
+    ('1 thread', '2 threads')
+    """
+    return f"{environment['threads']} thread{'s' * (environment['threads'] != 1)}"
 
 
 def slug(environment: Mapping[str, Any]) -> str:

@@ -23,11 +23,11 @@ def stored() -> dict[str, float]:
 
 
 @pytest.mark.slow  # three processes that import torch
-def test_training_ours_and_the_plain_script() -> None:
+def test_training_ours_and_plain_pytorch() -> None:
     before = stored()
-    done = benchmarks("training", "--quick", "--dry", "--only", "plain", "--steps", "1")
+    done = benchmarks("training", "--quick", "--dry", "--only", "plain,bare", "--steps", "1")
     assert done.returncode == 0, done.stderr
-    for words in ("images/s", "GB at the peak", "resnetlab", "plain script", "plain script, fast"):
+    for words in ("images/s", "GB at the peak", "resnetlab", "plain script, bf16", "bare loop, fp32"):
         assert words in done.stdout
     assert "failed" not in done.stdout + done.stderr
     assert stored() == before  # it was a dry run
@@ -38,7 +38,7 @@ def test_training_ours_and_the_plain_script() -> None:
     "name",
     [
         *("evaluation", "data", "inference", "startup", "checkpoint", "notebook", "scaling", "numerics"),
-        *("beside_script", "accelerate"),
+        *("beside_script", "accelerate", "rounding"),
     ],
 )
 def test_the_others(name: str) -> None:

@@ -183,7 +183,7 @@ def test_both_sides_end_in_one_report_and_one_picture(
             assert "failed" not in row
             assert row["extra"] == {"mean": row["values"][0], "standard deviation": 0}
     assert [sample["train_images"] for (sample,) in result["samples"].values()] == [30, 40]
-    to_accuracy.draw(result, tmp_path)
+    to_accuracy.draw(result, tmp_path / "to_accuracy.png")
     assert (tmp_path / "to_accuracy.png").stat().st_size > 10_000
 
 
