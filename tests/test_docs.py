@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 from pathlib import Path
 
@@ -83,4 +84,14 @@ def test_what_each_ingredient_gives_is_what_the_stored_runs_say(monkeypatch: pyt
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import ablation
 
+    assert not doctest.testmod(ablation).failed
     assert ablation.PAGE.read_text(encoding="utf-8") == ablation.page()
+
+
+def test_the_citation_has_the_version_and_its_date() -> None:
+    cited = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE))
+    newest = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest
+    assert (cited["version"], cited["date-released"]) == (newest[1], newest[2])
+    assert cited["version"] == resnetlab.__version__
+    assert {"doi", "url", "repository-code"}.isdisjoint(cited)  # none exists yet

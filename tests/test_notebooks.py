@@ -221,6 +221,52 @@ def test_sync_copies_text_and_imports_and_refuses_other_code(notebooks: ModuleTy
         notebooks.sync(source)
 
 
+def test_code_and_generated_tables_have_figures_of_their_own(prose: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(
+        "Twice 1.41× as fast.\n\n    resnetlab train --lr 0.125\n    # 99.5 %\n\n```python\nx = 0.25  # 12.5 %\n```\n\n"
+        "<!-- speed: written by tools/results.py -->\n| a | 1,391 |\n<!-- end of speed -->\nOn 7 GB, in 3 minutes.\n"
+    )
+    assert prose.typed(page) == ["1.41×", "7 GB", "3 minutes"]
+
+
+def test_a_speed_table_without_the_strongest_contender_is_found(prose: ModuleType, tmp_path: Path) -> None:
+    rows = [{"name": "resnetlab", "median": 715.0, "values": [715.0]}]
+    rows += [
+        {"name": name, "median": median, "first_against_it": 715 / median, "values": [median]}
+        for name, median in (("plain script", 263.0), ("plain script, bf16", 508.0), ("timm, fast", 399.0))
+    ]
+    group = {"title": "ResNet-56", "unit": "images/s", "more_is_better": True, "contenders": rows}
+    group["environment"] = {"device_name": "AMD EPYC"}
+    page = tmp_path / "README.md"
+    page.write_text("| ResNet-56 | 715 | timm, fast: 399 (1.79×) | AMD EPYC |\n")
+    missing = ["README.md: the row 'ResNet-56' lacks plain script, bf16, 508 images/s"]
+    assert prose.strongest_missing(page, [group]) == missing
+    page.write_text("| ResNet-56 | 715 | plain script, bf16: 508 (1.41×) | AMD EPYC |\n")
+    assert prose.strongest_missing(page, [group]) == []
+    page.write_text("### ResNet-56\n\n| resnetlab | 715 |\n| timm, fast | 399 | 1.79× |\n")
+    assert prose.strongest_missing(page, [group]) == [missing[0].replace("row", "table")]
+    page.write_text("### ResNet-56\n\n| resnetlab | 715 |\n| plain script, bf16 | 508 | 1.41× |\n")
+    assert prose.strongest_missing(page, [group]) == []
+
+
+def test_a_generated_page_that_was_edited_is_found(
+    prose: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import ablation
+    from benchmarks import __main__ as benchmarks
+
+    assert prose.stale() == []
+    edited = tmp_path / "cifar10-fast.md"
+    edited.write_text(ablation.PAGE.read_text().replace("Muon", "Adam"))
+    monkeypatch.setattr(ablation, "PAGE", edited)
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", {**benchmarks.BENCHMARKS, "rounding": "another sentence"})
+    assert prose.stale() == [
+        "cifar10-fast.md is out of date; run: python tools/ablation.py",
+        "benchmarks.md is out of date; run: python -m benchmarks table",
+    ]
+
+
 def test_figures_of_stored_runs_are_read_from_their_files(prose: ModuleType) -> None:
     config, rows, test = prose.run("notebook-resnet34")
     assert config["epochs"] == len(rows) == prose.epochs("notebook-resnet34")

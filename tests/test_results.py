@@ -145,3 +145,12 @@ def test_experiments_are_trained_from_the_cheapest_on_and_stored_ones_only_by_na
     (tmp_path / "cifar10-fast" / "config.json").touch()
     (tmp_path / "cifar10-fast" / "summary.json").write_text(json.dumps({"runs": [{}] * 4}))
     assert not experiments.is_stored("cifar10-fast")  # four of its five seeds
+
+
+@pytest.mark.parametrize("recipe", ["cifar10-fast", "cifar10-resnet18", "notebook-resnet34"])
+def test_a_recipe_is_described_with_the_accuracy_of_its_stored_run(recipe: str) -> None:
+    stored = ROOT / "results" / recipe
+    accuracy = json.loads((stored / "evaluation/test/metrics.json").read_text())["accuracy"]
+    if (stored / "summary.json").exists():
+        accuracy = json.loads((stored / "summary.json").read_text())["together"]["accuracy"]["mean"]
+    assert f"{100 * accuracy:.2f}" in (resnetlab.recipes.RECIPES[recipe].__doc__ or "")

@@ -1,11 +1,13 @@
-"""Compute the figures in the notebooks' text: `python tools/prose.py` writes them, `--check` fails if one is wrong.
+"""Compute the figures in README, docs and notebooks: `python tools/prose.py` writes them, `--check` finds wrong ones.
 
 A figure stands between two HTML comments, after the expression that computes it:
 
     <!--= parameters("resnet34", classes=10) -->21,289,802<!--/-->
 
-The expressions use the functions below, on the code (shapes, parameters) and on the runs stored in results/. Figures
-that look measured but have no expression are reported as well, so that none is ever typed.
+The expressions use the functions below, on the code (shapes, parameters), on the runs in results/ and on the benchmarks
+in benchmarks/results/. Figures that look measured but have no expression are reported as well, so that none is ever
+typed. Pages and tables that a program writes are compared with what it writes, and every speed table must contain the
+strongest contender that was measured.
 """
 
 from __future__ import annotations
@@ -15,21 +17,51 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from resnetlab.errors import LabError
 from resnetlab.models import build_model, summary
 
 ROOT = Path(__file__).parents[1]
-PAGES = (*sorted((ROOT / "notebooks").glob("*.py")), *(ROOT / "notebooks").glob("README.md"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from benchmarks.page import strongest  # noqa: E402 - a package of the repository, which is not installed
+from benchmarks.pictures import number  # noqa: E402
+from benchmarks.results import entries  # noqa: E402
+from benchmarks.rounding import TORCH as TORCH_BF16  # noqa: E402
+
+BENCHMARKS = ROOT / "benchmarks" / "results"
+GENERATED = {  # page: the program that writes it
+    "docs/accelerate.md": "benchmarks table",
+    "docs/benchmarks.md": "benchmarks table",
+    "docs/floor.md": "benchmarks table",
+    "docs/scaling.md": "benchmarks table",
+    "docs/cifar10-fast.md": "ablation.py",
+    "docs/reference.md": "reference.py",
+}
+NOTEBOOKS = (*sorted((ROOT / "notebooks").glob("*.py")), *(ROOT / "notebooks").glob("README.md"))
+WRITTEN = tuple(path for path in sorted(ROOT.glob("docs/*.md")) if f"docs/{path.name}" not in GENERATED)
+PAGES = (ROOT / "README.md", *WRITTEN, *NOTEBOOKS)
 MARKED = re.compile(r"<!--= ?(.+?) ?-->(.*?)<!--/-->", re.DOTALL)
-MEASURED = re.compile(r"\d[\d.,]* ?%|\d+\.\d+ (?:million|minutes|points)|\d{1,3}(?:,\d{3})+|\d+\.\d{2,}")
-GIVEN = {"1,000", "10,000", "45,000", "50,000", "60,000", "5,000", "95 %"}  # published data sets; the usual interval
+MEASURED = re.compile(
+    r"\d[\d.,]* ?(?:%|×(?!\d)|[kMG]B\b|seconds|minutes|hours|images/s)|\d+\.\d+ (?:million|points|times)"
+    r"|\d{1,3}(?:,\d{3})+|\d+\.\d{2,}"
+)
+GIVEN = {
+    *("1,000", "10,000", "45,000", "50,000", "60,000", "5,000"),  # published data sets
+    *("5 GB", "170 MB", "83 MB"),  # downloads: PyTorch's default build, CIFAR-10, weights of ResNet-34
+    *("95 %", "3.11"),  # the usual interval; the oldest Python
+}
 describe = cache(summary.describe)
 BEGINS = re.compile(r"^#? *(<!--=.+?-->)", re.MULTILINE)
-ELSEWHERE = re.compile(r"`[^`]*`|https?://\S+|arXiv:[\d.]+")  # code, addresses and papers have digits of their own
+# Code, addresses, papers, and tables that tools/results.py writes have digits of their own.
+ELSEWHERE = re.compile(
+    r"<!-- (\w+): written by.*?<!-- end of \1 -->|^```.*?^```|(?:\n\n(?: {4}[^\n]*\n)+)+|`[^`]*`|https?://\S+|arXiv:[\d.]+",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 @cache
@@ -138,6 +170,39 @@ def points(new: str, old: str, column: str = "") -> str:
     return f"{100 * gap:+.1f}".replace("-", "−")
 
 
+def rounding() -> str:
+    """Range of our bf16 error, divided by that of torch's own bf16, over all stored networks and machines."""
+    factors = [
+        row["first_against_it"]
+        for entry in entries(BENCHMARKS, "rounding")
+        for group in entry["groups"]
+        for row in group["contenders"]
+        if row["name"] == TORCH_BF16
+    ]
+    return f"{min(factors):.2f} to {max(factors):.2f}"
+
+
+def ablation() -> str:
+    """The finding of docs/cifar10-fast.md."""
+    from ablation import finding, stored
+
+    return finding(*stored())
+
+
+def mean_test(name: str) -> str:
+    """Mean test accuracy of a stored series of seeds, with its standard deviation."""
+    accuracy = series(name)["together"]["accuracy"]
+    return f"{percent(accuracy['mean'])} ± {100 * accuracy['std']:.1f}"
+
+
+def count_seeds(name: str) -> int:
+    return len(series(name)["runs"])
+
+
+def series(name: str) -> dict[str, Any]:
+    return dict(json.loads((ROOT / "results" / name / "summary.json").read_text()))
+
+
 FUNCTIONS: dict[str, Callable[..., object]] = {
     f.__name__: f
     for f in (
@@ -155,6 +220,10 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
         cost,
         points,
         run,
+        rounding,
+        ablation,
+        mean_test,
+        count_seeds,
     )
 } | {"sum": sum, "max": max, "min": min, "abs": abs, "round": round, "len": len, "sqrt": math.sqrt}
 
@@ -178,8 +247,74 @@ def typed(page: Path) -> list[str]:
             inside = line.startswith("# %% [markdown]") or (inside and line.startswith("#") and line[:4] != "# %%")
             prose += [line] * inside
         lines = prose
-    bare = ELSEWHERE.sub("", MARKED.sub("", "\n".join(lines)))
+    bare = ELSEWHERE.sub("", MARKED.sub("", "\n".join(lines) + "\n"))
     return [found for found in MEASURED.findall(bare) if found not in GIVEN]
+
+
+def strongest_missing(page: Path, groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Speed tables of a page that lack the strongest contender of a stored measurement, one sentence each.
+
+    A measurement is shown by the row that begins with its title and names its machine, or by the tables under its title
+    as a heading.
+    """
+    wrong, rows, under = [], list[str](), dict[str, list[str]]()
+    title = ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith(("#", "**")):
+            title = line.strip("#* ")
+        if line.startswith("|"):
+            rows.append(line)
+            under.setdefault(title, []).append(line)
+    for group in groups:
+        best = strongest(group)
+        if best is None:
+            continue
+        median, machine = number(best["median"]), group["environment"]["device_name"]
+        own = [line for line in rows if line.startswith(f"| {group['title']} |") and machine in line]
+        if own and not any(f"{best['name']}: {median}" in line for line in own):
+            wrong.append(f"{page.name}: the row {group['title']!r} lacks {best['name']}, {median} {group['unit']}")
+        tables = under.get(group["title"], [])
+        if tables and not any(line.startswith(f"| {best['name']} | {median} |") for line in tables):
+            wrong.append(f"{page.name}: the table {group['title']!r} lacks {best['name']}, {median} {group['unit']}")
+    return wrong
+
+
+def measured_speeds() -> list[Mapping[str, Any]]:
+    return [
+        group
+        for name in ("training", "accelerate", "evaluation", "data", "inference")
+        for entry in entries(BENCHMARKS, name)
+        for group in entry["groups"]
+        if group["unit"] == "images/s"
+    ]
+
+
+def not_in_readme() -> list[str]:
+    """Tasks of the training benchmark that the README's table lacks."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    titles = [group["title"] for entry in entries(BENCHMARKS, "training") for group in entry["groups"]]
+    return [f"README.md: {title!r} was measured and is not shown" for title in titles if f"| {title} |" not in text]
+
+
+def stale() -> list[str]:
+    """Generated pages and tables that differ from what their programs write."""
+    import ablation
+    import reference
+    import results
+
+    from benchmarks import __main__ as benchmarks
+
+    wrong = [
+        f"{module.PAGE.name} is out of date; run: python tools/{module.__name__}.py"
+        for module in (ablation, reference)
+        if module.PAGE.read_text(encoding="utf-8") != module.page()
+    ]
+    for check in (lambda: results.readme(check=True), lambda: benchmarks.write_page(check=True)):
+        try:
+            check()
+        except (SystemExit, LabError) as error:
+            wrong.append(str(error))
+    return wrong
 
 
 def main() -> None:
@@ -197,6 +332,10 @@ def main() -> None:
             wrong += [f"{page.name}: {old[1]} should be {now[1]} ({now[0]})" for old, now in pairs if old != now]
         elif new != text:
             page.write_text(new, encoding="utf-8")
+    speeds = measured_speeds()
+    for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *NOTEBOOKS):
+        wrong += strongest_missing(page, speeds)
+    wrong += [*not_in_readme(), *stale()]
     if wrong:
         sys.exit("\n".join((*wrong, "run: python tools/prose.py")))
 

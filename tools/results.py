@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.nets import NETS  # noqa: E402 - a package of the repository, which is not installed
 from benchmarks.page import capabilities, strongest  # noqa: E402
+from benchmarks.pictures import number  # noqa: E402
 from benchmarks.results import entries  # noqa: E402
 from benchmarks.training import PLAIN  # noqa: E402
 
@@ -172,22 +173,28 @@ def speeds() -> str:
         environment = group["environment"]
         cells = (
             group["title"],
-            rate(ours),
+            number(ours["median"]),
             "" if plain is None else against(plain),
             f"{best['name']}: {against(best)}",
             str(min(len(row["values"]) for row in group["contenders"] if row["values"])),
             f"{environment['device_name']} ({capabilities(environment)}), {environment['started'][:10]}",
         )
         lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
+    return "".join(lines) + "\n" + contenders(found)
+
+
+def contenders(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Line with the contenders of the table's rows; those that some rows lack are named as such."""
+    rows = [{row["name"] for row in group["contenders"] if row["values"]} for group in groups]
+    names = dict.fromkeys(row["name"] for group in groups for row in group["contenders"] if row["values"])
+    everywhere = [name for name in names if all(name in row for row in rows)]
+    elsewhere = [name for name in names if name not in everywhere]
+    told = f"Contenders: {'; '.join(everywhere)}."
+    return told + (f" In some rows only: {'; '.join(elsewhere)}." if elsewhere else "") + "\n"
 
 
 def against(found: dict[str, Any]) -> str:
-    return f"{rate(found)} ({found['first_against_it']:.2f}×)"
-
-
-def rate(found: dict[str, Any]) -> str:
-    return f"{found['median']:,.{0 if found['median'] >= 30 else 1}f}"
+    return f"{number(found['median'])} ({found['first_against_it']:.2f}×)"
 
 
 def readme(*, check: bool) -> None:
