@@ -254,6 +254,7 @@ def test_a_generated_page_that_was_edited_is_found(
     prose: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import ablation
+
     from benchmarks import __main__ as benchmarks
 
     assert prose.stale() == []

@@ -91,6 +91,11 @@ def test_words_and_options_may_be_mixed() -> None:
     assert str(parse(ResumeArguments, ["--", "-run"], "").run) == "-run"
 
 
+def test_the_last_list_of_numbers_counts_and_lists_of_names_are_joined() -> None:
+    assert config_of("--augment.sizes", "0.75", "0.875", "1", "--augment.sizes", "1").augment.sizes == (1,)
+    assert config_of("--data.classes", "cat", "--data.classes", "dog").data.classes == ("cat", "dog")
+
+
 def test_a_section_of_a_command_keeps_its_own_defaults() -> None:
     given = parse(arguments.BaselineArguments, ["--data", "x", "--augment.cutout", "4"], "")
     assert (given.data.name, given.data.normalize) == ("x", "imagenet")

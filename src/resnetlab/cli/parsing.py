@@ -206,7 +206,8 @@ class Parser(argparse.ArgumentParser):
             if option.values == 0:
                 self.add_argument(*option.flags, dest=option.path, action=Switch, negative_flags=option.negative_flags)
             else:
-                action = "extend" if option.values == "*" else "store"  # a repeated list is one list
+                # A repeated list of names is one list; of numbers, as of single values, the last one counts.
+                action = "extend" if option.values == "*" and option.metavar not in ("N", "X") else "store"
                 self.add_argument(*option.flags, dest=option.path, nargs=option.values, action=action)
 
     def error(self, message: str) -> NoReturn:
