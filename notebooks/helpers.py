@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from resnetlab.evaluation.intervals import Repeats, wilson
 from resnetlab.models.blocks import ZeroPad
 from resnetlab.models.summary import describe
-from resnetlab.plots import confusion
+from resnetlab.plots.confusion import confusion_matrix as draw_confusion
 from resnetlab.plots.style import INK, MUTED, RIGHT, TEST, TRAIN, VALIDATION, WRONG, house_style, rendered
 
 COLOURS = (TRAIN, VALIDATION, TEST, RIGHT)
@@ -268,7 +268,7 @@ def predictions_figure(
 def confusion_figure(truth: Tensor, predicted: Tensor, classes: Sequence[str], title: str) -> Figure:
     """Draw the confusion matrix: images by true class (row) and predicted class (column)."""
     counts = confusion_matrix(truth, predicted, labels=range(len(classes)))
-    return confusion.confusion_matrix(counts, classes, title)
+    return draw_confusion(counts, classes, title)
 
 
 @house_style()

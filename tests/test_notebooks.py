@@ -139,7 +139,7 @@ def test_a_digest_covers_the_helpers_that_a_measured_cell_uses(
 
     def digests(helpers: str) -> list[str]:
         (tmp_path / "helpers.py").write_text(helpers)
-        notebooks.definitions.cache_clear()
+        notebooks.tree_of.cache_clear()
         return list(notebooks.digests(cells))
 
     first = digests(helpers)
@@ -147,7 +147,16 @@ def test_a_digest_covers_the_helpers_that_a_measured_cell_uses(
     assert digests(helpers + "\n\ndef other():\n    return 1\n") == first
     assert digests(helpers.replace("(data):", '(data):\n    """Draw a line."""')) == first
     assert digests(helpers.replace("WIDE = 3", "WIDE = 4")) != first
-    notebooks.definitions.cache_clear()
+    drawing = "from resnetlab.plots.diagram import diagram_figure as line\n"
+    assert digests(drawing + helpers.replace("def line", "def other")) != first
+    notebooks.tree_of.cache_clear()
+
+
+def test_a_digest_covers_the_code_that_draws_the_librarys_figures(notebooks: ModuleType) -> None:
+    """The legend of the diagram is also drawn by another module, which the activations are drawn by."""
+    covered = notebooks.closure({("resnetlab.plots.activations", "activations_figure")})
+    assert ("resnetlab.plots.diagram", "SHORTCUT_LINES") in covered
+    assert not any(module.startswith("resnetlab.models") for module, _ in covered)
 
 
 def test_a_digest_covers_the_stored_run_that_a_measured_cell_names(
@@ -190,7 +199,7 @@ def test_check_finds_outputs_that_are_out_of_date(notebooks: ModuleType, tmp_pat
     )
     assert "cell 3" in second
     assert "cell 4 ('from time import perf_counter') uses code or stored runs that have changed since" in third
-    stored["metadata"]["matplotlib"] = "3.0"  # pictures of another version are not compared
+    stored["metadata"]["drawn_with"] = "matplotlib 3.0"  # pictures of another version are not compared
     file.write_text(json.dumps(stored))
     assert len(notebooks.check(source)) == 2
 

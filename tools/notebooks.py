@@ -23,9 +23,9 @@ import copy
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import io
 import os
+import platform
 import re
 import symtable
 import sys
@@ -50,6 +50,8 @@ HOME = ROOT / "notebooks"
 TIMEOUT = 90 * 60  # seconds for one cell
 # A cell that uses one of these is measured: they read images, ask for the hardware, or read the clock.
 MEASURING = {"open_dataset", "choose_device", "start", "cuda", "mps", "perf_counter"}
+# Pictures have the same pixels only with the same version of matplotlib on the same kind of machine.
+DRAWN_WITH = f"matplotlib {matplotlib.__version__}, {sys.platform} {platform.machine()}"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -86,7 +88,7 @@ def run(source: Path, target: Path) -> None:
     for cell, digest in zip(code_of(notebook), before, strict=True):
         if digest:
             cell.metadata["digest"] = digest
-    notebook.metadata["matplotlib"] = matplotlib.__version__
+    notebook.metadata["drawn_with"] = DRAWN_WITH
     target.mkdir(parents=True, exist_ok=True)
     file = target / f"{source.stem}.ipynb"
     nbformat.write(numbered(notebook), file)
@@ -220,16 +222,20 @@ def measured(cells: list[str]) -> list[bool]:
 
 
 @cache
-def definitions(module: str) -> dict[str, ast.stmt]:
-    """The functions, classes and constants of a module, by name."""
+def tree_of(module: str) -> ast.Module:
     file = HOME / f"{module}.py"
     if not file.exists():
         spec = importlib.util.find_spec(module)
         assert spec is not None
         assert spec.origin is not None
         file = Path(spec.origin)
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def definitions(module: str) -> dict[str, ast.stmt]:
+    """The functions, classes and constants of a module, by name."""
     found: dict[str, ast.stmt] = {}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in tree_of(module).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found[node.name] = node
         elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -238,52 +244,55 @@ def definitions(module: str) -> dict[str, ast.stmt]:
     return found
 
 
-def closure(module: str, name: str) -> set[str]:
-    """A name of a module, and the names of the module that its definition uses, directly or through others."""
-    known, found, waiting = definitions(module), set[str](), [name]
-    while waiting:
-        here = waiting.pop()
-        if here in known and here not in found:
-            found.add(here)
-            waiting += [node.id for node in ast.walk(known[here]) if isinstance(node, ast.Name)]
+def library_names(*trees: ast.Module) -> dict[str, tuple[str, str]]:
+    """The names that code imports from the library or from helpers: module and name there."""
+    found = {}
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("resnetlab", "helpers"):
+                found |= {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
     return found
 
 
-def library_names(cells: list[str]) -> dict[str, tuple[str, str]]:
-    """The names that the cells import from the library or from helpers: module and name there."""
-    found = {}
-    for code in cells:
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("resnetlab", "helpers"):
-                found |= {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
+def closure(objects: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Definitions (module, name) and those that they use, in their own module and in all code that draws."""
+    found, waiting = set[tuple[str, str]](), list(objects)
+    while waiting:
+        here = module, name = waiting.pop()
+        if here in found or name not in definitions(module):
+            continue
+        found.add(here)
+        imported = library_names(tree_of(module))
+        for node in ast.walk(definitions(module)[name]):
+            if isinstance(node, ast.Name):
+                target = imported.get(node.id, (module, node.id))
+                if target[0] == module or target[0].startswith("resnetlab.plots"):
+                    waiting.append(target)
     return found
 
 
 def digests(cells: list[str]) -> list[str]:
     """For each measured cell, a digest of the library's code that it names and of the stored runs that it names.
 
-    The digest covers a function and what it uses in its own module, without docstrings and layout; not what that module
-    imports. It is empty for the other cells, which can be executed again.
+    The digest covers definitions, without docstrings and layout: see `closure`. The functions in `MEASURING` are left
+    out. It is empty for the other cells, which can be executed again.
     """
-    imported, found = library_names(cells), []
-    for code, is_measured in zip(cells, measured(cells), strict=True):
-        used, _ = names_in(code)
-        objects = {imported[name] for name in used & imported.keys()}
-        for node in ast.walk(ast.parse(code)):
+    trees, found = [ast.parse(code) for code in cells], []
+    imported = library_names(*trees)
+    for code, tree, is_measured in zip(cells, trees, measured(cells), strict=True):
+        objects = {imported[name] for name in names_in(code)[0] & imported.keys()}
+        texts = []
+        for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 if node.value.id == "resnetlab":
                     target = getattr(importlib.import_module("resnetlab"), node.attr)
-                    if inspect.isfunction(target) or inspect.isclass(target):
-                        objects.add((target.__module__, target.__name__))
+                    objects.add((target.__module__, target.__name__))
                 elif node.value.id == "helpers":
                     objects.add(("helpers", node.attr))
-        texts = [
-            f"{module}.{name}: {statements(definitions(module)[name])}"
-            for module, name in sorted({(module, part) for module, name in objects for part in closure(module, name)})
-        ]
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts += [file.read_text() for file in files_of_run(node.value)]
+        named = sorted(closure({(module, name) for module, name in objects if name not in MEASURING}))
+        texts += [f"{module}.{name}: {statements(definitions(module)[name])}" for module, name in named]
         found.append(hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12] if is_measured and texts else "")
     return found
 
@@ -293,7 +302,7 @@ def files_of_run(name: str) -> list[Path]:
     folder = ROOT / "results" / name
     if not name or "\n" in name or not (folder / "metrics.csv").is_file():
         return []
-    return [file for part in ("config.json", "metrics.csv", "evaluation/test/metrics.json") if (file := folder / part)]
+    return [folder / part for part in ("config.json", "metrics.csv", "evaluation/test/metrics.json")]
 
 
 # Comparison of outputs
@@ -316,10 +325,10 @@ def pixels(picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGBA"))
 
 
-def is_same(old: str | bytes | None, new: str | bytes | None, *, same_matplotlib: bool) -> bool:
-    """Compare two outputs. Pictures are compared only if they were drawn by the same version of matplotlib."""
+def is_same(old: str | bytes | None, new: str | bytes | None, *, same_pixels: bool) -> bool:
+    """Compare two outputs. Pictures are compared only with `same_pixels`: see `DRAWN_WITH`."""
     if isinstance(old, bytes) and isinstance(new, bytes):
-        return not same_matplotlib or np.array_equal(pixels(old), pixels(new))
+        return not same_pixels or np.array_equal(pixels(old), pixels(new))
     return old == new
 
 
@@ -357,7 +366,7 @@ def stale(stored: NotebookNode) -> list[str]:
     except CellExecutionError as error:
         return [f"a cell cannot be executed again: {str(error).strip().splitlines()[-1]}"]
     wrong, repeated = [], iter(new.cells)
-    same_matplotlib = stored.metadata.get("matplotlib") == matplotlib.__version__
+    same_pixels = stored.metadata.get("drawn_with") == DRAWN_WITH
     for old, is_measured, digest in zip(code, flags, digests(cells), strict=True):
         where = f"cell {stored.cells.index(old) + 1} ({first_line(old.source)!r})"
         if is_measured:
@@ -365,7 +374,7 @@ def stale(stored: NotebookNode) -> list[str]:
                 wrong.append(f"{where} uses code or stored runs that have changed since")
             continue
         pairs = zip_longest(shown(old), shown(next(repeated)))
-        if not all(is_same(*pair, same_matplotlib=same_matplotlib) for pair in pairs):
+        if not all(is_same(*pair, same_pixels=same_pixels) for pair in pairs):
             wrong.append(f"{where} prints or draws something else now")
     return wrong
 
