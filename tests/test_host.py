@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import resnetlab
 from resnetlab.runs import recipes
@@ -71,3 +74,23 @@ def test_training_predicting_and_evaluating_in_a_thread_change_nothing_of_the_pr
         assert after[name] == value, name
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
+
+
+THREAD = """
+import threading, resnetlab
+def work():
+    data = resnetlab.open_dataset("pictures", image_size=100)
+    resnetlab.fit(resnetlab.resnet20(2), data, steps=1, batch_size=4, precision="fp32")
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_thread_reads_and_trains(tmp_path: Path) -> None:
+    """Python imports some of its modules no more and starts no more threads then."""
+    for name in "ab":
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (100, 100), (0, 40 * number, 90)).save(tmp_path / "pictures" / name / f"{number}.png")
+    command = [sys.executable, "-c", THREAD]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+# torch and scikit-learn import both, which is impossible once the main thread has ended and others go on
+import concurrent.futures.process
+import concurrent.futures.thread  # noqa: F401
 import importlib
 import logging
 import os

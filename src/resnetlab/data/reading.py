@@ -122,7 +122,11 @@ def _in_order(
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="resnetlab-decode")
     try:
-        yield from pool.map(work, starts)
+        try:
+            results = pool.map(work, starts)
+        except RuntimeError:  # the main thread has ended, and this is another: Python starts no more threads
+            results = map(work, starts)
+        yield from results
     finally:
         pool.shutdown(cancel_futures=True)
 
