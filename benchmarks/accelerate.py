@@ -59,7 +59,8 @@ Winograd's algorithm or, on processors with AMX, tiles of matrices. All of it is
 another device, with a hook on a module that would be skipped, for a replaced activation, under `torch.compile`,
 `torch.export`, `torch.fx` or `torch.func`, and without a C compiler, torch's own operations run. In fp32 the results
 are torch's to the bit. In bfloat16 they differ by rounding: the error against float64 is that of torch's bfloat16,
-up to 2.25 times as large where Winograd's algorithm rounds twice (tested in `tests/kernels/`).
+up to 2.25 times as large in a layer where Winograd's algorithm rounds twice (tested in `tests/kernels/`).
+[docs/benchmarks.md](benchmarks.md#rounding) has the errors of whole networks.
 
 **What it needs.** A processor with bfloat16 instructions (AVX-512 BF16 or AMX), Linux and a C compiler. Restore a
 network before quantising or fusing it by graph: those tools look for torch's exact classes. In bfloat16 the maps inside

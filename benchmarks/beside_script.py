@@ -98,7 +98,15 @@ def report(ours: Outcome, script: Outcome, reached: dict[str, Any]) -> dict[str,
         "test_accuracy": ours.values(lambda sample: sample["test_accuracy"]),
         "share_of_time": mine / whole,
         "notes": [
-            f"The script's best epoch has {best:.2%} of validation, the recipe's {statistics.fmean(accuracies):.2%} "
-            f"(mean of {len(accuracies)}), in {mine / whole:.2f} of its time, start, scores and pictures included."
+            f"The script's best epoch has {best:.2%} of validation. The recipe has {statistics.fmean(accuracies):.2%} "
+            f"({seeds_of(len(accuracies))}) in {mine / whole:.2f} of its time, with start, scores and pictures."
         ],
     }
+
+
+def seeds_of(count: int) -> str:
+    """
+    >>> seeds_of(1), seeds_of(3)
+    ('one seed', 'mean of 3 seeds')
+    """
+    return "one seed" if count == 1 else f"mean of {count} seeds"

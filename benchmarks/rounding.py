@@ -88,7 +88,7 @@ def step(model: nn.Module, images: Tensor, labels: Tensor, *, half: bool) -> Ite
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         logits = model(images)
     loss = nn.functional.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     yield logits.detach()
     yield torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 

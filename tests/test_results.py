@@ -154,3 +154,35 @@ def test_a_recipe_is_described_with_the_accuracy_of_its_stored_run(recipe: str) 
     if (stored / "summary.json").exists():
         accuracy = json.loads((stored / "summary.json").read_text())["together"]["accuracy"]["mean"]
     assert f"{100 * accuracy:.2f}" in (resnetlab.recipes.RECIPES[recipe].__doc__ or "")
+
+
+def test_the_speed_table_has_a_row_for_every_machine_with_the_strongest_contender(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import results
+
+    def entry(device: str, amx: bool, speeds: dict[str, float]) -> dict[str, object]:
+        ours = speeds["resnetlab"]
+        rows = [{"name": name, "median": x, "values": [x] * 3} for name, x in speeds.items()]
+        rows = [
+            row if row["name"] == "resnetlab" else {**row, "first_against_it": ours / row["median"]} for row in rows
+        ]
+        environment = {"device_name": device, "bf16": True, "amx": amx, "started": "2026-11-28T20:00:00+00:00"}
+        group = {"subject": "resnet56", "title": "ResNet-56", "more_is_better": True, "contenders": rows}
+        return {"groups": [{**group, "environment": environment}]}
+
+    stored = [
+        entry("AMD EPYC", False, {"resnetlab": 715, "plain script": 263, "plain script, bf16": 508, "timm, fast": 399}),
+        entry("Intel Xeon", True, {"resnetlab": 900, "plain script": 300, "bare loop, bf16": 950}),
+    ]
+    monkeypatch.setattr(results, "entries", lambda *_: stored)
+    head, line, first, second, *_, last = results.speeds().splitlines()
+    assert head.count("|") == line.count("|") == first.count("|") == second.count("|")
+    assert first == (
+        "| ResNet-56 | 715 | 263 (2.72×) | plain script, bf16: 508 (1.41×) | 3 | AMD EPYC (bf16, no AMX), 2026-11-28 |"
+    )
+    assert "| bare loop, bf16: 950 (0.95×) | 3 | Intel Xeon (bf16 and AMX), 2026-11-28 |" in second
+    assert last == (
+        "Contenders: resnetlab; plain script. In some rows only: plain script, bf16; timm, fast; bare loop, bf16."
+    )

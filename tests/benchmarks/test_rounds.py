@@ -62,7 +62,9 @@ def test_nothing_is_compared_with_nought() -> None:
     assert "first_against_it" not in other
 
 
-@pytest.mark.parametrize("module", ["rounds", "pictures", "scaling_page", "page", "results", "rounding"])
+@pytest.mark.parametrize(
+    "module", ["rounds", "pictures", "scaling_page", "page", "results", "rounding", "beside_script"]
+)
 def test_examples_run(module: str) -> None:
     done = doctest.testmod(importlib.import_module(f"benchmarks.{module}"))
     assert done.attempted
