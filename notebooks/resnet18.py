@@ -162,7 +162,7 @@ print("output ", tuple(layer(torch.zeros(1, 3, 32, 32)).shape))
 # %% [markdown]
 # ### Batch norm
 #
-# The outputs of a layer can become large or small while the network learns, which makes training slow or unstable. A
+# The outputs of a layer can become large or small while the network learns, which can make training slow or unstable. A
 # *batch norm* computes mean and standard deviation of each channel over all images and pixels of the batch, subtracts
 # the mean and divides by the standard deviation. Then it multiplies by a weight and adds a bias, which are learned and
 # start at 1 and 0.
@@ -187,7 +187,7 @@ helpers.table(
 # ### ReLU
 #
 # A convolution after a convolution is again one (larger) convolution: a stack of them could only compute weighted sums
-# of pixels. A *ReLU* between them replaces negative numbers by zero. It is the simplest function that prevents this:
+# of pixels. A *ReLU* between them prevents this. It replaces negative numbers by zero:
 
 # %%
 helpers.show(helpers.number_grids({"output of the convolution": edges, "after the ReLU": F.relu(edges)}))
@@ -495,9 +495,9 @@ def train_epoch(model, optimizer, scaler, generator):
 # %% [markdown]
 # After each epoch the network is scored on the validation images. The score decides two things:
 #
-# - **The learning rate.** `ReduceLROnPlateau` divides it by five after an epoch whose validation accuracy is not at
-#   least half a point above the best one so far. A smaller gain on 5,000 images can be chance. Start with large steps,
-#   finish with small ones.
+# - **The learning rate.** `ReduceLROnPlateau` divides it by five after each epoch without progress. Progress is a
+#   validation accuracy more than half a point above that of the last epoch with progress; a smaller gain on 5,000
+#   images can be chance. Start with large steps, finish with small ones.
 # - **The weights to keep.** They are those of the best epoch, which may not be the last one.
 
 
@@ -531,14 +531,14 @@ def train(model, optimizer, seed=0):
 
 # %% [markdown]
 # Both networks are the class written above, and start from the same weights, drawn with the same seed. We use the 7×7
-# stem, because training then takes minutes without a graphics card. Section 9 shows the cost and the gain of the 3×3
-# stem.
+# stem, because training then takes minutes without a graphics card. Section 9 shows the cost and the accuracy of a
+# training with the 3×3 stem.
 #
 # The library's network computes the same function. On a CPU with bfloat16 it can be trained in less time, because
 # `resnetlab.accelerate` replaces its units by faster code. `accelerate` knows the units of the library and of
-# torchvision. In a class written in a notebook it only replaces the convolutions, so batch norms and additions stay as
-# they are. We train without it: every line that computes is then in this notebook or in PyTorch. The next cell measures
-# the difference in training steps on one batch.
+# torchvision. In a class written in a notebook it replaces the convolutions and the projections; the other batch norms,
+# the ReLUs and the additions stay as they are. We train without it, so every line that computes is in this notebook or
+# in PyTorch. The next cell measures training steps on one batch.
 
 
 # %%
