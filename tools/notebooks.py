@@ -50,7 +50,7 @@ HOME = ROOT / "notebooks"
 TIMEOUT = 90 * 60  # seconds for one cell
 # A cell that uses one of these is measured: they read images, ask for the hardware, or read the clock.
 MEASURING = {"open_dataset", "choose_device", "start", "cuda", "mps", "perf_counter"}
-# Pictures have the same pixels, and syntax trees the same text, only with the same versions on the same kind of machine.
+# Pictures have the same pixels, and syntax trees the same text, only with the same versions on the same machine type.
 MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor}, matplotlib {matplotlib.__version__}, "
     f"{sys.platform} {platform.machine()}"
