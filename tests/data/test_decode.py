@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from resnetlab.data.decode import MAX_PIXELS, read_header, read_image, to_image
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, read_header, read_image, to_image
 from resnetlab.errors import BadInput
 
 
@@ -190,8 +190,12 @@ def test_an_image_of_exactly_the_largest_size_is_read():
     with pytest.raises(BadInput, match="at most"):
         read_image(saved(Image.new("L", (11, 10)), "PNG"), max_pixels=100)
     assert read_image(saved(Image.new("L", (10, 10)), "PNG"), max_pixels=100).size == (10, 10)
-    with pytest.raises(BadInput, match="has 1000×1000 pixels"):  # the stored size, not that of a draft
-        read_image(saved(Image.new("L", (1000, 1000)), "JPEG"), at_least=8, max_pixels=999_999)
+    photo = Image.new("L", (1000, 1000))
+    with pytest.raises(TooManyPixels, match="has 1000×1000 pixels"):
+        read_image(saved(photo, "JPEG"), max_pixels=20_000)
+    assert read_image(saved(photo, "JPEG"), at_least=8, max_pixels=20_000).size == (125, 125)  # what is decoded counts
+    with pytest.raises(TooManyPixels, match="has 1000×1000 pixels"):  # held whole by the decoder
+        read_image(saved(photo, "JPEG", progressive=True), at_least=8, max_pixels=20_000)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "PPM", "WEBP"])

@@ -145,7 +145,7 @@ def test_a_folder_train_among_classes_must_be_explained(tmp_path):
 
 
 def test_what_is_not_data_is_skipped_counted_and_reported(tmp_path):
-    touch(tmp_path, "cat/1.png", "cat/2.HEIC", "cat/x/3.heic", "dog/1.png", "1.jpg", "2.jpg", "dog/a.txt", "README")
+    touch(tmp_path, "cat/1.png", "cat/2.PSD", "cat/x/3.psd", "dog/1.png", "1.jpg", "2.jpg", "dog/a.txt", "README")
     touch(tmp_path, "cat/@eaDir/1.png/SYNO_THUMB.jpg", "@eaDir/x/1.png", "cat/.ipynb_checkpoints/1.png", "dog/._1.png")
     touch(tmp_path, "__MACOSX/cat/1.png", "dog/Thumbs.db", "dog/DESKTOP.INI", "dog/.DS_Store", "dog/x/.DS_Store")
     (tmp_path / "dog/x.png").mkdir()
@@ -154,7 +154,7 @@ def test_what_is_not_data_is_skipped_counted_and_reported(tmp_path):
     assert set(listing.skipped) == {
         Skipped("loose", "", "", 2),
         Skipped("suffix", "", "", 1),
-        Skipped("suffix", ".heic", "cat", 2),
+        Skipped("suffix", ".psd", "cat", 2),
         Skipped("suffix", ".txt", "dog", 1),
         Skipped("hidden", "", "dog", 1),
         Skipped("hidden", ".DS_Store", "dog", 2),
@@ -169,7 +169,7 @@ def test_what_is_not_data_is_skipped_counted_and_reported(tmp_path):
     said = "\n".join(listing.notes)
     for words in (
         "2 images beside the folders of classes\n",
-        "2 .heic files in cat; ",
+        "2 .psd files in cat; ",
         "1 file without a suffix, 1 .txt file in dog\n",
         "2 × @eaDir (1 in the folder itself, 1 in cat)",
         "2 × .DS_Store in dog",
@@ -181,12 +181,12 @@ def test_what_is_not_data_is_skipped_counted_and_reported(tmp_path):
 
 def test_many_skipped_files_are_a_few_short_sentences(tmp_path):
     touch(
-        tmp_path, *(f"c{i}/{name}" for i in range(40) for name in ("1.png", "a.txt", "b.xml", ".x", "c.json", "d.heic"))
+        tmp_path, *(f"c{i}/{name}" for i in range(40) for name in ("1.png", "a.txt", "b.xml", ".x", "c.json", "d.psd"))
     )
     notes = scan(tmp_path).notes
     assert len(notes) == 3
     assert all(len(note) < 400 for note in notes)
-    assert "40 .heic files (1 in c0, 1 in c1, 1 in c10 and 37 more folders)" in notes[0]
+    assert "40 .psd files (1 in c0, 1 in c1, 1 in c10 and 37 more folders)" in notes[0]
 
 
 RUN = '{"recipe": "folder", "data": {}, "model": {}, "optim": {}, "schedule": {}}'
@@ -223,8 +223,8 @@ def test_a_folder_runs_without_images_is_no_class(tmp_path, inside):
 
 
 def test_files_that_are_not_read_are_named_where_a_class_has_no_images(tmp_path):
-    touch(tmp_path, *(f"cat/{i}.HEIC" for i in range(3)), "cat/a.txt", "dog/1.png")
-    with pytest.raises(BadInput, match=r"class 'cat' has no images, but 3 \.heic files, 1 \.txt file"):
+    touch(tmp_path, *(f"cat/{i}.PSD" for i in range(3)), "cat/a.txt", "dog/1.png")
+    with pytest.raises(BadInput, match=r"class 'cat' has no images, but 3 \.psd files, 1 \.txt file"):
         scan(tmp_path)
 
 

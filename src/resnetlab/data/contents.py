@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from resnetlab.errors import DiskTrouble
-from resnetlab.files import cache_folder, write_text
+from resnetlab.errors import BadInput, DiskTrouble
+from resnetlab.files import cache_folder, open_regular, write_text
 
 SETTLED = 2 * 10**9
 """Nanoseconds after which a change of a file surely changes its times; the coarsest file systems count in 2 s."""
@@ -53,9 +53,9 @@ def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
             if name in cache and cache[name][0] == times:
                 digest = cache[name][1]
             else:
-                with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path for each file takes longer
+                with open_regular(path) as file:
                     digest = content_digest(file.read())
-        except OSError:
+        except (OSError, BadInput):
             continue
         found[name] = digest
         known[name] = times, digest

@@ -14,6 +14,7 @@ import numpy as np
 from resnetlab.data import DATASETS
 from resnetlab.data.classes import ClassChoice, Order
 from resnetlab.data.contents import content_digest, remember
+from resnetlab.data.decode import MAX_PIXELS
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.named import Arrays, NamedDataset, open_named
 from resnetlab.data.preprocess import (
@@ -22,13 +23,24 @@ from resnetlab.data.preprocess import (
     channel_statistics,
     choose_image_size,
     for_size,
+    require_range,
     with_statistics,
 )
-from resnetlab.data.reading import BadImages, read_files, require_memory, sample_headers
+from resnetlab.data.reading import (
+    MOST_SKIPPED,
+    BadImages,
+    read_files,
+    read_training_files,
+    require_memory,
+    sample_headers,
+    without_colour,
+)
 from resnetlab.data.splits import HoldOut, Split
 from resnetlab.errors import BadInput, printable, unknown
 
 Normalize = Literal["dataset", "imagenet"]
+
+_CHANNELS = {1: "grey", 3: "colour"}
 
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 
@@ -65,6 +77,10 @@ def open_dataset(
     folds: int | None = None,
     fold: int | None = None,
     bad_images: Literal["error", "skip"] = "error",
+    max_skipped: float = MOST_SKIPPED,
+    max_pixels: int = MAX_PIXELS,
+    channels: int | None = None,
+    range: tuple[float, float] | None = None,
     root: str | Path | None = None,
     download: bool = True,
     preprocessing: Preprocessing | None = None,
@@ -79,11 +95,17 @@ def open_dataset(
     - `classes`, `merge`, `class_order`: see `resnetlab.data.classes.ClassChoice`.
     - `group_by`: a regular expression, or a column of a manifest: images of one group stay in one split.
     - `folds`, `fold`: make fold number `fold` (from 1) of the training images the test split.
-    - `bad_images`: "error" refuses a folder with an image that cannot be read, "skip" leaves out up to 5 %.
+    - `bad_images`: "error" refuses a folder with an image that cannot be read, "skip" leaves out bad images, at most
+      the share `max_skipped` of all.
+    - `max_pixels`: images of which more pixels would be decoded are bad images.
+    - `channels`: 1 (grey), 3 (colour), or the number of bands of TIFF files; by default 1 if all training images are
+      grey, else 3.
+    - `range`: the pixel values that become black and white in images of more than 8 bits; by default it is chosen from
+      the training images.
     - `root`: the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder).
     - `download`: download missing CIFAR archives to `root`.
-    - `preprocessing`: that of a model file; it replaces `image_size`, `fit` and `normalize`, so that images are
-      prepared as in the model's training.
+    - `preprocessing`: that of a model file; it replaces `image_size`, `fit`, `channels`, `range` and `normalize`, so
+      that images are prepared as in the model's training.
 
     Raises BadInput if the data set does not exist or cannot be trained on.
 
@@ -108,40 +130,50 @@ def open_dataset(
         named = named.chosen(choice)
         named = named if group_by is None else named.grouped(group_by)
         if preprocessing is None:
-            side, channels = named.train.images.shape[2:]
-            unscaled = for_size(side if image_size is None else image_size, channels, fit)
+            side, published = named.train.images.shape[2:]
+            if channels not in (None, 1, 3):
+                raise BadInput(f"{name} has {published} channels; data.channels can be 1 or 3")
+            unscaled = for_size(side if image_size is None else image_size, channels or published, fit)
             preprocessing = with_statistics(unscaled, STATISTICS[name if normalize == "dataset" else normalize])
         return _load_named(name, named, preprocessing, hold_out, notes)
     if not name or (isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name)):
         folder = f"there is no folder {printable(name)!r}" if name else "the path is empty"
         raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images; {folder}")
     listing = scan(name_or_folder, choice, group_by=group_by, root=root)
-    bad = BadImages(bad_images, len(listing))
+    bad = BadImages(bad_images, len(listing), max_skipped)
     if preprocessing is not None:
-        return _load_folder(listing, preprocessing, hold_out, bad, listing.notes)
-    unscaled, reason = preprocessing_for(listing, image_size, fit)
-    data = _load_folder(listing, unscaled, hold_out, bad, (*listing.notes, reason))
+        return _load_folder(listing, preprocessing, hold_out, bad, listing.notes, max_pixels=max_pixels)
+    unscaled, reason = preprocessing_for(listing, image_size, fit, channels)
+    if range is not None:
+        require_range(range, "data.range")
+        unscaled = replace(unscaled, range=range)
+    data = _load_folder(
+        listing, unscaled, hold_out, bad, listing.notes, max_pixels=max_pixels, reason=reason, channels=channels
+    )
     found = STATISTICS["imagenet"] if normalize == "imagenet" else channel_statistics(data.train.images.numpy())
-    return replace(data, preprocessing=with_statistics(unscaled, found))
+    return replace(data, preprocessing=with_statistics(data.preprocessing, found))
 
 
-def preprocessing_for(listing: Listing, image_size: int | None, fit: str) -> tuple[Preprocessing, str]:
+def preprocessing_for(
+    listing: Listing, image_size: int | None, fit: str, channels: int | None = None
+) -> tuple[Preprocessing, str]:
     """Choose the preprocessing for a folder's training images; return it with a sentence that gives the reason.
 
-    The size comes from the headers of at most 500 images, evenly spaced. Images are read as grey (1 channel) only if
-    all of them are grey, for which all headers are read: a single colour image must keep its colours.
+    The size comes from the headers of at most 500 images, evenly spaced. Without `channels`, images are read as grey
+    (1 channel) only if the modes of all of them are grey, for which all headers are read: a single colour image must
+    keep its colours.
     """
-    headers = sample_headers(listing.root, listing.train)
+    headers = sample_headers(listing.root, listing.train, channels=channels)
     is_grey = bool(headers) and all(mode in _GREY_MODES for _, mode in headers)
-    if is_grey:
+    if is_grey and channels is None:
         is_grey = all(mode in _GREY_MODES for _, mode in sample_headers(listing.root, listing.train, most=None))
     if image_size is not None:
         side, reason = image_size, "as given"
     else:
         side, reason = choose_image_size([size for size, _ in headers])
-    chosen = for_size(side, 1 if is_grey else 3, fit)
+    chosen = for_size(side, channels or (1 if is_grey else 3), fit)
     stored = "" if chosen.resize_to == side else f", stored at {chosen.resize_to}"
-    return chosen, f"image size {side}×{side} pixels{stored}, {'grey' if is_grey else 'colour'}: {reason}"
+    return chosen, f"image size {side}×{side} pixels{stored}: {reason}"
 
 
 def _load_named(
@@ -157,14 +189,36 @@ def _load_named(
 
 
 def _load_folder(
-    listing: Listing, preprocessing: Preprocessing, hold_out: HoldOut, bad: BadImages, notes: Sequence[str]
+    listing: Listing,
+    preprocessing: Preprocessing,
+    hold_out: HoldOut,
+    bad: BadImages,
+    notes: Sequence[str],
+    *,
+    max_pixels: int,
+    reason: str = "",
+    channels: int | None = None,
 ) -> ImageData:
-    """Load a folder. Splits are drawn from the names, before reading, so that a bad image does not change them."""
+    """Load a folder. Splits are drawn from the names, before reading, so that a bad image does not change them.
+
+    With the `reason` for a new preprocessing, the range of pixel values and, without `channels`, colour or grey are
+    chosen from the training images; without one, the preprocessing of a model is used as it is.
+    """
     size = preprocessing.resize_to
     require_memory(len(listing) * size**2 * preprocessing.channels, f"{len(listing):,} images at {size}×{size} pixels")
     splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
     began = time.time_ns()
-    train, val, test = (read_files(listing.root, files, preprocessing, bad) for files in splits)
+    if reason:
+        train, preprocessing, ranged = read_training_files(
+            listing.root, splits[0], preprocessing, bad, max_pixels=max_pixels
+        )
+        if channels is None and preprocessing.channels == 3:
+            train, preprocessing = without_colour(train, preprocessing)
+        count = preprocessing.channels
+        notes = (*notes, f"{reason}; {_CHANNELS.get(count, f'{count} channels')}", *ranged)
+    else:
+        train = read_files(listing.root, splits[0], preprocessing, bad, max_pixels=max_pixels)
+    val, test = (read_files(listing.root, files, preprocessing, bad, max_pixels=max_pixels) for files in splits[1:])
     contents = {
         name: content for split in (train, val, test) for name, content in zip(split.names, split.contents, strict=True)
     }

@@ -9,9 +9,15 @@ The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
 | P | RGB by its palette, composited over white if it has transparency |
 | RGB, YCbCr, HSV, LAB, CMYK | RGB |
 | RGBA, PA; RGB with a transparent colour | RGB, composited over white |
-| I;16, I (16-bit grey) | L, 0..65535 scaled to 0..255; other values are refused |
-| F | L, [0, 1] scaled to 0..255, or [0, 255] rounded; other values are refused |
+| I;16, I, F (more than 8 bits, grey) | L; the value range becomes 0..255, values outside it 0 or 255 |
+| RGB, RGBA, LA of 16 bits per channel (PNG, TIFF, PPM) | RGB; the value range becomes 0..255 |
+| JPEG 2000, AVIF and HEIC of more than 8 bits in colour | RGB, scaled by the bit depth in the file |
 | animated, several pages | the first frame |
+
+The value range is chosen once for a data set and stored in its preprocessing. Without one (a model that was trained on
+8-bit images), 16-bit values are scaled from 0..65535, floats from [0, 1] or [0, 255], and others are refused.
+
+Colour profiles (ICC) are not applied: pixels keep their stored values.
 
 Except for `silence_decoders`, which is for a command line, nothing here changes settings of the process. If the
 process turns warnings into errors, an image that Pillow warns about is refused.
@@ -21,22 +27,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import io
+import struct
+import sys
 import warnings
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import open_regular
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The formats that are opened. Pillow has forty more, and every parser can be attacked."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIC")
+"""The formats that are opened, by content. Pillow has forty more, and every parser can be attacked."""
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused from their header: 64 megapixels take 192 MB when decoded."""
+"""Images that are larger when decoded are refused from their header: 64 megapixels of RGB take 256 MB in Pillow."""
+
+Range = tuple[float, float]
+"""The pixel values that become 0 and 255, for images of more than 8 bits."""
 
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
 _TRANSPOSE = {
@@ -48,18 +63,80 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PLUGINS = ("Jpeg", "Png", "WebP", "Bmp", "Gif", "Tiff", "Ppm", "Jpeg2K", "Avif")
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}  # brands
+_DEEP = {f"{bands};16{order}" for bands in ("RGB", "RGBX", "RGBA", "R", "G", "B", "A") for order in "BLN"}
+
+
+class TooManyPixels(BadInput):
+    """An image with more pixels than may be decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeepPixels:
+    """A decoded, upright image of more than 8 bits, or with other bands than grey or RGB.
+
+    `values` are integers or floats (H, W) or (H, W, C); `opacity` is uint8 (H, W) if the image has transparency. `name`
+    is used in error messages.
+    """
+
+    values: np.ndarray
+    name: str
+    opacity: np.ndarray | None = None
+
+    @property
+    def limits(self) -> Range:
+        """The smallest and the largest value. Raises BadInput if a value is NaN or infinite."""
+        lowest, highest = self.values.min().item(), self.values.max().item()
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            raise BadInput(f"{self.name} has pixels that are NaN or infinite")
+        return lowest, highest
+
+    def to_8bit(self, value_range: Range | None) -> np.ndarray:
+        """Scale to uint8 of the same shape; transparent pixels are composited over white."""
+        if self.values.dtype == np.uint8:
+            return self.values
+        low, high = self._fixed_range() if value_range is None else value_range
+        if self.values.dtype == np.uint16:
+            scaled: np.ndarray = _table(float(low), float(high))[self.values]
+        else:
+            self.limits  # noqa: B018 - refuses NaN
+            scaled = _scaled(self.values, low, high)
+        if self.opacity is not None:
+            opacity = self.opacity[..., None] if scaled.ndim == 3 else self.opacity
+            scaled = np.rint((scaled * opacity + 255.0 * (255 - opacity.astype(np.uint16))) / 255).astype(np.uint8)
+        return scaled
+
+    def _fixed_range(self) -> Range:
+        """Return the range of an image for which none was chosen. Raises BadInput for values beyond it."""
+        lowest, highest = self.values.min(), self.values.max()
+        if np.issubdtype(self.values.dtype, np.floating):
+            if not (lowest >= 0 and highest <= 255):  # this form refuses NaN too
+                raise BadInput(
+                    f"{self.name} has float pixels from {lowest:g} to {highest:g}; [0, 1] or [0, 255] is needed"
+                )
+            return 0, 255 if highest > 1 else 1
+        if lowest < 0 or highest > 65535:
+            raise BadInput(f"{self.name} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
+        return 0, 65535
 
 
 def read_image(
-    source: str | Path | IO[bytes], *, name: str | None = None, at_least: int = 0, max_pixels: int = MAX_PIXELS
+    source: str | Path | IO[bytes],
+    *,
+    name: str | None = None,
+    at_least: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    value_range: Range | None = None,
 ) -> Image.Image:
     """Decode an image file to mode L or RGB, 8 bits per channel, turned upright.
 
     `name` is used in error messages (default: the path). With `at_least`, a JPEG may be decoded at a half, a quarter
-    or an eighth of its size as long as both sides keep `at_least` pixels.
+    or an eighth of its size as long as both sides keep `at_least` pixels. `value_range` is for images of more than
+    8 bits.
 
-    Raises BadInput, with the name and the reason, for anything but a complete image in one of `FORMATS` with at most
-    `max_pixels` pixels.
+    Raises BadInput, with the name and the reason, for anything but a complete image in one of `FORMATS` of which at
+    most `max_pixels` pixels are decoded.
 
     >>> file = io.BytesIO()
     >>> Image.new("RGBA", (3, 2)).save(file, "PNG")
@@ -67,51 +144,71 @@ def read_image(
     >>> image.mode, image.size, image.getpixel((0, 0))
     ('RGB', (3, 2), (255, 255, 255))
     """
-    is_path = isinstance(source, str | Path)
-    shown = printable(name if name is not None else source if is_path else getattr(source, "name", "the file"))
-    try:
-        # Reading all bytes at once, unbuffered, takes half the time of giving Pillow the path.
-        file = io.BytesIO(read_bytes(source, name=name)) if isinstance(source, str | Path) else source
-        image = Image.open(file, formats=FORMATS)
-        _check_size(image, shown, max_pixels)  # before the draft, which changes the size
-        if at_least and min(image.size) >= 2 * at_least and image.format == "JPEG":
-            image.draft(None, (at_least, at_least))
-    except BadInput:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadInput(f"{shown} is not an image of a known format ({', '.join(FORMATS)})") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInput(f"{shown} is too large ({_reason(error)}); at most {max_pixels:,} pixels are read") from error
-    except Exception as error:  # parsers of hostile files can raise anything
-        raise BadInput(f"{shown} cannot be read: {_reason(error)}") from error
-    return _load(image, shown, max_pixels)
+    keep_depth = value_range is not None
+    pixels = decode(source, name=name, at_least=at_least, max_pixels=max_pixels, keep_depth=keep_depth)
+    return Image.fromarray(pixels.to_8bit(value_range)) if isinstance(pixels, DeepPixels) else pixels
 
 
 def to_image(
-    source: str | Path | IO[bytes] | Image.Image | np.ndarray, *, name: str | None = None, at_least: int = 0
+    source: str | Path | IO[bytes] | Image.Image | np.ndarray,
+    *,
+    name: str | None = None,
+    at_least: int = 0,
+    value_range: Range | None = None,
 ) -> Image.Image:
     """Convert a path, an open file, a Pillow image or an array to mode L or RGB, 8 bits per channel, turned upright.
 
-    Arrays are uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3). `name` and `at_least` are those of
-    `read_image`. Raises BadInput for anything else.
+    Arrays are uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3). `name`, `at_least` and `value_range`
+    are those of `read_image`. Raises BadInput for anything else.
 
     >>> to_image(np.zeros((2, 3), dtype=np.uint8)).size
     (3, 2)
     """
     if isinstance(source, np.ndarray):
-        return from_array(source, name or "the array", MAX_PIXELS)
+        return Image.fromarray(from_array(source, name or "the array", MAX_PIXELS))
     if isinstance(source, Image.Image):
-        return _load(source, printable(name or getattr(source, "filename", "") or "the image"), MAX_PIXELS)
-    return read_image(source, name=name, at_least=at_least)
+        pixels = _load(source, printable(name or getattr(source, "filename", "") or "the image"), MAX_PIXELS)
+        return Image.fromarray(pixels.to_8bit(value_range)) if isinstance(pixels, DeepPixels) else pixels
+    return read_image(source, name=name, at_least=at_least, value_range=value_range)
 
 
-def from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
-    """Convert uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3) to mode L or RGB.
+def decode(
+    source: str | Path | IO[bytes],
+    *,
+    name: str | None = None,
+    at_least: int = 0,
+    max_pixels: int = MAX_PIXELS,
+    keep_depth: bool = False,
+) -> Image.Image | DeepPixels:
+    """Decode an image file like `read_image`, but leave grey images of more than 8 bits as they are.
+
+    With `keep_depth`, colour images of 16 bits per channel are left as they are, too.
+    """
+    is_path = isinstance(source, str | Path)
+    shown = printable(name if name is not None else source if is_path else getattr(source, "name", "the file"))
+    try:
+        # Reading all bytes at once, unbuffered, takes half the time of giving Pillow the path.
+        file = io.BytesIO(read_bytes(source, name=name)) if isinstance(source, str | Path) else source
+        if keep_depth and not isinstance(file, io.BytesIO):
+            file = io.BytesIO(file.read())
+        image = _open(file, shown)
+        _draft(image, at_least, shown, max_pixels)
+    except BadInput:
+        raise
+    except Exception as error:  # parsers of hostile files can raise anything
+        raise BadInput(f"{shown} cannot be read: {_reason(error)}") from error
+    return _load(image, shown, max_pixels, file.getvalue() if isinstance(file, io.BytesIO) and keep_depth else None)
+
+
+def from_array(array: np.ndarray, name: str, max_pixels: int, channels: int = 3) -> np.ndarray:
+    """Convert uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, `channels`) to uint8 (H, W[, channels]).
 
     Raises BadInput for other types, values and shapes.
     """
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)) or 0 in array.shape:
-        raise BadInput(f"{name} has shape {array.shape}; (H, W), (H, W, 1) or (H, W, 3) is needed, channels last")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, channels)) or 0 in array.shape:
+        raise BadInput(
+            f"{name} has shape {array.shape}; (H, W), (H, W, 1) or (H, W, {channels}) is needed, channels last"
+        )
     if array.shape[0] * array.shape[1] > max_pixels:
         raise BadInput(f"{name} has shape {array.shape}; at most {max_pixels:,} pixels are read")
     if np.issubdtype(array.dtype, np.floating):
@@ -120,15 +217,14 @@ def from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise BadInput(f"{name} is {array.dtype}; uint8 in 0..255 or float in [0, 1] is needed")
-    return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array))
+    return np.ascontiguousarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], str] | None:
     """Return size (width, height) and mode from a file's header, before any rotation; None if it cannot be opened."""
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return None
-        with Image.open(path, formats=FORMATS) as image:
+        with io.BufferedReader(open_regular(path)) as file:
+            image = _open(file, "")
             return image.size, image.mode
     except Exception:  # decoding the file later gives the reason
         return None
@@ -157,40 +253,163 @@ def read_bytes(path: str | Path, *, name: str | None = None) -> bytes:
     `name` is used in error messages (default: the path). Raises BadInput for anything else, and for an empty file.
     """
     try:
-        if Path(path).is_file():
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a quarter faster than Path.open
-                content = file.read()
-            if content:
-                return content
-            reason = "is an empty file"
-        elif not Path(path).exists():
-            raise BadInput(f"file not found: {printable(path if name is None else name)}")
-        else:
-            reason = "is a folder, not an image" if Path(path).is_dir() else "is a pipe or a device, not a file"
+        with open_regular(path, name=name) as file:
+            content = file.read()
     except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-    raise BadInput(f"{printable(path if name is None else name)} {reason}")
+        raise BadInput(
+            f"{printable(path if name is None else name)} cannot be read: {error.strerror or error}"
+        ) from error
+    if not content:
+        raise BadInput(f"{printable(path if name is None else name)} is an empty file")
+    return content
 
 
-def _check_size(image: Image.Image, shown: str, max_pixels: int) -> None:
-    """Refuse an image by the size in its header, before memory is allocated for decoding."""
-    width, height = image.size
+@cache
+def _openers() -> tuple[tuple[Callable[..., ImageFile.ImageFile], Callable[[bytes], bool | str] | None], ...]:
+    """Return Pillow's openers for `FORMATS`, those that this Pillow has; importing a plugin registers it."""
+    for plugin in _PLUGINS:
+        with contextlib.suppress(ImportError):  # AVIF is in Pillow since 11.3
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    return tuple(Image.OPEN[name] for name in FORMATS if name in Image.OPEN)
+
+
+def _open(file: IO[bytes], shown: str) -> Image.Image:
+    """Open an image without decoding it.
+
+    `Image.open` would do the same, but for its own limit on pixels, a setting of the process: it warns of 90 megapixels
+    and refuses 180, even of a JPEG of which an eighth is decoded.
+    """
+    try:
+        file.seek(0)
+    except (AttributeError, io.UnsupportedOperation):
+        file = io.BytesIO(file.read())
+    prefix = file.read(16)
+    for factory, accept in _openers():
+        # A format whose decoder this Pillow lacks answers with a sentence.
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+            if accept is None or accept(prefix) is True:
+                file.seek(0)
+                return factory(file, "")
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIC:
+        return _open_heic(file, shown)
+    if prefix[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.SAVE:
+        raise BadInput(f"{shown} is an AVIF image, which this Pillow cannot decode; pip install --upgrade pillow")
+    raise BadInput(f"{shown} is not an image of a known format ({', '.join(FORMATS)})")
+
+
+def _open_heic(file: IO[bytes], shown: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile  # without registering it: that would change Pillow for the process
+    except ImportError as error:
+        raise BadInput(
+            f"{shown} is a HEIC image; to read it: pip install 'resnetlab[heif]', or convert it to JPEG"
+        ) from error
+    file.seek(0)
+    opened: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
+    return opened
+
+
+def _draft(image: Image.Image, at_least: int, shown: str, max_pixels: int) -> None:
+    """Choose the size at which a JPEG is decoded, and refuse an image of which too many pixels are decoded."""
+    full = image.size
+    is_jpeg = image.format == "JPEG" or (image.format == "MPO" and full[0] * full[1] > max_pixels)
+    if is_jpeg and at_least and min(full) >= 2 * at_least:
+        image.draft(None, (at_least, at_least))
+    # A progressive JPEG is held whole while it is decoded, whatever the size of the result.
+    _check_size(full if image.info.get("progressive") else image.size, shown, max_pixels)
+
+
+def _check_size(size: tuple[int, int], shown: str, max_pixels: int) -> None:
+    """Refuse an image by its size, before memory is allocated for decoding."""
+    width, height = size
     if width * height > max_pixels:
-        raise BadInput(f"{shown} has {width}×{height} pixels; at most {max_pixels:,} pixels are read")
+        raise TooManyPixels(f"{shown} has {width}×{height} pixels; at most {max_pixels:,} pixels are decoded")
     if not width or not height:
         raise BadInput(f"{shown} has no pixels")
 
 
-def _load(image: Image.Image, shown: str, max_pixels: int) -> Image.Image:
-    """Decode an opened image, turn it upright and convert its mode."""
+def _load(image: Image.Image, shown: str, max_pixels: int, content: bytes | None = None) -> Image.Image | DeepPixels:
+    """Decode an opened image, turn it upright and convert its mode; with its `content`, keep the depth of colours."""
     try:
-        _check_size(image, shown, max_pixels)
+        _check_size(image.size, shown, max_pixels)
+        if content is not None and (deep := _deep_colour(image, content, shown)):
+            return deep
         image.load()
-        return _to_8bit(_turn_upright(image), shown)
+        upright = _turn_upright(image)
+        if upright.mode.startswith(("I", "F")):
+            return DeepPixels(np.asarray(upright), shown)
+        return _to_8bit(upright)
     except BadInput:
         raise
     except Exception as error:  # parsers of hostile files can raise anything
         raise BadInput(f"{shown} cannot be decoded: {_reason(error)}") from error
+
+
+def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels | None:
+    """Decode 16 bits per channel of colour, or of grey with opacity; None for other images.
+
+    Pillow has no mode for them. It keeps the high byte of each value, and with the other byte order the low byte.
+    """
+    tiles = list(getattr(image, "tile", ()))
+    names = {_raw_mode(tile) for tile in tiles}
+    if len(tiles) == 1 and tiles[0][0] == "ppm" and image.mode == "RGB" and tiles[0][3][1] > 255:
+        return DeepPixels(_deep_ppm(image, content), shown)
+    if names == {"LA;16B"}:  # four bytes per pixel, like RGBA of 8 bits
+        pixels = _decoded_as(image, {"LA;16B": "RGBA"}).astype(np.uint16)
+        return DeepPixels(pixels[..., 0] << 8 | pixels[..., 1], shown, pixels[..., 2].astype(np.uint8))
+    if not names or not names <= _DEEP:
+        return None
+    native = "B" if sys.byteorder == "little" else "L"  # the other order
+    low = _decoded_as(
+        _open(io.BytesIO(content), shown),
+        {name: name[:-1] + {"B": "L", "L": "B", "N": native}[name[-1]] for name in names},
+    )
+    high = _decoded_as(image, {})
+    values = (high.astype(np.uint16) << 8 | low)[..., :3]
+    opacity = high[..., 3] if high.shape[2] == 4 else None
+    if isinstance(key := image.info.get("transparency"), tuple):  # the transparent colour of a PNG
+        opacity = np.where((values == key).all(-1), np.uint8(0), np.uint8(255))
+    return DeepPixels(np.ascontiguousarray(values), shown, opacity)
+
+
+def _raw_mode(tile: Any) -> str:
+    """Return the layout of the stored pixels, the first of the decoder's arguments; "" if it has none."""
+    arguments = tile[3]
+    name = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return name if isinstance(name, str) else ""
+
+
+def _decoded_as(image: Image.Image, raw_modes: Mapping[str, str]) -> np.ndarray:
+    """Decode an opened image with other layouts of the stored pixels, by the name of the right one."""
+    tiles = []
+    for tile in image.tile:  # type: ignore[attr-defined]
+        codec, extents, offset, arguments = tile
+        name = raw_modes.get(_raw_mode(tile), _raw_mode(tile))
+        arguments = name if isinstance(arguments, str) else (name, *arguments[1:])
+        tiles.append(ImageFile._Tile(codec, extents, offset, arguments))
+    image.tile = tiles  # type: ignore[attr-defined]
+    image.load()
+    return np.asarray(_turn_upright(image))
+
+
+def _deep_ppm(image: Image.Image, content: bytes) -> np.ndarray:
+    """Read binary PPM of 16 bits, whose values are shares of a largest one, as Pillow does for grey: 0 to 65535."""
+    _, _, offset, (_, largest) = image.tile[0]  # type: ignore[attr-defined]
+    width, height = image.size
+    values = np.frombuffer(content, ">u2", width * height * 3, offset).reshape(height, width, 3)
+    scaled: np.ndarray = np.rint(np.minimum(values / largest, 1) * 65535)
+    return scaled.astype(np.uint16)
+
+
+@lru_cache(maxsize=4)
+def _table(low: float, high: float) -> np.ndarray:
+    """Return the 8-bit value of each 16-bit value."""
+    return _scaled(np.arange(65536), low, high)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale low..high to 0..255, rounded, as uint8; values outside become 0 or 255."""
+    return np.clip(np.rint((values.astype(np.float64) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -204,12 +423,10 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_8bit(image: Image.Image, shown: str) -> Image.Image:
-    """Convert a decoded image of any mode to L or RGB, by the table at the top of this file."""
+def _to_8bit(image: Image.Image) -> Image.Image:
+    """Convert a decoded image of at most 8 bits to L or RGB, by the table at the top of this file."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
-    if image.mode.startswith(("I", "F")):
-        return _scale_to_8bit(image, shown)
     is_grey = image.mode in ("1", "L", "LA", "La")
     if not image.has_transparency_data:
         return image.convert("L" if is_grey else "RGB")
@@ -220,21 +437,6 @@ def _to_8bit(image: Image.Image, shown: str) -> Image.Image:
     background = Image.new("L" if is_grey else "RGB", image.size, "white")
     background.paste(image.convert(background.mode), mask=image.getchannel("A"))
     return background
-
-
-def _scale_to_8bit(image: Image.Image, shown: str) -> Image.Image:
-    """Scale 16-bit integers and floats to 8 bits; Pillow's own conversion clips them to white."""
-    values = np.asarray(image)
-    lowest, highest = values.min(), values.max()
-    if image.mode == "F":
-        if not (lowest >= 0 and highest <= 255):  # this form refuses NaN too
-            raise BadInput(f"{shown} has float pixels from {lowest:g} to {highest:g}; [0, 1] or [0, 255] is needed")
-        scaled = np.rint(values * np.float32(255 if highest <= 1 else 1))
-    elif lowest < 0 or highest > 65535:
-        raise BadInput(f"{shown} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
-    else:
-        scaled = (values.astype(np.uint32) + 128) // 257  # 65535 / 257 = 255, rounded
-    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

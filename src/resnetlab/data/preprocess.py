@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+Range = tuple[float, float]
+"""The pixel values that become 0 and 255, for images of more than 8 bits."""
+
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels in [0, 1]."""
 
@@ -34,6 +37,10 @@ STATISTICS: dict[str, Statistics] = {
 FITS = ("crop", "squash", "pad")
 """The ways to make an image square."""
 
+MOST_CHANNELS = 64  # more than satellites have; every layer of images is held in memory
+
+LARGEST_VALUE = 1e38  # of a pixel; float32 ends at 3.4e38, and the width of the range must not overflow
+
 LARGEST_SIZE = 4096  # pixels; model files may be hostile, and 4096² RGB pixels already take 50 MB
 
 _SIZES = ((48, 32), (96, 64), (180, 128))  # a median short side up to the first number becomes the second; beyond, 224
@@ -43,12 +50,16 @@ _SIZES = ((48, 32), (96, 64), (180, 128))  # a median short side up to the first
 class Preprocessing:
     """The steps from an image to the input of a network: resize, crop, normalise.
 
-    Images are stored at `resize_to` × `resize_to` pixels, uint8, with 1 (grey) or 3 (RGB) `channels`. The network's
+    Images are stored at `resize_to` × `resize_to` pixels, uint8, with 1 (grey), 3 (RGB) or another number of
+    `channels` (the bands of a TIFF file). The network's
     input is the central `image_size` × `image_size` pixels of them, minus `mean`, divided by `std`; both are per
     channel, of pixels in [0, 1].
 
     `fit` is how an image becomes square: `crop` scales the short side to `resize_to` and takes the centre, `squash`
     ignores the aspect ratio, `pad` scales the long side to `resize_to` and centres the image on black.
+
+    `range` are the pixel values that become 0 and 255 in images of more than 8 bits; None if there were none in
+    training (see `resnetlab.data.decode`).
 
     Raises BadInput for values out of range.
 
@@ -65,6 +76,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: str = "crop"
+    range: Range | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -77,8 +89,11 @@ class Preprocessing:
                 f"preprocessing: resize_to is {self.resize_to}, smaller than image_size, {self.image_size}; "
                 "images must be stored at least as large as the input of the network"
             )
-        if type(self.channels) is not int or self.channels not in (1, 3):
-            raise BadInput(f"preprocessing: channels is {_shown(self.channels)}; it must be 1 (grey) or 3 (RGB)")
+        if type(self.channels) is not int or not 1 <= self.channels <= MOST_CHANNELS:
+            raise BadInput(
+                f"preprocessing: channels is {_shown(self.channels)}; it must be 1 (grey), 3 (RGB) or another "
+                f"number up to {MOST_CHANNELS}"
+            )
         for name, lowest in (("mean", 0.0), ("std", 1e-4)):
             values = getattr(self, name)
             if not isinstance(values, tuple) or len(values) != self.channels or not all(map(_is_number, values)):
@@ -92,10 +107,14 @@ class Preprocessing:
                 )
         if self.fit not in FITS:
             raise BadInput(f"preprocessing: fit is {_shown(self.fit)}; choose from {', '.join(FITS)}")
+        if self.range is not None:
+            require_range(self.range, "preprocessing: range")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values as JSON types, for a model file or a run folder."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        """Return the values as JSON types, for a model file or a run folder; `range` only if there is one."""
+        given = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        value_range = given.pop("range")
+        return given if value_range is None else given | {"range": list(value_range)}
 
     @classmethod
     def from_json(cls, given: object) -> Preprocessing:
@@ -105,7 +124,7 @@ class Preprocessing:
         names = {field.name for field in fields(cls)}
         if unknown := sorted(printable(key) for key in given.keys() - names):
             raise BadInput(f"preprocessing: unknown {', '.join(unknown)[:200]}; known are {', '.join(sorted(names))}")
-        if missing := sorted(names - {"fit"} - given.keys()):
+        if missing := sorted(names - {"fit", "range"} - given.keys()):
             raise BadInput(f"preprocessing: {', '.join(missing)} missing")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
@@ -120,18 +139,31 @@ class Preprocessing:
 
         Raises BadInput for anything that is not an image (see `resnetlab.data.decode`).
         """
-        from resnetlab.data.decode import to_image
+        from resnetlab.data.bands import read_bands
+        from resnetlab.data.decode import MAX_PIXELS, from_array, to_image
 
-        return self.resize(to_image(source, at_least=2 * self.resize_to))
+        if self.channels in (1, 3):
+            return self.resize(to_image(source, at_least=2 * self.resize_to, value_range=self.range))
+        if isinstance(source, np.ndarray):
+            return self.resize(from_array(source, "the array", MAX_PIXELS, self.channels))
+        return self.resize(read_bands(source, self.channels).to_8bit(self.range))
 
-    def resize(self, image: Image) -> np.ndarray:
-        """Resize a decoded image (mode L or RGB, any size) to uint8 (resize_to, resize_to, channels).
+    def resize(self, image: Image | np.ndarray) -> np.ndarray:
+        """Resize a decoded image (mode L or RGB, or uint8 (H, W, C)) to uint8 (resize_to, resize_to, channels).
 
         Resampling is bilinear with antialiasing, as torchvision's ImageNet weights were evaluated, and without the
         overshoot of bicubic resampling at hard edges. An image that already has the size is not resampled.
         """
         from PIL import Image as images
 
+        if isinstance(image, np.ndarray):
+            if image.ndim == 3 and image.shape[2] == self.channels not in (1, 3):
+                one = replace(self, channels=1, mean=(0.0,), std=(1.0,))
+                bands = [np.ascontiguousarray(image[:, :, band]) for band in range(self.channels)]
+                return np.concatenate([one.resize(band) for band in bands], axis=2)
+            image = images.fromarray(image)
+        if self.channels not in (1, 3):
+            raise BadInput(f"the image has {len(image.getbands())} channels; {self.channels} are needed")
         mode = "L" if self.channels == 1 else "RGB"
         if image.mode != mode:
             image = image.convert(mode)
@@ -188,6 +220,17 @@ class Preprocessing:
         mean, std = _constants(self.mean, images.device), _constants(self.std, images.device)
         pixels = images.float().mul(std).add(mean).mul(255).round().clamp(0, 255)
         return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def require_range(given: object, what: str) -> None:
+    """Raise BadInput, with the name `what`, unless `given` are two finite numbers, the first below the second."""
+    if not (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and all(_is_number(value) and abs(value) <= LARGEST_VALUE for value in given)
+        and given[0] < given[1]
+    ):
+        raise BadInput(f"{what} is {_shown(given)}; it must be two numbers, LOW below HIGH, such as 0 4095")
 
 
 def for_size(image_size: int, channels: int, fit: str) -> Preprocessing:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import read_bytes, read_header, read_image
+from resnetlab.data.decode import MAX_PIXELS, DeepPixels, TooManyPixels, decode, read_bytes, read_header
+from resnetlab.data.depth import Limits, choose_range
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MOST_SKIPPED = 0.05
-"""A data set with a larger share of bad images is refused: something else is wrong with it."""
+"""The usual largest share of bad images; a data set with more of them is refused: something else is wrong with it."""
 
 _CHUNK = 64  # images per task: few enough to stop soon, many enough to keep the overhead small
 
@@ -27,12 +34,14 @@ _CHUNK = 64  # images per task: few enough to stop soon, many enough to keep the
 class BadImages:
     """The policy for images that cannot be read: refuse the data set at the first one, or skip a few and list them.
 
-    `policy` is "error" or "skip"; `total` is the number of images in the whole data set.
+    `policy` is "error" or "skip"; `total` is the number of images in the whole data set, of which at most the share
+    `most` is skipped.
     """
 
-    def __init__(self, policy: str, total: int) -> None:
+    def __init__(self, policy: str, total: int, most: float = MOST_SKIPPED) -> None:
         self.policy = policy
         self.total = total
+        self.most = most
         self.skipped: list[tuple[str, str]] = []
 
     def report(self, name: str, reason: str) -> None:
@@ -40,10 +49,11 @@ class BadImages:
         if self.policy == "error":
             raise BadInput(f"{reason}; repair or remove it, or skip bad images (--data.bad-images skip)")
         self.skipped.append((name, reason))
-        if len(self.skipped) > MOST_SKIPPED * self.total:
+        if len(self.skipped) > self.most * self.total:
             raise BadInput(
-                f"more than {MOST_SKIPPED:.0%} of the {self.total:,} images cannot be read ({len(self.skipped)} so "
-                f"far); the first: {self.skipped[0][1]}"
+                f"more than {100 * self.most:g}% of the {self.total:,} images cannot be read ({len(self.skipped)} so "
+                f"far); the first: {self.skipped[0][1]}; repair or remove them, or raise the limit "
+                "(--data.max-skipped SHARE)"
             )
 
     def notes(self) -> tuple[str, ...]:
@@ -55,54 +65,138 @@ class BadImages:
         return (f"{count} skipped ({share:.2%})", *(f"skipped: {reason}" for _, reason in self.skipped))
 
 
-def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages) -> Split:
+def read_files(
+    root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages, *, max_pixels: int = MAX_PIXELS
+) -> Split:
     """Read files into memory, uint8 (N, resize_to, resize_to, C), in their order, without those that `bad` skips.
 
     The contents of the result are the digests of the bytes that were decoded.
     """
-    import torch
-
-    size = preprocessing.resize_to
-    store = np.empty((len(files), size, size, preprocessing.channels), dtype=np.uint8)
-    kept = np.ones(len(files), dtype=bool)
-    contents = [""] * len(files)
-    base = str(root)  # joined as text: creating a Path for each image takes a tenth of the time
-
-    def read_chunk(start: int) -> list[tuple[int, str]]:
-        failures = []
-        for i in range(start, min(start + _CHUNK, len(files))):
-            path = f"{base}/{files.names[i]}"
-            try:
-                content = read_bytes(path)
-                contents[i] = content_digest(content)
-                image = read_image(io.BytesIO(content), name=path, at_least=2 * size)
-                store[i] = preprocessing.resize(image)
-            except BadInput as error:
-                failures.append((i, str(error)))
-        return failures
-
-    starts = range(0, len(files), _CHUNK)
-    workers = _workers(root, files)
-    with closing(_in_order(read_chunk, starts, workers)) as results:
-        for failures in results:
-            for i, reason in failures:
-                kept[i] = False
-                bad.report(files.names[i], reason)
-    chosen = np.flatnonzero(kept)
-    if len(chosen) < len(files):
-        for target, source in enumerate(chosen.tolist()):  # in place: the images may fill half of the memory
-            if target != source:
-                store[target] = store[source]
-        files = files.subset(chosen)
-        contents = [contents[i] for i in chosen.tolist()]
-    images = torch.from_numpy(store[: len(files)])
-    return Split(images, torch.from_numpy(files.labels.copy()), files.names, tuple(contents))
+    reader = _Reader(root, files, preprocessing, bad, max_pixels)
+    reader.read(range(len(files)))
+    return reader.split()
 
 
-def sample_headers(root: Path, files: Files, most: int | None = 500) -> list[tuple[tuple[int, int], str]]:
-    """Return size (width, height) and mode of at most `most` files, evenly spaced; skip what cannot be opened."""
+def read_training_files(
+    root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Split, Preprocessing, tuple[str, ...]]:
+    """Read training images like `read_files`; without a range of pixel values, choose one from them.
+
+    Images of more than 8 bits are decoded twice: to find their values, and to scale them by the range that was chosen.
+    Returns the images, the preprocessing with the range, and sentences about it.
+    """
+    if preprocessing.range is not None:
+        return read_files(root, files, preprocessing, bad, max_pixels=max_pixels), preprocessing, ()
+    reader = _Reader(root, files, preprocessing, bad, max_pixels)
+    reader.limits = {}
+    reader.read(range(len(files)))
+    found, reader.limits = reader.limits, None
+    sentences: tuple[str, ...] = ()
+    if found:
+        chosen, sentences = choose_range(
+            {f"{reader.base}/{files.names[i]}": found[i] for i in sorted(found)}, int(reader.kept.sum())
+        )
+        reader.preprocessing = replace(preprocessing, range=chosen)
+        reader.read(sorted(found))
+    return reader.split(), reader.preprocessing, sentences
+
+
+class _Reader:
+    """Reads files into one array. With `limits`, those of images of more than 8 bits are collected there instead."""
+
+    def __init__(self, root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages, max_pixels: int) -> None:
+        size = preprocessing.resize_to
+        self.root, self.files, self.preprocessing, self.bad = root, files, preprocessing, bad
+        self.max_pixels = max_pixels
+        self.base = str(root)  # joined as text: creating a Path for each image takes a tenth of the time
+        self.store = np.empty((len(files), size, size, preprocessing.channels), dtype=np.uint8)
+        self.kept = np.ones(len(files), dtype=bool)
+        self.contents = [""] * len(files)
+        self.limits: dict[int, Limits] | None = None
+
+    def read(self, indices: Sequence[int]) -> None:
+        """Read the files at `indices` with several threads; report bad ones in their order."""
+
+        def read_chunk(start: int) -> list[tuple[int, str]]:
+            failures = []
+            for i in indices[start : start + _CHUNK]:
+                try:
+                    self._read_one(i)
+                except TooManyPixels as error:
+                    failures.append((i, f"{error} (set the limit with --data.max-pixels)"))
+                except BadInput as error:
+                    failures.append((i, str(error)))
+            return failures
+
+        starts = range(0, len(indices), _CHUNK)
+        with closing(_in_order(read_chunk, starts, _workers(self.root, self.files))) as results:
+            for failures in results:
+                for i, reason in failures:
+                    self.kept[i] = False
+                    self.bad.report(self.files.names[i], reason)
+
+    def _read_one(self, i: int) -> None:
+        path, preprocessing = f"{self.base}/{self.files.names[i]}", self.preprocessing
+        content = read_bytes(path)
+        self.contents[i] = content_digest(content)
+        pixels: Image | DeepPixels | np.ndarray
+        if preprocessing.channels in (1, 3):
+            pixels = decode(
+                io.BytesIO(content),
+                name=path,
+                at_least=2 * preprocessing.resize_to,
+                max_pixels=self.max_pixels,
+                keep_depth=preprocessing.range is not None or self.limits is not None,
+            )
+        else:
+            pixels = read_bands(io.BytesIO(content), preprocessing.channels, name=path, max_pixels=self.max_pixels)
+        if isinstance(pixels, DeepPixels):
+            if self.limits is not None and pixels.values.dtype != np.uint8:
+                self.limits[i] = Limits.of(pixels)
+                return
+            pixels = pixels.to_8bit(preprocessing.range)
+        self.store[i] = preprocessing.resize(pixels)
+
+    def split(self) -> Split:
+        """Return what was read, without the images that were skipped."""
+        import torch
+
+        files, contents = self.files, self.contents
+        chosen = np.flatnonzero(self.kept)
+        if len(chosen) < len(files):
+            for target, source in enumerate(chosen.tolist()):  # in place: the images may fill half of the memory
+                if target != source:
+                    self.store[target] = self.store[source]
+            files = files.subset(chosen)
+            contents = [contents[i] for i in chosen.tolist()]
+        images = torch.from_numpy(self.store[: len(files)])
+        return Split(images, torch.from_numpy(files.labels.copy()), files.names, tuple(contents))
+
+
+def without_colour(split: Split, preprocessing: Preprocessing) -> tuple[Split, Preprocessing]:
+    """Return one channel instead of three if all pixels of the training images are grey, whatever their files' mode.
+
+    Reading the files as grey gives the same values. Stops at the first image with a colour.
+    """
+    images = split.images
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256].numpy()
+        if (part[..., 0] != part[..., 1]).any() or (part[..., 0] != part[..., 2]).any():
+            return split, preprocessing
+    grey = replace(preprocessing, channels=1, mean=preprocessing.mean[:1], std=preprocessing.std[:1])
+    return replace(split, images=images[..., :1].contiguous()), grey
+
+
+def sample_headers(
+    root: Path, files: Files, most: int | None = 500, channels: int | None = None
+) -> list[tuple[tuple[int, int], str]]:
+    """Return size (width, height) and mode of at most `most` files, evenly spaced; skip what cannot be opened.
+
+    With other `channels` than 1 and 3, the files are TIFF files with bands, and their mode is "bands".
+    """
     step = 1 if most is None else max(1, -(-len(files) // most))
-    found = (read_header(root / name) for name in files.names[::step])
+    read = read_header if channels in (None, 1, 3) else bands_header
+    found = (read(root / name) for name in files.names[::step])
     return [header for header in found if header is not None]
 
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,12 +19,16 @@ from resnetlab.errors import BadInput, printable
 # of the formats in `resnetlab.data.decode`
 _JPEG_PNG_WEBP = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 _OTHERS = (".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
-SUFFIXES = frozenset((*_JPEG_PNG_WEBP, *_OTHERS))
+_NEWER = (".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")
+_HEIC = (".heic", ".heif", ".hif")
+HAS_HEIF = find_spec("pillow_heif") is not None
+SUFFIXES = frozenset((*_JPEG_PNG_WEBP, *_OTHERS, *_NEWER, *(_HEIC if HAS_HEIF else ())))
 
 _TO_JPEG = "convert them to JPEG or PNG to use them"
 _RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".raf", ".raw", ".rw2")
-_UNREAD = (".avif", ".heic", ".heif", ".hif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl", ".psd", ".svg", ".tga", ".xcf")
+_UNREAD = (".ico", ".jxl", ".psd", ".svg", ".tga", ".xcf")
 PICTURES = dict.fromkeys((*_RAW, *_UNREAD, ".dcm", ".exr", ".hdr", ".npy"), _TO_JPEG)
+PICTURES |= {} if HAS_HEIF else dict.fromkeys(_HEIC, "to read them: pip install 'resnetlab[heif]'")
 """What to do about files that hold pictures but are not read, by suffix."""
 
 _SYSTEM = {"__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}

@@ -90,7 +90,7 @@ class Classifier:
     @torch.inference_mode()
     def _predict(self, images: Sequence[Any]) -> list[Prediction]:
         preprocessing = self.model.preprocessing
-        pixels = np.stack([preprocessing.read(readable(image)) for image in images])
+        pixels = np.stack([preprocessing.read(readable(image, preprocessing.channels)) for image in images])
         with one_thread_after_fork(self.runtime.device), self.runtime.autocast():
             logits = self.network(preprocessing.normalize(torch.from_numpy(pixels).to(self.runtime.device)))
             if not logits.isfinite().all():
@@ -109,7 +109,7 @@ def is_one_image(images: object) -> bool:
     return isinstance(images, kinds) or hasattr(images, "read")
 
 
-def readable(image: Any) -> Path | IO[bytes] | Image.Image | np.ndarray:
+def readable(image: Any, channels: int = 3) -> Path | IO[bytes] | Image.Image | np.ndarray:
     """Convert an image in any accepted form to one that `Preprocessing.read` accepts."""
     match image:
         case str() | os.PathLike():
@@ -119,8 +119,11 @@ def readable(image: Any) -> Path | IO[bytes] | Image.Image | np.ndarray:
         case Image.Image() | np.ndarray():
             return image
         case Tensor():
-            if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3)):
-                raise BadInput(f"the tensor has shape {tuple(image.shape)}; (H, W), (1, H, W) or (3, H, W) is needed")
+            most = channels if channels > 1 else 3  # a model of grey images reads colours, too
+            if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, most)):
+                raise BadInput(
+                    f"the tensor has shape {tuple(image.shape)}; (H, W), (1, H, W) or ({most}, H, W) is needed"
+                )
             values = image.detach().cpu()
             values = values.float() if values.is_floating_point() else values
             return np.asarray(values.movedim(0, -1) if values.ndim == 3 else values)

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from resnetlab.errors import BadInput, printable, unknown
 from resnetlab.models.zoo import ARCHITECTURES
@@ -168,6 +168,14 @@ class DataConfig(Section):
     """the fold that is the test split, from 1; default: none"""
     bad_images: Literal["error", "skip"] = "error"
     """what to do with a file that cannot be read as an image: stop with an error, or leave it out"""
+    max_skipped: Share = 0.05
+    """with bad_images skip: largest share of the images that may be left out"""
+    max_pixels: Annotated[int, Field(ge=1, le=2_000_000_000)] = 64_000_000
+    """largest number of pixels that are decoded for an image; of a large JPEG only a part is decoded"""
+    channels: Annotated[int, Field(ge=1, le=64)] | None = None
+    """1: grey; 3: colour; another number: bands of TIFF files; default: grey if all training images are, else colour"""
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
+    """LOW HIGH: pixel values that become black and white, for images of more than 8 bits; default: from the images"""
     root: str | None = None
     """folder for downloaded data sets, or the folder to which the paths in a .csv file are relative; default:
     resnetlab's cache folder, or the folder of the .csv file"""

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: Runtime) -> list[str]:
     """Data, classes, network, training and machine, a line each."""
     preprocessing = data.preprocessing
+    channels = {1: "grey", 3: "RGB"}.get(preprocessing.channels, f"{preprocessing.channels} channels")
     counts = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS)
     return [
         f"data     {data.name}: {counts}; {len(data.classes)} classes, "
-        f"{preprocessing.image_size}x{preprocessing.image_size} px, {'grey' if preprocessing.channels == 1 else 'RGB'}",
+        f"{preprocessing.image_size}x{preprocessing.image_size} px, {channels}",
         f"classes  {shortened(data.classes)}",
         f"network  {network.name}, {network.architecture.stem} stem, {trained_parameters(network)}",
         f"training {config.recipe}: {settings_line(config)}",

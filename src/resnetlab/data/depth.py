@@ -1,0 +1,79 @@
+"""Choose the range of pixel values for images of more than 8 bits, once for a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnetlab.data.decode import DeepPixels, Range
+from resnetlab.errors import BadInput, printable
+
+_BITS = (8, 10, 12, 14, 16)
+_FEW_LEVELS = 64
+"""Levels of grey; with fewer of 256, the range that was chosen hides what the camera measured."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The smallest and the largest value of an image, and whether its values are integers."""
+
+    lowest: float
+    highest: float
+    are_integers: bool
+
+    @classmethod
+    def of(cls, pixels: DeepPixels) -> Limits:
+        """Return the limits of an image. Raises BadInput if a pixel is NaN or infinite."""
+        return cls(*pixels.limits, are_integers=not np.issubdtype(pixels.values.dtype, np.floating))
+
+
+def choose_range(found: Mapping[str, Limits], total: int) -> tuple[Range, tuple[str, ...]]:
+    """Choose the range for the training images that have more than 8 bits, of `total`; return it with sentences.
+
+    Integers: 0 to the largest value of the bit depth that is used, of 8, 10, 12, 14 and 16 bits. Floats: [0, 1] or
+    [0, 255] if no value lies outside. Otherwise: the smallest to the largest value.
+
+    Raises BadInput if integers and floats are mixed, which have no common range.
+
+    >>> choose_range({"a.png": Limits(900, 1150, are_integers=True)}, 1)[0]
+    (0, 4095)
+    """
+    lowest, highest = min(one.lowest for one in found.values()), max(one.highest for one in found.values())
+    if len({one.are_integers for one in found.values()}) == 2:
+        example = {one.are_integers: printable(name) for name, one in found.items()}
+        raise BadInput(
+            f"{example[True]} has integer pixels of more than 8 bits, and {example[False]} has float pixels; convert "
+            "them to one kind, or give the values that become black and white for both (--data.range LOW HIGH)"
+        )
+    if next(iter(found.values())).are_integers:
+        bits = next((bits for bits in _BITS if highest < 2**bits), None)
+        chosen: Range = (lowest, highest) if lowest < 0 or bits is None else (0, 2**bits - 1)
+        reason = f"{bits} bits are used" if chosen[0] == 0 and bits else "the smallest and the largest value"
+    else:
+        chosen = next(((0, top) for top in (1, 255) if lowest >= 0 and highest <= top), (lowest, highest))
+        reason = "floats" if chosen[0] == 0 and chosen[1] in (1, 255) else "the smallest and the largest value"
+    if chosen[0] == chosen[1]:
+        chosen = (chosen[0], chosen[0] + 1)
+    sentences = [
+        f"pixel values {chosen[0]:g} to {chosen[1]:g} become black to white ({reason}; training images have "
+        f"{lowest:g} to {highest:g})"
+    ]
+    levels = 256 * (highest - lowest) / (chosen[1] - chosen[0])
+    if levels < _FEW_LEVELS:
+        sentences.append(
+            f"the training images use {max(1, round(levels))} of 256 levels; --data.range {lowest:g} {highest:g} would "
+            "use them all"
+        )
+    return chosen, (*sentences, *mixed(found, total))
+
+
+def mixed(found: Collection[str], total: int) -> tuple[str, ...]:
+    """Return a sentence if some of the `total` training images have 8 bits."""
+    if len(found) == total:
+        return ()
+    return (
+        f"{total - len(found):,} of {total:,} training images have 8 bits: their 0 to 255 become black to white, "
+        "whatever the range of the others",
+    )

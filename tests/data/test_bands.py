@@ -1,0 +1,106 @@
+"""TIFF files with any number of bands, with tifffile as the oracle."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnetlab
+from resnetlab.data import open_dataset
+from resnetlab.data.bands import read_bands
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.errors import BadInput
+
+tifffile = pytest.importorskip("tifffile")
+
+BANDS = np.random.default_rng(0).integers(0, 10_000, (6, 8, 5)).astype(np.uint16)
+
+
+def tiff(values: np.ndarray, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, **options)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (BANDS, {"planarconfig": "contig", "photometric": "minisblack"}),
+        (np.moveaxis(BANDS, 2, 0), {"planarconfig": "separate", "photometric": "minisblack"}),
+        (np.moveaxis(BANDS, 2, 0), {"photometric": "minisblack"}),
+        (BANDS.astype(">u2"), {"planarconfig": "contig", "photometric": "minisblack", "byteorder": ">"}),
+        (BANDS, {"planarconfig": "contig", "photometric": "minisblack", "bigtiff": True, "compression": "zlib"}),
+        (BANDS, {"planarconfig": "contig", "photometric": "rgb"}),
+    ],
+    ids=["samples", "planes", "pages", "big-endian", "bigtiff", "rgb and more"],
+)
+def test_bands_are_samples_planes_or_pages(values, options):
+    assert np.array_equal(read_bands(tiff(values, **options), 5).values, BANDS)
+
+
+def test_files_without_these_bands_are_refused(tmp_path):
+    for source, channels, sentence in (
+        (tiff(BANDS, planarconfig="contig", photometric="minisblack"), 4, "has more bands; 4 are needed"),
+        (tiff(BANDS[..., :4], planarconfig="contig", photometric="minisblack"), 6, "has 4 bands; 6 are needed"),
+        (tiff(BANDS[..., :4].astype(np.uint8), photometric="separated"), 4, r"has inks \(CMYK\)"),
+        (io.BytesIO(b"II*\0" + bytes(40)), 4, "the file "),
+        (io.BytesIO(b"\x89PNG" + bytes(40)), 4, "is not a TIFF file"),
+        (Image.new("CMYK", (3, 3)), 4, "as a TIFF file or an array"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            read_bands(source, channels)
+    with pytest.raises(BadInput, match="at most 10 pixels"):
+        read_bands(tiff(BANDS, planarconfig="contig", photometric="minisblack"), 5, max_pixels=10)
+
+
+def folder_of(root: Path, channels: int) -> Path:
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("field", "water")):
+        (root / name).mkdir(parents=True)
+        for i in range(16):
+            values = random.integers(0, 1000, (12, 12, channels)).astype(np.uint16)
+            values[..., channels - 1] += 2000 * label  # only the last band shows the class
+            options = {"planarconfig": "contig", "photometric": "minisblack"}
+            tifffile.imwrite(root / name / f"{i}.tif", values, **options)
+    return root
+
+
+def test_a_network_with_as_many_channels_is_trained_scored_and_used(command, tmp_path, tiny_network):
+    data = folder_of(tmp_path / "land", 6)
+    words = ("--data.channels", 6, "--model", tiny_network, "--steps", 30, "--batch-size", 8, "--out", "run")
+    code, out, err = command("train", "--data", data, *words)
+    assert code == 0, err
+    assert "6 channels" in out + Path("run/log.txt").read_text()
+    classifier = resnetlab.load("run")
+    assert classifier.network.in_channels == 6
+    assert classifier.model.preprocessing.range == (0, 4095)
+    found = [classifier(data / name / "1.tif").predicted for name in ("field", "water")]
+    assert found == ["field", "water"]
+    image = np.random.default_rng(1).integers(0, 255, (12, 12, 6), dtype=np.uint8)
+    assert classifier(image).predicted in classifier.classes
+    assert command("evaluate", "run")[0] == 0
+    Image.new("RGB", (9, 9)).save("photo.jpg")
+    assert "is not a TIFF file; 6 channels are read from" in command.refuse("predict", "run", "photo.jpg")
+
+
+def test_channels_of_8_bits_need_no_range():
+    values = (BANDS[:, :6] % 256).astype(np.uint8)
+    preprocessing = Preprocessing(6, 6, 5, (0.5,) * 5, (0.2,) * 5)
+    file = tiff(values, planarconfig="contig", photometric="minisblack")
+    assert np.array_equal(preprocessing.read(file), values)
+    assert np.array_equal(preprocessing.read(values), values)
+
+
+def test_grey_or_colour_can_be_given(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("RGB", (8, 8), (i, 2 * i, 90)).save(tmp_path / name / f"{i}.png")
+    assert open_dataset(tmp_path).preprocessing.channels == 3
+    assert open_dataset(tmp_path, channels=1).train.images.shape[-1] == 1
+    assert open_dataset("digits", channels=3).train.images.shape[-1] == 3
+    with pytest.raises(BadInput, match="digits has 1 channels; data.channels can be 1 or 3"):
+        open_dataset("digits", channels=5)

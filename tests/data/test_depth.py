@@ -1,0 +1,210 @@
+"""Images of more than 8 bits: one range for a data set, chosen from its training images and stored."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetlab.data import open_dataset
+from resnetlab.data.decode import read_image
+from resnetlab.data.depth import Limits, choose_range
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.errors import BadInput
+
+
+def png_of_16_bits(values: np.ndarray, kind: int) -> bytes:
+    """A PNG of 16 bits per channel, which Pillow cannot write: kind 2 is RGB, 4 grey with opacity, 6 RGBA."""
+    import zlib
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def write(root: Path, make: object, count: int = 8) -> Path:
+    """Two classes of images that `make` returns as an array or as the bytes of a PNG, from a random source."""
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            made = make(random)  # type: ignore[operator]
+            if isinstance(made, bytes):
+                (root / name / f"{i}.png").write_bytes(made)
+            else:
+                Image.fromarray(made).save(root / name / (f"{i}.png" if made.dtype.kind == "u" else f"{i}.tif"))
+    return root
+
+
+@pytest.mark.parametrize(("bits", "low"), [(10, 0), (12, 0), (14, 0), (16, 0), (12, 3900)])
+def test_the_bit_depth_that_is_used_is_the_range(tmp_path, bits, low):
+    top = 2**bits - 1
+    opened = open_dataset(write(tmp_path, lambda r: r.integers(max(low, top // 2), top, (9, 9)).astype(np.uint16)))
+    assert opened.preprocessing.range == (0, top)
+    assert any(f"pixel values 0 to {top} become black to white" in note for note in opened.notes)
+    values = np.asarray(Image.open(tmp_path / opened.train.names[0])).astype(float)
+    assert np.abs(opened.train.images[0, ..., 0].numpy() - values * 255 / top).max() <= 0.5
+
+
+def test_12_bits_give_the_pixels_of_the_same_values_in_16_bits(tmp_path):
+    def of(scale: int):
+        return lambda r: (r.integers(100, 4090, (9, 9)) * scale).astype(np.uint16)
+
+    twelve, sixteen = (open_dataset(write(tmp_path / str(s), of(s))).train.images.numpy().astype(int) for s in (1, 16))
+    assert twelve.std() > 60
+    assert np.abs(twelve - sixteen).max() <= 1
+
+
+def test_colours_of_16_bits_use_the_range_too(tmp_path):
+    """Pillow keeps the high byte of each value, so that 12 bits would become nearly black."""
+    opened = open_dataset(write(tmp_path, lambda r: png_of_16_bits(r.integers(0, 4096, (9, 9, 3)), 2)))
+    assert opened.preprocessing.range == (0, 4095)
+    assert opened.train.images.float().mean() == pytest.approx(127.5, abs=5)
+    same = opened.preprocessing.read(tmp_path / opened.train.names[0])
+    assert np.array_equal(same, opened.train.images[0].numpy())
+
+
+COLOURS = np.random.default_rng(1).integers(0, 4096, (5, 7, 4)).astype(np.uint16)
+
+
+def tiff(values: np.ndarray, **options: object) -> bytes:
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: png_of_16_bits(COLOURS[..., :3], 2),
+        lambda: tiff(COLOURS[..., :3]),
+        lambda: tiff(COLOURS[..., :3].astype(">u2"), byteorder=">"),
+        lambda: tiff(COLOURS[..., :3], compression="zlib"),
+        lambda: tiff(np.moveaxis(COLOURS[..., :3], 2, 0), planarconfig="separate"),
+        lambda: tiff(COLOURS[..., :3], rowsperstrip=2),
+    ],
+    ids=["png", "tiff", "big-endian", "deflate", "planes", "strips"],
+)
+def test_every_bit_of_16_bit_colours_is_read(make):
+    image = read_image(io.BytesIO(make()), value_range=(0, 4095))
+    assert np.abs(np.asarray(image) - COLOURS[..., :3] * (255 / 4095)).max() <= 0.5
+
+
+def test_16_bits_with_opacity_are_composited_over_white():
+    opacity = COLOURS.copy()
+    opacity[..., 3] = 65535
+    opacity[0, 0, 3] = 0
+    pixels = np.asarray(read_image(io.BytesIO(png_of_16_bits(opacity, 6)), value_range=(0, 4095)))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(pixels[1:] - opacity[1:, :, :3] * (255 / 4095)).max() <= 0.5
+    image = read_image(io.BytesIO(png_of_16_bits(opacity[..., 2:], 4)), value_range=(0, 4095))
+    assert image.mode == "L"
+    assert image.getpixel((0, 0)) == 255
+    assert np.abs(np.asarray(image)[1:] - opacity[1:, :, 2] * (255 / 4095)).max() <= 0.5
+
+
+def test_16_bit_ppm_uses_the_range():
+    values = COLOURS[..., :3]
+    header = b"P6 7 5 65535\n"
+    image = read_image(io.BytesIO(header + values.astype(">u2").tobytes()), value_range=(0, 4095))
+    assert np.abs(np.asarray(image) - values * (255 / 4095)).max() <= 0.5
+
+
+def test_without_a_range_the_pixels_are_those_of_earlier_versions():
+    """High bytes of colours, 16 bits of grey: models that were trained before ranges were stored score the same."""
+    assert np.array_equal(
+        np.asarray(read_image(io.BytesIO(png_of_16_bits(COLOURS[..., :3], 2)))), COLOURS[..., :3] >> 8
+    )
+    old = Preprocessing(5, 5, 1, (0.5,), (0.5,))
+    assert "range" not in old.to_json()
+    grey = Image.fromarray(COLOURS[:, :5, 0])
+    assert np.array_equal(old.read(grey)[..., 0], (COLOURS[:, :5, 0].astype(int) + 128) // 257)
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0, 1, (0, 1)), (3, 250, (0, 255))])
+def test_floats_in_a_usual_range_keep_it(tmp_path, low, high, expected):
+    """One dark image among them is not made brighter."""
+
+    def make(r: np.random.Generator) -> np.ndarray:
+        return r.uniform(low, high, (9, 9)).astype(np.float32)
+
+    write(tmp_path, make)
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(tmp_path / "a/dark.tif")
+    opened = open_dataset(tmp_path)
+    assert opened.preprocessing.range == expected
+    dark = opened.preprocessing.read(tmp_path / "a/dark.tif")
+    assert dark.max() == round(0.5 * 255 / expected[1] - 0.001)
+
+
+def test_other_floats_have_the_range_of_the_training_images(tmp_path):
+    opened = open_dataset(write(tmp_path, lambda r: r.uniform(-800, 3000, (9, 9)).astype(np.float32)))
+    low, high = opened.preprocessing.range
+    assert -800 <= low < -700
+    assert 2900 < high <= 3000
+    beyond = opened.preprocessing.read(Image.fromarray(np.full((9, 9), 1e6, np.float32)))
+    assert beyond.min() == 255
+
+
+def test_nan_is_a_bad_image(tmp_path):
+    write(tmp_path, lambda r: r.uniform(0, 1, (9, 9)).astype(np.float32), count=20)
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "a/3.tif")
+    with pytest.raises(BadInput, match=r"a/3\.tif has pixels that are NaN or infinite.*--data\.bad-images skip"):
+        open_dataset(tmp_path)
+    opened = open_dataset(tmp_path, bad_images="skip")
+    assert opened.preprocessing.range == (0, 1)
+    assert "a/3.tif" not in opened.train.names
+
+
+def test_the_range_can_be_given_and_is_used_for_every_split(tmp_path):
+    write(tmp_path, lambda r: r.integers(7000, 9000, (9, 9)).astype(np.uint16))
+    chosen = open_dataset(tmp_path)
+    assert chosen.preprocessing.range == (0, 16383)
+    assert any("31 of 256 levels; --data.range 70" in note for note in chosen.notes)
+    given = open_dataset(tmp_path, range=(7000, 9000))
+    assert given.preprocessing.range == (7000, 9000)
+    for split in (given.train, given.val, given.test):
+        for image, name in zip(split.images, split.names, strict=True):
+            assert np.array_equal(image.numpy(), given.preprocessing.read(tmp_path / name))
+        assert split.images.float().std() > 60
+    with pytest.raises(BadInput, match="data.range is .*LOW below HIGH"):
+        open_dataset(tmp_path, range=(5, 5))
+
+
+def test_the_range_is_in_the_model_file():
+    preprocessing = Preprocessing(8, 8, 1, (0.5,), (0.5,), range=(0, 4095))
+    assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+
+
+def test_8_bits_among_16_bits_are_named(tmp_path):
+    write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16), count=15)
+    for i in range(5):
+        Image.fromarray(np.full((9, 9), 200, np.uint8)).save(tmp_path / f"a/{i}.png")
+    opened = open_dataset(tmp_path)
+    assert any("training images have 8 bits: their 0 to 255" in note for note in opened.notes)
+    assert opened.preprocessing.read(tmp_path / "a/0.png").max() == 200
+
+
+def test_integers_and_floats_are_refused_without_a_range(tmp_path):
+    write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16))
+    write(tmp_path, lambda r: r.uniform(0, 1, (9, 9)).astype(np.float32))
+    with pytest.raises(BadInput, match=r"\.png has integer pixels .*\.tif has float pixels; .*--data\.range LOW HIGH"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, range=(0, 4095)).preprocessing.range == (0, 4095)
+
+
+def test_ranges_of_unusual_values():
+    def chosen(lowest: float, highest: float, are_integers: bool) -> tuple[float, float]:
+        return choose_range({"x": Limits(lowest, highest, are_integers)}, 1)[0]
+
+    assert chosen(-1024, 3071, True) == (-1024, 3071)
+    assert chosen(5, 70_000, True) == (5, 70_000)
+    assert chosen(0, 255, True) == (0, 255)
+    assert chosen(0, 0, True) == (0, 255)
+    assert chosen(-2.0, -2.0, False) == (-2.0, -1.0)
