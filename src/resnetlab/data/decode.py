@@ -54,6 +54,7 @@ Range = tuple[float, float]
 """The pixel values that become 0 and 255, for images of more than 8 bits."""
 
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
+_BITS = 258  # the TIFF tag for the bits of each sample
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -104,7 +105,7 @@ class DeepPixels:
             scaled = _scaled(self.values, low, high)
         if self.opacity is not None:
             opacity = self.opacity[..., None] if scaled.ndim == 3 else self.opacity
-            scaled = np.rint((scaled * opacity + 255.0 * (255 - opacity.astype(np.uint16))) / 255).astype(np.uint8)
+            scaled = np.rint((scaled * (opacity / 255)) + (255 - opacity.astype(np.float64))).astype(np.uint8)
         return scaled
 
     def _fixed_range(self) -> Range:
@@ -352,6 +353,11 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
     """
     tiles = list(getattr(image, "tile", ()))
     names = {_raw_mode(tile) for tile in tiles}
+    stored = {name: name for name in names}
+    if image.format == "TIFF" and names <= set("RGBA") and set(image.tag_v2.get(_BITS, ())) == {16}:  # type: ignore[attr-defined]
+        order = "L" if content[:1] == b"I" else "B"
+        stored = {name: f"{name};16{order}" for name in names}  # planes, of which Pillow forgets the 16 bits
+        names = set(stored.values())
     if len(tiles) == 1 and tiles[0][0] == "ppm" and image.mode == "RGB" and tiles[0][3][1] > 255:
         return DeepPixels(_deep_ppm(image, content), shown)
     if names == {"LA;16B"}:  # four bytes per pixel, like RGBA of 8 bits
@@ -359,12 +365,9 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
         return DeepPixels(pixels[..., 0] << 8 | pixels[..., 1], shown, pixels[..., 2].astype(np.uint8))
     if not names or not names <= _DEEP:
         return None
-    native = "B" if sys.byteorder == "little" else "L"  # the other order
-    low = _decoded_as(
-        _open(io.BytesIO(content), shown),
-        {name: name[:-1] + {"B": "L", "L": "B", "N": native}[name[-1]] for name in names},
-    )
-    high = _decoded_as(image, {})
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    swapped = {name: raw_mode[:-1] + other[raw_mode[-1]] for name, raw_mode in stored.items()}
+    low, high = _decoded_as(_open(io.BytesIO(content), shown), swapped), _decoded_as(image, stored)
     values = (high.astype(np.uint16) << 8 | low)[..., :3]
     opacity = high[..., 3] if high.shape[2] == 4 else None
     if isinstance(key := image.info.get("transparency"), tuple):  # the transparent colour of a PNG
