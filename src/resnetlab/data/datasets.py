@@ -140,16 +140,14 @@ def open_dataset(
         folder = f"there is no folder {printable(name)!r}" if name else "the path is empty"
         raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images; {folder}")
     listing = scan(name_or_folder, choice, group_by=group_by, root=root)
-    bad = BadImages(bad_images, len(listing), max_skipped)
+    bad = BadImages(bad_images, len(listing), max_skipped, max_pixels)
     if preprocessing is not None:
-        return _load_folder(listing, preprocessing, hold_out, bad, listing.notes, max_pixels=max_pixels)
+        return _load_folder(listing, preprocessing, hold_out, bad, listing.notes)
     unscaled, reason = preprocessing_for(listing, image_size, fit, channels)
     if range is not None:
         require_range(range, "data.range")
         unscaled = replace(unscaled, range=range)
-    data = _load_folder(
-        listing, unscaled, hold_out, bad, listing.notes, max_pixels=max_pixels, reason=reason, channels=channels
-    )
+    data = _load_folder(listing, unscaled, hold_out, bad, listing.notes, reason=reason, channels=channels)
     found = STATISTICS["imagenet"] if normalize == "imagenet" else channel_statistics(data.train.images.numpy())
     return replace(data, preprocessing=with_statistics(data.preprocessing, found))
 
@@ -195,7 +193,6 @@ def _load_folder(
     bad: BadImages,
     notes: Sequence[str],
     *,
-    max_pixels: int,
     reason: str = "",
     channels: int | None = None,
 ) -> ImageData:
@@ -209,16 +206,14 @@ def _load_folder(
     splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
     began = time.time_ns()
     if reason:
-        train, preprocessing, ranged = read_training_files(
-            listing.root, splits[0], preprocessing, bad, max_pixels=max_pixels
-        )
+        train, preprocessing, ranged = read_training_files(listing.root, splits[0], preprocessing, bad)
         if channels is None and preprocessing.channels == 3:
             train, preprocessing = without_colour(train, preprocessing)
         count = preprocessing.channels
         notes = (*notes, f"{reason}; {_CHANNELS.get(count, f'{count} channels')}", *ranged)
     else:
-        train = read_files(listing.root, splits[0], preprocessing, bad, max_pixels=max_pixels)
-    val, test = (read_files(listing.root, files, preprocessing, bad, max_pixels=max_pixels) for files in splits[1:])
+        train = read_files(listing.root, splits[0], preprocessing, bad)
+    val, test = (read_files(listing.root, files, preprocessing, bad) for files in splits[1:])
     contents = {
         name: content for split in (train, val, test) for name, content in zip(split.names, split.contents, strict=True)
     }

@@ -35,13 +35,14 @@ class BadImages:
     """The policy for images that cannot be read: refuse the data set at the first one, or skip a few and list them.
 
     `policy` is "error" or "skip"; `total` is the number of images in the whole data set, of which at most the share
-    `most` is skipped.
+    `most` is skipped. An image of which more than `max_pixels` would be decoded is bad.
     """
 
-    def __init__(self, policy: str, total: int, most: float = MOST_SKIPPED) -> None:
+    def __init__(self, policy: str, total: int, most: float = MOST_SKIPPED, max_pixels: int = MAX_PIXELS) -> None:
         self.policy = policy
         self.total = total
         self.most = most
+        self.max_pixels = max_pixels
         self.skipped: list[tuple[str, str]] = []
 
     def report(self, name: str, reason: str) -> None:
@@ -65,20 +66,18 @@ class BadImages:
         return (f"{count} skipped ({share:.2%})", *(f"skipped: {reason}" for _, reason in self.skipped))
 
 
-def read_files(
-    root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages, *, max_pixels: int = MAX_PIXELS
-) -> Split:
+def read_files(root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages) -> Split:
     """Read files into memory, uint8 (N, resize_to, resize_to, C), in their order, without those that `bad` skips.
 
     The contents of the result are the digests of the bytes that were decoded.
     """
-    reader = _Reader(root, files, preprocessing, bad, max_pixels)
+    reader = _Reader(root, files, preprocessing, bad)
     reader.read(range(len(files)))
     return reader.split()
 
 
 def read_training_files(
-    root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages, *, max_pixels: int = MAX_PIXELS
+    root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages
 ) -> tuple[Split, Preprocessing, tuple[str, ...]]:
     """Read training images like `read_files`; without a range of pixel values, choose one from them.
 
@@ -86,8 +85,8 @@ def read_training_files(
     Returns the images, the preprocessing with the range, and sentences about it.
     """
     if preprocessing.range is not None:
-        return read_files(root, files, preprocessing, bad, max_pixels=max_pixels), preprocessing, ()
-    reader = _Reader(root, files, preprocessing, bad, max_pixels)
+        return read_files(root, files, preprocessing, bad), preprocessing, ()
+    reader = _Reader(root, files, preprocessing, bad)
     reader.limits = {}
     reader.read(range(len(files)))
     found, reader.limits = reader.limits, None
@@ -104,10 +103,9 @@ def read_training_files(
 class _Reader:
     """Reads files into one array. With `limits`, those of images of more than 8 bits are collected there instead."""
 
-    def __init__(self, root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages, max_pixels: int) -> None:
+    def __init__(self, root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages) -> None:
         size = preprocessing.resize_to
         self.root, self.files, self.preprocessing, self.bad = root, files, preprocessing, bad
-        self.max_pixels = max_pixels
         self.base = str(root)  # joined as text: creating a Path for each image takes a tenth of the time
         self.store = np.empty((len(files), size, size, preprocessing.channels), dtype=np.uint8)
         self.kept = np.ones(len(files), dtype=bool)
@@ -145,11 +143,11 @@ class _Reader:
                 io.BytesIO(content),
                 name=path,
                 at_least=2 * preprocessing.resize_to,
-                max_pixels=self.max_pixels,
+                max_pixels=self.bad.max_pixels,
                 keep_depth=preprocessing.range is not None or self.limits is not None,
             )
         else:
-            pixels = read_bands(io.BytesIO(content), preprocessing.channels, name=path, max_pixels=self.max_pixels)
+            pixels = read_bands(io.BytesIO(content), preprocessing.channels, name=path, max_pixels=self.bad.max_pixels)
         if isinstance(pixels, DeepPixels):
             if self.limits is not None and pixels.values.dtype != np.uint8:
                 self.limits[i] = Limits.of(pixels)

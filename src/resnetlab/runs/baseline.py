@@ -125,7 +125,7 @@ def image_size(data: DataConfig) -> int:
     if not Path(data.name).exists():
         open_data(data)  # raises BadInput
     listing = scan(data.name, ClassChoice(data.classes, data.merge, data.class_order), root=data.root)
-    preprocessing, _ = preprocessing_for(listing, data.image_size, data.fit)
+    preprocessing, _ = preprocessing_for(listing, data.image_size, data.fit, data.channels)
     return preprocessing.image_size if data.image_size else max(LEAST_SIZE, preprocessing.image_size)
 
 
