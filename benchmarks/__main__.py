@@ -91,7 +91,7 @@ def measure(name: str, options: Options, *, dry: bool) -> int:
     environment = machine()
 
     def keep(result: dict[str, Any]) -> None:
-        if not dry:
+        if not dry and result.get("groups") != []:  # empty: all was stored already
             results.store(RESULTS, name, result, environment)
             finish(name)
 

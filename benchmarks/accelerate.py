@@ -102,7 +102,7 @@ def timed(step: Callable[[], None], steps: int, batch: int) -> Sample:
 
 def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"groups": [], "samples": {}, "page": "docs/accelerate.md"}
-    for name in ["resnet18"] if options.quick else NETS:
+    for name in options.left(["resnet18"] if options.quick else NETS):
         image_size, batch, stem = NETS[name]
         options.say(name)
         loops = {

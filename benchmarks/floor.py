@@ -166,13 +166,16 @@ def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"page": "docs/floor.md"}
     if options.quick:
         return result | {"groups": [shares(Setting("resnet20", 16, 32), rounds=2, steps=2, repeats=1)]}
-    result["groups"] = [shares(Setting("resnet18", 256, 32), options.rounds, options.steps or 10)]
-    for name, architecture in ARCHITECTURES.items():
-        if name != "resnet18":
-            options.say(name)
-            setting = Setting(name, 16, 224) if architecture.stem == "imagenet" else Setting(name, 128, 32)
-            result["groups"].append(shares(setting, options.rounds, 2))
-            options.keep(result)
+    result["groups"] = []
+    for name in options.left(dict.fromkeys(("resnet18", *ARCHITECTURES))):
+        options.say(name)
+        setting, steps = Setting(name, 128, 32), 2
+        if name == "resnet18":
+            setting, steps = Setting(name, 256, 32), 10
+        elif ARCHITECTURES[name].stem == "imagenet":
+            setting = Setting(name, 16, 224)
+        result["groups"].append(shares(setting, options.rounds, options.steps or steps))
+        options.keep(result)
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,18 @@ class Options:
             return peer in self.only
         return peer not in PACKAGES or not self.quick
 
-    def is_measured(self, subject: str) -> bool:
-        """True if --resume was given and a subject is stored from this machine and commit with enough rounds."""
-        if not self.resume or not self.environment:
-            return False
+    def left(self, subjects: Iterable[str]) -> list[str]:
+        """The subjects to measure: all, or with --resume those that are not stored from this machine and commit."""
+        return [subject for subject in subjects if not (self.resume and self.is_stored(subject))]
+
+    def is_stored(self, subject: str) -> bool:
+        """True if a subject is stored from this machine and commit with as many rounds or more."""
+        stored = [group for entry in self.stored for group in entry.get("groups", ()) if group["subject"] == subject]
         return any(
-            group["subject"] == subject
-            and machine_of(group["environment"]) == machine_of(self.environment)
+            machine_of(group["environment"]) == machine_of(self.environment)
             and group["environment"].get("commit") == self.environment["commit"]
             and len(group["contenders"][0]["values"]) >= self.rounds
-            for entry in self.stored
-            for group in entry.get("groups", ())
+            for group in stored
         )
 
     def small_images(self, at_least: int) -> Path:
@@ -104,7 +105,8 @@ def parse(words: Sequence[str] | None, about: str, benchmarks: Mapping[str, str]
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="training: skip tasks that are stored from this machine and commit with as many rounds",
+        help="training, floor, accelerate, rounding: skip what is stored from this machine and commit, with as many "
+        "rounds or more",
     )
     parser.add_argument(
         "--environments", type=Path, default=DEFAULT, help="folder of the packages' virtual environments"

@@ -43,7 +43,7 @@ TASKS = {
 
 def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"groups": [], "samples": {}}
-    for name in ("resnet20",) if options.quick else TASKS:
+    for name in options.left(["resnet20"] if options.quick else TASKS):
         task = TASKS[name]
         options.say(name)
         outcomes = {contender: Outcome() for contender in (OURS, TORCH, FP32)}

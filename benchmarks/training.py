@@ -34,14 +34,13 @@ UNKNOWN = 60.0  # seconds of a process that was never measured
 
 def measure(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {"groups": [], "samples": {}}
-    nets = options.nets or (("resnet20",) if options.quick else tuple(NETS))
-    for name in filter(options.is_measured, nets):
-        options.say(f"stored already: {NETS[name].title}")
-    left = [name for name in nets if not options.is_measured(name)]
+    left = options.left(options.nets or (("resnet20",) if options.quick else tuple(NETS)))
     seconds = {name: estimate(name, options) for name in left}
     for place, name in enumerate(left):
-        remaining = sum(seconds[later] for later in left[place:]) / 60
-        options.say(f"training {NETS[name].title}; about {remaining:.0f} minutes for {len(left) - place} of the tasks")
+        minutes = sum(seconds[later] for later in left[place:]) / 60
+        after = len(left) - place - 1
+        told = f"this and {after} more" if after else "this"
+        options.say(f"training {NETS[name].title}; {told}: about {minutes:.0f} minutes")
         outcomes = interleaved(contenders(name, options), options.rounds, options.say)
         result["groups"] += groups(name, outcomes)
         result["samples"][name] = details(outcomes)

@@ -189,20 +189,6 @@ def ablation() -> str:
     return finding(*stored())
 
 
-def mean_test(name: str) -> str:
-    """Mean test accuracy of a stored series of seeds, with its standard deviation."""
-    accuracy = series(name)["together"]["accuracy"]
-    return f"{percent(accuracy['mean'])} ± {100 * accuracy['std']:.1f}"
-
-
-def count_seeds(name: str) -> int:
-    return len(series(name)["runs"])
-
-
-def series(name: str) -> dict[str, Any]:
-    return dict(json.loads((ROOT / "results" / name / "summary.json").read_text()))
-
-
 FUNCTIONS: dict[str, Callable[..., object]] = {
     f.__name__: f
     for f in (
@@ -222,8 +208,6 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
         run,
         rounding,
         ablation,
-        mean_test,
-        count_seeds,
     )
 } | {"sum": sum, "max": max, "min": min, "abs": abs, "round": round, "len": len, "sqrt": math.sqrt}
 

@@ -253,19 +253,18 @@ def options(tmp_path: Path, **fields: Any) -> Options:
 
 def test_a_resumed_benchmark_skips_what_this_machine_and_commit_have(tmp_path: Path) -> None:
     stored = results.store(tmp_path, "training", sample("resnet18"), MACHINE)
-    assert not options(tmp_path, stored=stored).is_measured("resnet18")  # without --resume
-    assert options(tmp_path, stored=stored, resume=True).is_measured("resnet18")
+    nets = ("resnet18", "resnet20")
+    assert options(tmp_path, stored=stored).left(nets) == ["resnet18", "resnet20"]  # without --resume
+    assert options(tmp_path, stored=stored, resume=True).left(nets) == ["resnet20"]
     for changed in (
         {"rounds": 4},
         {"environment": {**MACHINE, "commit": "fedcba9"}},
         {"environment": {**MACHINE, "threads": 4}},
         {"stored": ()},
     ):
-        assert not options(tmp_path, **{"stored": stored, "resume": True, **changed}).is_measured("resnet18")
-    said: list[str] = []
-    asked = options(tmp_path, stored=stored, resume=True, nets=("resnet18",), say=said.append)
+        assert options(tmp_path, **{"stored": stored, "resume": True, **changed}).left(nets) == [*nets]
+    asked = options(tmp_path, stored=stored, resume=True, nets=("resnet18",))
     assert training.measure(asked) == {"groups": [], "samples": {}}
-    assert said == ["stored already: ResNet-18, 3×3 stem, 32 px, batch 128, SGD"]
 
 
 def test_the_duration_is_estimated_from_stored_processes(tmp_path: Path) -> None:
