@@ -609,15 +609,17 @@ histories["SGD"] = train(models["SGD"], sgd)
 # %%
 helpers.show(helpers.curves_figure(histories, data.name))
 
+# %% [markdown]
+# The next cell lists the epochs with a lowered learning rate, and how much the validation accuracy changed in each of
+# them.
+
 # %%
 for name, history in histories.items():
-    print(f"{name}:", end="")
+    print(f"{name}: best validation accuracy in epoch {max(history, key=lambda row: row['val_accuracy'])['epoch']}")
     for before, after in pairwise(history):
         if after["rate"] < before["rate"]:
-            print(f" the learning rate was lowered to {after['rate']:.2g} for epoch {after['epoch']};", end="")
-    print(
-        f" the best validation accuracy is that of epoch {max(history, key=lambda row: row['val_accuracy'])['epoch']}."
-    )
+            change = 100 * (after["val_accuracy"] - before["val_accuracy"])
+            print(f"  epoch {after['epoch']}: learning rate {after['rate']:.2g}, accuracy {change:+.2f} points")
 
 # %% [markdown]
 # ## 8. Evaluation
