@@ -27,6 +27,14 @@ def any_config(config: Any) -> list[Callable[[], object]]:
         (lambda: resnetlab.evaluate("run", split=["val"]), "Choose from val, test"),
         (lambda: resnetlab.evaluate("run", tta="x"), "unknown tta 'x'. Choose from none, flip"),
         (lambda: resnetlab.compare(["a", "b"], split="train"), "unknown split 'train'. Choose from val, test"),
+        *(
+            (lambda call=call, value=value: call(value), "but must be the path of a file or folder")
+            for call in (resnetlab.evaluate, resnetlab.report, resnetlab.resume)
+            for value in (None, 3, "", ["run"])
+        ),
+        (lambda: resnetlab.compare([None, 3]), "run is None, but must be the path"),
+        (lambda: resnetlab.compare(None), "needs a list of two runs or more"),
+        (lambda: resnetlab.train(resnetlab.recipes.quickstart(), 3), "folder is 3, but must be the path"),
         (lambda: resnetlab.compare("runs"), "needs a list of two runs or more"),
         (lambda: resnetlab.open_dataset(None), "None is not a data set"),
         (lambda: resnetlab.open_dataset(""), "unknown data set ''"),

@@ -32,6 +32,10 @@ class Damaged(BadInput):
     """A file that was changed, truncated, or written by another program."""
 
 
+class BadSettings(BadInput):
+    """A setting in a file that is not allowed; the message names it as the file does."""
+
+
 class NoSoundCheckpoint(LabError, RuntimeError):
     """A run has checkpoints, but all of them are damaged."""
 

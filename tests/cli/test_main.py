@@ -46,11 +46,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--data", "./nowhere"], "folder not found: nowhere"),
         (["train", "--modle", "resnet18"], "unknown option '--modle'; did you mean --model?"),
         (["train", "quickstart", "extra"], "unknown argument 'extra'"),
-        (["train", "--lr", "-1"], "optim.lr is -1, but must be greater than 0"),
-        (["train", "--lr", "fast"], "optim.lr is 'fast', but must be a number"),
+        (["train", "--lr", "-1"], "--lr is -1, but must be greater than 0"),
+        (["train", "--lr", "fast"], "--lr is 'fast', but must be a number"),
         (["train", "--seed", "0.5"], "seed is '0.5', but must be a whole number"),
         (["train", "--lr"], "--lr/--optim.lr: expected one argument"),
-        (["train", "--optim.name", "sdg"], "unknown optim.name 'sdg'; did you mean 'sgd'? Choose from sgd, adam"),
+        (["train", "--optim.name", "sdg"], "unknown --optim.name 'sdg'; did you mean 'sgd'? Choose from sgd, adam"),
         (["train", "--epochs", "0"], "epochs is 0, but must be greater than or equal to 1"),
         (["train", "--epochs", "2", "--steps", "3"], "give epochs or steps, not both"),
         (["train", "--device", "cuda"], "device 'cuda' is not available on this machine"),
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--config", "nowhere.toml"], "could not read config file nowhere.toml"),
         (["train", "--config"], "--config: expected one argument"),
         (["train", "--resume", "auto"], "give --out FOLDER too"),
-        (["train", "--freeze"], "must come from model.pretrained"),
+        (["train", "--freeze"], "must come from --pretrained"),
         (["train", "--pretrained", "nowhere.pth"], "nowhere.pth"),
         (["train", "--augment.crop", "9", "--augment.crop-padding", "reflect"], "smaller than the image, 8 px"),
         (["resume"], "RUN is missing: folder of a run"),
@@ -191,7 +191,7 @@ def test_evaluate_prints_the_numbers_of_metrics_json(command: Any, run: RunFolde
 
 
 def test_a_model_file_is_evaluated_on_named_data(command: Any, run: RunFolder, tmp_path: Path) -> None:
-    assert "has no data to be scored on; add data (--data)" in command.refuse("evaluate", run.best)
+    assert "has no data to be scored on; add --data" in command.refuse("evaluate", run.best)
     code, out, _ = command("evaluate", run.best, "--data", "digits", "--split", "test", "--json", "--out", "scores")
     assert code == 0
     ours, theirs = json.loads(out), run.final_metrics("test")
@@ -242,7 +242,7 @@ def test_the_time_limit_stops_with_code_6_and_the_named_command_goes_on(command:
 def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: Any, tmp_path: Path) -> None:
     assert command("train", *TINY, "--out", "run", "--max-minutes", 0)[0] == 6
     refused = command.refuse("resume", "run", "--lr", 0.01, "--seed", 3)
-    assert "optim.lr was 0.03, now 0.01; seed was 0, now 3" in refused
+    assert "--lr was 0.03, now 0.01; --seed was 0, now 3" in refused
     assert refused.endswith("add --allow-change optim.lr seed")
     code, out, err = command(
         "resume", "run", "--lr", 0.01, "--checkpoint.keep", 1, "--allow-change", "optim.lr", "--max-minutes", 0

@@ -73,6 +73,8 @@ def test_an_option_sets_its_field(words: list[str], path: str, value: Any) -> No
         (["--optim.lr", "-1"], "optim.lr is -1, but must be greater than 0"),
         (["--batch-size", "1.5"], "batch_size is '1.5', but must be a whole number"),
         (["--max-minutes", "soon"], "--max-minutes is 'soon', but must be a number"),
+        (["--lr", "1", "--optim.lr", "2"], "--lr and --optim.lr are the same setting; give one of them"),
+        (["--augment.flip", "--augment.no-flip"], "--augment.flip and --augment.no-flip are the same setting"),
         (["--resume", "yes"], "unknown --resume 'yes'. Choose from auto"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -225,6 +227,25 @@ def test_a_config_file_in_another_encoding_is_refused_with_the_remedy(tmp_path: 
     (tmp_path / "a.json").write_text('{"seed": 3}', encoding="utf-16")
     with pytest.raises(BadInput, match=r"a\.json is not UTF-8 text; save it as UTF-8"):
         read_settings(tmp_path / "a.json")
+
+
+def test_a_config_file_that_is_no_set_of_settings_is_refused_at_once(tmp_path: Path) -> None:
+    for name, text, sentence in (
+        ("deep.toml", ".".join(["a"] * 20_000) + " = 1", "a name of more than 20 dotted parts"),
+        ("quoted.toml", ".".join(['"a b"'] * 20_000) + " = 1", "a name of more than 20 dotted parts"),
+        ("large.json", "[" + "1," * 600_000 + "1]", "no settings are so large"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadInput, match=sentence):
+            read_settings(tmp_path / name)
+    (tmp_path / "wide.toml").write_text('[data]\nname = "' + "a" * 500_000 + '"')
+    assert len(read_settings(tmp_path / "wide.toml")["data"]["name"]) == 500_000
+
+
+def test_a_mistake_in_a_config_file_is_named_as_in_the_file(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[optim]\nlr = -1\n")
+    assert command.refuse("train", "--config", "a.toml").startswith("config file a.toml: optim.lr is -1")
+    assert command.refuse("train", "--lr", "-1").startswith("--lr is -1")
 
 
 def test_choices_are_those_of_the_literal() -> None:

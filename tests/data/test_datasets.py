@@ -74,7 +74,7 @@ def test_bad_images_are_an_error_by_default(tmp_path):
     fill(tmp_path, 20)
     (tmp_path / "b/007.png").write_text("broken")
     (tmp_path / "b/011.png").write_text("broken")
-    with pytest.raises(BadInput, match=r"b/0(07|11)\.png is not an image .*--data\.bad-images skip"):
+    with pytest.raises(BadInput, match=r"b/0(07|11)\.png is not an image .*`bad_images='skip'`"):
         open_dataset(tmp_path)
     opened = open_dataset(tmp_path, bad_images="skip")
     assert len(opened.train) + len(opened.val) + len(opened.test) == 38

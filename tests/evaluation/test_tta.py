@@ -59,5 +59,5 @@ def test_probabilities_are_means_over_the_views(tta: Any) -> None:
 
 
 def test_an_image_of_one_pixel_cannot_be_shifted() -> None:
-    with pytest.raises(BadInput, match="1x1 px cannot be shifted by a pixel; use --tta none or flip"):
+    with pytest.raises(BadInput, match="1x1 px cannot be shifted by a pixel; use `tta='none'` or `tta="):
         shifted(1)(torch.zeros(1, 1, 1, 1))

@@ -205,7 +205,7 @@ def test_a_stopped_baseline_goes_on_where_it_was(
     assert command(*words)[0] == 0
     assert trained == []
     assert (tmp_path / "out" / "comparison.html").exists()
-    assert "model.pretrained was" in command.refuse(*words[:4], published_copy, *words[5:])
+    assert "--pretrained was" in command.refuse(*words[:4], published_copy, *words[5:])
     assert "steps was 4, now 5" in command.refuse(*words, "--steps", "5")
     assert trained == []
 
@@ -229,7 +229,7 @@ def test_without_a_network_it_says_so_before_it_trains(
     nowhere = "http://127.0.0.1:9/tiny-0123abcd.pth"  # the discard port: nobody listens
     monkeypatch.setattr(pretrained, "torchvision_address", lambda name: nowhere)
     told = command.refuse("baseline", "--data", pictures, *BRIEF)
-    assert told.startswith("there is no baseline without weights (--weights FILE takes a file with those of tiny): ")
+    assert told.startswith("there is no baseline without weights (--weights may be a file with those of tiny): ")
     assert f"cannot reach {nowhere}" in told
     assert f"put it at {tmp_path}/torch/hub/checkpoints/tiny-0123abcd.pth" in told
     assert not (tmp_path / "runs").exists()

@@ -104,7 +104,7 @@ def test_a_run_without_scores_is_told_what_to_run(runs: Path) -> None:
         compare([runs / "good", runs / "bad"], "test")
     bad = runs / "bad"
     assert str(refused.value) == (
-        f"{bad} has not been scored on its test split; compare the validation scores (--split val)"
+        f"{bad} has not been scored on its test split; compare the validation scores (`split='val'`)"
     )
 
 
@@ -114,7 +114,7 @@ def test_without_test_scores_of_all_runs_validation_is_compared_with_a_note(runs
     assert (found.split, found.images, found.runs_on_split) == ("val", 144, 0)
     assert found.notes[0].startswith("not all of these runs were scored on the test split, so the validation split")
     shutil.rmtree(runs / "bad" / "evaluation" / "val")
-    with pytest.raises(BadInput, match=r"run: resnetlab evaluate .*bad --split val"):
+    with pytest.raises(BadInput, match=r"run: `resnetlab\.evaluate\('.*bad', split='val'\)`"):
         compare([runs / "good", runs / "bad"])
 
 

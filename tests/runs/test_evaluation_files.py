@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -221,7 +222,7 @@ def test_damaged_metrics_are_an_error_with_the_command_that_writes_them_again(
     shutil.copytree(strange[0], folder)
     file = folder / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    again = f"run: resnetlab evaluate {tmp_path / 'run'} --split val --tta flip-shift"
+    again = re.escape(f"run: `resnetlab.evaluate('{tmp_path / 'run'}', split='val', tta='flip-shift')`")
     with pytest.raises(Damaged, match=rf"metrics.json is damaged: .*; {again}"):
         read_metrics(folder)
     for text in ("{", "[]", "[" * 100_000):
@@ -259,5 +260,5 @@ def test_predictions_of_other_scores_are_an_error(
     with pytest.raises(Damaged, match=reason):
         read_predictions(folder, metrics)
     file.unlink()
-    with pytest.raises(Damaged, match=r"predictions\.csv is missing; run: resnetlab evaluate"):
+    with pytest.raises(Damaged, match=r"predictions\.csv is missing; restore it from a copy"):
         read_predictions(folder, metrics)

@@ -124,7 +124,7 @@ def test_stop_and_resume_equals_straight_through(
     config = tiny(**changes)  # 5 steps and a report an epoch
     straight = straight_through(config)
     stop_after(events)
-    with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; resume with: resnetlab resume"):
+    with pytest.raises(Stopped, match=r"stopped by the test at step \d+ of 10; resume with: `resnetlab.resume\("):
         train(config, tmp_path / "stopped")
     stop_after(1000)
     resumed = resume.resume(tmp_path / "stopped")
@@ -323,12 +323,21 @@ def test_a_damaged_record_of_sessions_is_refused_and_not_replaced(content: str, 
     assert [session["from_step"] for session in run.sessions] == [10]
 
 
+def test_settings_without_effect_are_named_in_the_log(tmp_path: Path) -> None:
+    optim = {"name": "adam", "momentum": 0.5, "lr": 0.01}
+    run = train(tiny(epochs=None, steps=3, optim=optim, schedule={"warmup_steps": 3}), tmp_path / "run")
+    log = run.log.read_text()
+    assert "warning  optim.momentum has no effect: optim.name is adam, and it is for sgd, muon\n" in log
+    assert "warning  schedule.warmup_steps is 3, but the run has 3 steps: its rate never is 0.01\n" in log
+    assert "optim.nesterov has" not in log  # the recipe's value, which nobody chose
+
+
 def test_another_length_of_an_unfinished_run_must_be_allowed(tmp_path: Path, stop_after: Any) -> None:
     stop_after(3)
     with pytest.raises(Stopped):
         train(tiny(), tmp_path / "run")
     stop_after(1000)
-    with pytest.raises(BadInput, match="add --allow-change epochs"):
+    with pytest.raises(BadInput, match=r"add `allowed=\['epochs'\]`"):
         resume.resume(tmp_path / "run", changes={"epochs": 3})
     run = resume.resume(tmp_path / "run", changes={"epochs": 3}, allowed=["epochs"])
     assert len(run.rows) == 3
@@ -350,7 +359,7 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint_holds_it(tmp_path: Path) -> None:
-    with pytest.raises(NonFinite, match=r"in epoch 1 .*try a smaller lr.*images: digits/.*there is no checkpoint yet"):
+    with pytest.raises(NonFinite, match=r"in epoch 1 .*a smaller `lr`.*images: digits/.*there is no checkpoint yet"):
         train(tiny(optim={"name": "sgd", "lr": 1e30}, schedule={"name": "constant"}), tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 

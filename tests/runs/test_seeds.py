@@ -150,7 +150,7 @@ def test_a_series_keeps_its_settings(command: Any, tmp_path: Path) -> None:
     words = (*TINY, "--out", "out", "--seeds", 2)
     assert command(*words, "--max-minutes", 0)[0] == 6
     assert "there is a series in out" in command.refuse(*words)
-    assert "optim.lr was 0.03, now 0.5" in command.refuse(*words, "--resume", "auto", "--lr", 0.5)
+    assert "--lr was 0.03, now 0.5" in command.refuse(*words, "--resume", "auto", "--lr", 0.5)
     assert "seed was 0, now 1" in command.refuse(*words, "--resume", "auto", "--seed", 1)
     assert "epochs was 1, now 2" in command.refuse("resume", "out", "--epochs", 2)
     assert "final_test was 'once', now 'never'" in command.refuse("resume", "out", "--final-test", "never")

@@ -133,11 +133,13 @@ def test_many_claims_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: pyte
 
 def test_images_too_small_for_the_network_are_refused_before_anything_is_written(command: Any, tmp_path: Path) -> None:
     said = command.refuse("train", "--model", "fast_resnet8", "--steps", 2, "--out", "r")
-    assert "images of 8x8 px are too small for fast_resnet8: it needs 10 px or more; set data.image_size to 16" in said
+    assert (
+        "images of 8x8 px are too small for fast_resnet8: it needs 10 px or more; set --data.image-size to 16" in said
+    )
     assert "too small for fast_resnet8" in command.refuse("find-lr", "--model", "fast_resnet8")
     sizes = ("--augment.sizes", "0.25", "1")
     said = command.refuse("train", "--model", "fast_resnet8", "--data.image-size", 16, *sizes)
-    assert "images of 4x4 px, the smallest of augment.sizes, are too small" in said
+    assert "images of 4x4 px, the smallest of --augment.sizes, are too small" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from resnetlab.cli.parsing import Arguments, Metavar, Positional, read_settings
+from resnetlab.errors import BadInput, BadSettings, printable
 from resnetlab.runs import recipes
 from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig
 from resnetlab.runs.recipes import RECIPES
@@ -49,7 +50,11 @@ class RecipeArguments(Arguments):
             names = [section.get("name") for section in sections if isinstance(section, dict)]
             data = next((str(name) for name in names if name), "digits")
             recipe = RECIPE_FOR.get(data, "folder")
-        return recipes.get(recipe).changed({key: value for key, value in settings.items() if value is not None})
+        base = recipes.get(recipe)
+        try:
+            return base.changed({key: value for key, value in settings.items() if value is not None})
+        except BadInput as error:
+            raise BadSettings(f"config file {printable(self.config)}: {error}") from error
 
     def run_config(self) -> RunConfig:
         """The settings of the run, complete and checked."""

@@ -18,8 +18,11 @@ from resnetlab.cli.arguments import (
     TrainArguments,
 )
 from resnetlab.cli.parsing import flag, json_text, parse
+from resnetlab.cli.words import in_flags
 from resnetlab.errors import BadInput, printable
 from resnetlab.runs.config import SHORT_FLAGS, flat
+from resnetlab.runs.effects import chosen, without_effect
+from resnetlab.runs.log import LOGGER
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -39,6 +42,8 @@ def train(arguments: Sequence[str]) -> None:
 
     tune()
     with Console() as console, stop_on_signals() as stop:
+        for sentence in without_effect(config, [path for path in flat(given.changes) if path not in chosen(config)]):
+            LOGGER.warning(sentence)  # `train` warns of the others
         watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
         if given.seeds is not None:
             from resnetlab.cli import tables
@@ -74,7 +79,7 @@ def find_lr(arguments: Sequence[str]) -> None:
         if given.json_:
             tables.show_json(found.to_json())
         for line in found.lines():
-            console.print(line)
+            console.print(in_flags(line))
         if given.out is not None:
             draw(config, found, given.out)
             console.print(f"the figure is {given.out}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from resnetlab.cli.words import in_flags
 from resnetlab.errors import printable
 from resnetlab.runs.log import LOGGER, Lines
 
@@ -48,7 +49,7 @@ class Console(logging.Handler):
         self.hide_bar()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.print(self.format(record))
+        self.print(in_flags(self.format(record)))
 
     def print(self, line: str) -> None:
         """Print a line. If stdout is a closed pipe or a full disk, nothing is printed from then on."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from resnetlab import __version__
 from resnetlab.cli.commands import COMMANDS
 from resnetlab.cli.signals import ignore_signals, leave_on_signals
-from resnetlab.errors import BadInput, DiskTrouble, LabError, Stopped, printable, unknown
+from resnetlab.cli.words import in_flags
+from resnetlab.errors import BadInput, BadSettings, DiskTrouble, LabError, Stopped, printable, unknown
 from resnetlab.files import cache_folder
 from resnetlab.runs.log import Lines
 
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     except LabError as error:
         if debug:
             traceback.print_exc()
-        print(f"resnetlab: {printable(error)}", file=sys.stderr)
+        message = str(error) if isinstance(error, BadSettings) else in_flags(str(error))
+        print(f"resnetlab: {printable(message)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         print(f"resnetlab: {str(error) or 'interrupted'}", file=sys.stderr)

@@ -13,7 +13,7 @@ import textwrap
 import tomllib
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args, get_origin
@@ -194,14 +194,13 @@ class Switch(argparse.Action):
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises BadInput. All values stay text; the typed fields convert and check them."""
 
-    def __init__(self, options: Iterable[Option]) -> None:
+    def __init__(self, options: Sequence[Option]) -> None:
         super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False)
         self.add_argument("-h", "--help", action="store_true")
+        self.options = [option for option in options if not option.is_positional]
         self.positionals = [option for option in options if option.is_positional]
         self.flags = ["--help"]
-        for option in options:
-            if option.is_positional:
-                continue
+        for option in self.options:
             self.flags += [*option.flags, *option.negative_flags]
             if option.values == 0:
                 self.add_argument(*option.flags, dest=option.path, action=Switch, negative_flags=option.negative_flags)
@@ -209,6 +208,14 @@ class Parser(argparse.ArgumentParser):
                 # A repeated list of names is one list; of numbers, as of single values, the last one counts.
                 action = "extend" if option.values == "*" and option.metavar not in ("N", "X") else "store"
                 self.add_argument(*option.flags, dest=option.path, nargs=option.values, action=action)
+
+    def require_one_name(self, words: Sequence[str]) -> None:
+        """Raise BadInput if an option is given by two of its names, such as --lr and --optim.lr, or on and off."""
+        names = list(dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--")))
+        for option in self.options:
+            same = [name for name in names if name in (*option.flags, *option.negative_flags)]
+            if len(same) > 1:
+                raise BadInput(f"{' and '.join(same)} are the same setting; give one of them")
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(message)
@@ -221,6 +228,7 @@ class Parser(argparse.ArgumentParser):
             given, rest = self.parse_known_args(dashed)
         except argparse.ArgumentError as error:
             raise BadInput(f"{error.argument_name}: {error.message}; --help shows how to use it") from None
+        self.require_one_name(dashed)
         values = vars(given)
         wrong = [word for word in rest if word.startswith("-") and word != "-"]
         rest = [word for word in rest if word not in wrong] + list(words[end + 1 :])
@@ -360,9 +368,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     if path.suffix not in (".json", ".toml"):
         raise BadInput(f"config file {printable(path)} must end in .json or .toml")
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise BadInput(f"config file {printable(path)} has {path.stat().st_size:,} bytes; no settings are so large")
         text = path.read_text(encoding="utf-8-sig")
+        if DEEP.search(text):
+            raise BadInput(f"config file {printable(path)} has a name of more than 20 dotted parts; settings have two")
         is_json = path.suffix == ".json"
         settings = json.loads(text, object_pairs_hook=without_repetition) if is_json else tomllib.loads(text)
+    except BadInput:
+        raise
     except OSError as error:
         raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -372,6 +386,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise BadInput(f"config file {printable(path)} holds no table of settings")
     return settings
+
+
+LARGEST_FILE = 2**20  # bytes
+DEEP = re.compile(r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){20}""")
+"""A name of more than 20 dotted parts: TOML's parser takes seconds for thousands of them."""
 
 
 def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class BadImages:
     def report(self, name: str, reason: str) -> None:
         """Record one bad image, or raise BadInput."""
         if self.policy == "error":
-            raise BadInput(f"{reason}; repair or remove it, or skip bad images (--data.bad-images skip)")
+            raise BadInput(f"{reason}; repair or remove it, or skip bad images (`bad_images='skip'`)")
         self.skipped.append((name, reason))
         if len(self.skipped) > self.most * self.total:
             raise BadInput(

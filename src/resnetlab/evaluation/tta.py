@@ -29,7 +29,9 @@ def shifted(step: int) -> View:
     def shift(images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if min(height, width) < 2:
-            raise BadInput(f"images of {width}x{height} px cannot be shifted by a pixel; use --tta none or flip")
+            raise BadInput(
+                f"images of {width}x{height} px cannot be shifted by a pixel; use `tta='none'` or `tta='flip'`"
+            )
         padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
         return padded[:, :, 1 - step : 1 - step + height, 1 - step : 1 - step + width]
 

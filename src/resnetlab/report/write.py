@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnetlab.evaluation.intervals import wilson
-from resnetlab.files import write_text
+from resnetlab.files import as_path, write_text
 from resnetlab.report.collect import Facts, read_facts
 from resnetlab.report.command import commands
 from resnetlab.report.comparison import UNKNOWN, Cells
@@ -76,8 +76,8 @@ def write_report(run: str | os.PathLike[str], out: Path | str | None = None) -> 
     Only the run's own files are read; no data set is opened. Raises BadInput if there is no run, DiskTrouble if the
     page cannot be written.
     """
-    facts = read_facts(Path(run))
-    path = Path(out) if out is not None else facts.run.path / "report.html"
+    facts = read_facts(as_path(run, "run"))
+    path = as_path(out, "out") if out is not None else facts.run.path / "report.html"
     write_text(path, build(facts))
     return path
 

@@ -132,7 +132,7 @@ def image_size(data: DataConfig) -> int:
 def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
     """The parts that are not trained or not scored yet. Raises BadInput if one was begun with other settings."""
     if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{printable(folder)} is a file; --out must be a folder")
+        raise BadInput(f"{printable(folder)} is a file; `out` must be a folder")
     left = []
     for name, config in parts.items():
         path = folder / name
@@ -144,7 +144,7 @@ def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
         changed = [difference for difference in differences(run.config, config) if difference.path not in HARMLESS]
         if changed:
             change = "; ".join(map(str, changed))
-            raise BadInput(f"{printable(path)} was begun with other settings ({printable(change)}); give another --out")
+            raise BadInput(f"{printable(path)} was begun with other settings ({printable(change)}); give another `out`")
         if not run.is_scored:
             left.append(name)
     return left
@@ -156,7 +156,7 @@ def require_weights(model: str, weights: str) -> None:
         load_pretrained(build_model(model, 1000, stem="imagenet"), weights)
     except BadInput as error:
         raise BadInput(
-            f"there is no baseline without weights (--weights FILE takes a file with those of {model}): {error}"
+            f"there is no baseline without weights (`weights` may be a file with those of {model}): {error}"
         ) from error
 
 

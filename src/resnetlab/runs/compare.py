@@ -135,8 +135,8 @@ def metrics_of(run: RunFolder, split: str) -> Metrics:
 def remedy(run: RunFolder, split: str) -> str:
     """Advice for a run without scores on a split; it never leads to another use of the test set."""
     if split == "test":
-        return "compare the validation scores (--split val)"
-    return f"run: resnetlab evaluate {printable(run.path)} --split val"
+        return "compare the validation scores (`split='val'`)"
+    return f"run: `resnetlab.evaluate({str(run.path)!r}, split='val')`"
 
 
 def require_same_images(runs: Sequence[RunFolder], metrics: Sequence[Metrics], split: str) -> None:

@@ -231,7 +231,7 @@ def damaged(file: Path, reason: str | None = None) -> Damaged:
     """
     split, _, tta = file.parent.name.partition("-")
     state = "is missing" if reason is None else f"is damaged: {reason}"
-    again = f"run: resnetlab evaluate {file.parents[2]} --split {split}" + (f" --tta {tta}" if tta else "")
+    again = f"run: `resnetlab.evaluate({str(file.parents[2])!r}, split={split!r}{f', tta={tta!r}' if tta else ''})`"
     if split == "test":
         again = "restore it from a copy, because scoring again would use the test set once more"
     return Damaged(f"{printable(file)} {state}; {printable(again)}")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
+from resnetlab.files import as_path
 from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import RunConfig
+from resnetlab.runs.effects import chosen, long_warm_up, without_effect
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import History
 from resnetlab.runs.log import RunLog
@@ -56,7 +58,7 @@ def train(
     [2]
     """
     stop = StopRequest.within(max_minutes, stop)
-    path = None if folder is None else Path(folder)
+    path = None if folder is None else as_path(folder, "folder")
     if path is not None:
         RunFolder.require_free(path)
     config = resolved(config)
@@ -69,6 +71,8 @@ def train(
             run.write_config(experiment.config)
             run.add_session(session_record(experiment.runtime))
             session = begin(experiment, run, stop, on_event)
+            for sentence in (*without_effect(config, chosen(config)), *long_warm_up(config, experiment.plan.steps)):
+                session.log.warning(sentence)
             with session.running() as batches:
                 for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
                     session.keep(event)
@@ -118,7 +122,7 @@ def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: O
 
 
 def resume_hint(run: RunFolder) -> str:
-    return f"resume with: resnetlab resume {run.path}"
+    return f"resume with: `resnetlab.resume({str(run.path)!r})`"
 
 
 def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:

@@ -100,7 +100,7 @@ class RangeTest:
                 "suggest  nothing: try a smaller lowest rate, or another network or optimiser",
             ]
         why = "where the loss fell fastest" if self.suggestion == self.steepest else "a tenth of where it diverged"
-        return [f"{tried}: {steepest}; {diverged}", f"suggest  --lr {self.suggestion:.2g}, {why}"]
+        return [f"{tried}: {steepest}; {diverged}", f"suggest  `lr={self.suggestion:.2g}`, {why}"]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

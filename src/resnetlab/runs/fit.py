@@ -21,6 +21,7 @@ from resnetlab.kernels.accelerate import count_accelerated, restore
 from resnetlab.kernels.units import fast_classes
 from resnetlab.runs.build import Training, begin_state, make_plan
 from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig, differences
+from resnetlab.runs.effects import chosen, long_warm_up, without_effect
 from resnetlab.runs.fit_data import (
     LAYOUTS,
     Images,
@@ -338,6 +339,8 @@ def introduce(training: Training, config: RunConfig, images: list[Images], log: 
     """Log data, network, settings and machine."""
     for line in fit_introduction(config, [len(one) for one in images], training.state.model, training.runtime):
         log.info(line)
+    for sentence in (*without_effect(config, chosen(config)), *long_warm_up(config, training.plan.steps)):
+        log.warning(sentence)
     if config.optim.name == "muon" and config.optim.weight_decay:
         log.append(f"warning  {MUON_DECAY}")  # `make_optimizer` has logged it, before there was a log.txt
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
+from resnetlab.errors import BadInput, BadSettings, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.access_log import AccessLog
 from resnetlab.files import write_json
 from resnetlab.runs.config import RunConfig
@@ -61,7 +61,11 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise BadInput(f"{printable(path)} is a file; give a new or empty folder")
         if path.is_dir() and not is_beginning(path):
-            hint = ", or resume the run in it (--resume auto)" if (path / "config.json").exists() else ""
+            hint = (
+                f", or resume the run in it (`resnetlab.resume({str(path)!r})`)"
+                if (path / "config.json").exists()
+                else ""
+            )
             raise BadInput(f"{printable(path)} is not empty; give a new or empty folder{hint}")
 
     @classmethod
@@ -104,7 +108,7 @@ class RunFolder:
         try:
             return RunConfig.model_validate(self.read_json("config.json"))
         except BadInput as error:
-            raise BadInput(f"{printable(self.path / 'config.json')}: {error}") from error
+            raise BadSettings(f"{printable(self.path / 'config.json')}: {error}") from error
 
     @property
     def extended_at(self) -> tuple[int, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint, printable
+from resnetlab.files import as_path
 from resnetlab.runs.build import Experiment, make_plan
 from resnetlab.runs.config import HARMLESS, LENGTH, RunConfig, differences
 from resnetlab.runs.experiment import begin, finish
@@ -44,7 +44,7 @@ def resume(
     Raises BadInput, NoSoundCheckpoint, NonFinite, DiskTrouble or Stopped.
     """
     stop = StopRequest.within(max_minutes, stop)
-    run = RunFolder.open(Path(folder))
+    run = RunFolder.open(as_path(folder, "folder"))
     with run.claimed():
         log = RunLog(run.log)
         had = run.config
@@ -77,7 +77,7 @@ def accepted_changes(had: RunConfig, wanted: RunConfig, allowed: Collection[str]
     if refused:
         raise BadInput(
             f"the settings of a run must stay the same: {'; '.join(sentences)}; undo the change, train in a new "
-            f"folder, or add --allow-change {' '.join(refused)}"
+            f"folder, or add `allowed={refused}`"
         )
     return sentences
 
@@ -107,7 +107,7 @@ def inexact(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) 
     """
     found = [f"{name} was {before[name]}, now {now.get(name)}" for name in before if before[name] != now.get(name)]
     if found and strict:
-        raise BadInput(f"the run would no longer be exact: {'; '.join(found)}; resume it without --strict-resume")
+        raise BadInput(f"the run would no longer be exact: {'; '.join(found)}; resume it without `strict=True`")
     return [f"{difference}: from here on not exact to the bit" for difference in found]
 
 
@@ -128,7 +128,7 @@ def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[s
     elif "epochs" not in allowed:
         raise BadInput(
             f"the run is not finished (step {state.step} of {plan.steps}), and another length changes its schedule; "
-            "finish it first, or add --allow-change epochs"
+            "finish it first, or add `allowed=['epochs']`"
         )
     plan = make_plan(config, steps_per_epoch, extended_at)
     return dataclasses.replace(experiment, config=config, plan=plan, extended_at=extended_at)

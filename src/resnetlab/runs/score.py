@@ -18,6 +18,7 @@ from resnetlab.evaluation.access_log import Access, AccessLog
 from resnetlab.evaluation.calibration import Temperature
 from resnetlab.evaluation.evaluate import probabilities
 from resnetlab.evaluation.tta import VIEWS, Views
+from resnetlab.files import as_path
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.interpret.embedding import MOST, catching_features, spread
 from resnetlab.models.resnet import ResNet
@@ -77,7 +78,7 @@ def evaluate(
         raise unknown("split", split, SPLITS)
     if tta not in tuple(VIEWS):
         raise unknown("tta", tta, VIEWS)
-    path, folder = Path(source), None if out is None else Path(out)
+    path, folder = as_path(source, "source"), None if out is None else as_path(out, "out")
     if path.is_dir():
         run = RunFolder.open(path)
         model = read_model(run.best)
@@ -87,7 +88,7 @@ def evaluate(
     elif not path.exists():
         raise BadInput(f"{printable(path)} does not exist; give a run's folder or a model file")
     elif data is None:
-        raise BadInput("a model file has no data to be scored on; add data (--data)")
+        raise BadInput("a model file has no data to be scored on; add `data`")
     else:
         model, config = read_model(path), DataConfig()
     if data is not None:

@@ -38,12 +38,12 @@ def train_series(
     """
     stop = StopRequest.within(max_minutes, stop)
     if count < 2:
-        raise BadInput(f"--seeds is {count}, but a series needs 2 seeds or more; without --seeds it is one run")
+        raise BadInput(f"`count` is {count}, but a series needs 2 seeds or more; without `count` it is one run")
     config = resolved(config)
     config.changed({"seed": config.seed + count - 1})  # BadInput if a seed is out of range
     if folder is not None and is_series(folder):
         if not resume:
-            raise BadInput(f"there is a series in {printable(folder)}; give another --out, or add --resume auto")
+            raise BadInput(f"there is a series in {printable(folder)}; give another `folder`, or add `resume=True`")
         series = Series(folder, config, count)
         require_same(Series.open(folder), series)
         return run_series(series, stop, on_event)

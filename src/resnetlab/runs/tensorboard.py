@@ -14,7 +14,7 @@ from resnetlab.runs.config import RunConfig
 from resnetlab.training.loop import EpochReport
 
 FOLDER = "tensorboard"
-NEEDED = "--tensorboard needs another package: pip install 'resnetlab[tensorboard]'"
+NEEDED = "`tensorboard=True` needs another package: pip install 'resnetlab[tensorboard]'"
 
 
 def require_tensorboard(config: RunConfig) -> None:

@@ -161,6 +161,6 @@ def require_finite_weights(model: nn.Module, watched: Collection[str], step: int
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise NonFinite(
-            f"{', '.join(names[:3])}{more} became NaN or infinite by step {step}: try a smaller lr, a warm-up, or a "
-            "clip_norm of 1"
+            f"{', '.join(names[:3])}{more} became NaN or infinite by step {step}: try a smaller `lr`, a warm-up, or a "
+            "`clip_norm` of 1"
         )

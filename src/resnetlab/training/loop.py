@@ -260,4 +260,4 @@ def require_finite(state: TrainState, batches: Batches, plan: Plan) -> None:
 
 
 def advice(step: int, lr: float) -> str:
-    return f"step {step}, learning rate {lr:.3g}: try a smaller lr, a warm-up, or a clip_norm of 1"
+    return f"step {step}, learning rate {lr:.3g}: try a smaller `lr`, a warm-up, or a `clip_norm` of 1"
