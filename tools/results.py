@@ -43,6 +43,7 @@ KEPT = (
     "evaluation/test/mistakes.png",
 )
 SUMMARY = "summary.json"  # of a series
+ENOUGH = 3  # rounds of a speed measurement
 WEIGHTS = "best.safetensors"
 WITH_WEIGHTS = ("degradation/plain56", "degradation/resnet56")
 
@@ -176,11 +177,21 @@ def speeds() -> str:
             number(ours["median"]),
             "" if plain is None else against(plain),
             f"{best['name']}: {against(best)}",
-            str(min(len(row["values"]) for row in group["contenders"] if row["values"])),
+            rounds(group),
             f"{environment['device_name']} ({capabilities(environment)}), {environment['started'][:10]}",
         )
         lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines) + "\n" + contenders(found)
+
+
+def rounds(group: Mapping[str, Any]) -> str:
+    """Number of rounds that every contender has; fewer than three are marked.
+
+    >>> rounds({"contenders": [{"values": [1.0]}]}), rounds({"contenders": [{"values": [1.0, 2.0, 3.0]}]})
+    ('1 (too few)', '3')
+    """
+    count = min(len(row["values"]) for row in group["contenders"] if row["values"])
+    return str(count) if count >= ENOUGH else f"{count} (too few)"
 
 
 def contenders(groups: Sequence[Mapping[str, Any]]) -> str:
