@@ -169,6 +169,7 @@ def test_the_range_can_be_given_and_is_used_for_every_split(tmp_path):
     assert any("31 of 256 levels; --data.range 70" in note for note in chosen.notes)
     given = open_dataset(tmp_path, range=(7000, 9000))
     assert given.preprocessing.range == (7000, 9000)
+    assert any("7000 to 9000 of images of more than 8 bits become black to white (as given)" in n for n in given.notes)
     for split in (given.train, given.val, given.test):
         for image, name in zip(split.images, split.names, strict=True):
             assert np.array_equal(image.numpy(), given.preprocessing.read(tmp_path / name))

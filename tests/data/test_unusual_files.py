@@ -132,12 +132,18 @@ def test_a_link_to_an_image_is_read(tmp_path):
 
 def bomb(kind: str) -> bytes:
     """A file of a few bytes whose header claims the largest size that its format has, up to 65,000×65,000."""
-    small = bytearray(saved(RGB, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    if kind == "HEIC":
+        file = io.BytesIO()
+        pytest.importorskip("pillow_heif").from_pillow(RGB.resize((300, 240))).save(file)
+        small = bytearray(file.getvalue())
+    else:
+        small = bytearray(saved(RGB, kind.removesuffix("60"), **({"lossless": True} if kind == "WEBP" else {})))
     if kind == "PNG":
         return huge_png(65_000, 65_000)
-    if kind == "JPEG":
+    if kind.startswith("JPEG") and kind != "JPEG2000":
         at = small.index(b"\xff\xc0") + 5
-        small[at : at + 4] = struct.pack(">HH", 65_000, 65_000)
+        side = 60_000 if kind.endswith("60") else 65_000  # an eighth of 60,000 is within the limit
+        small[at : at + 4] = struct.pack(">HH", side, side)
     elif kind == "GIF":
         small[6:10] = struct.pack("<HH", 65_000, 65_000)
         at = small.index(b"\x2c", 13) + 5
@@ -161,13 +167,25 @@ def bomb(kind: str) -> bytes:
         at = small.index(b"\xff\x51") + 6
         for place in (at, at + 4, at + 16, at + 20):
             small[place : place + 4] = struct.pack(">I", 65_000)
-    elif kind == "AVIF":
+    elif kind in ("AVIF", "HEIC"):
         at = small.index(b"ispe") + 8
         small[at : at + 8] = struct.pack(">II", 65_000, 65_000)
     return bytes(small)
 
 
-KINDS = ["PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", *(["AVIF"] if features.check("avif") else [])]
+KINDS = [
+    "PNG",
+    "JPEG",
+    "JPEG60",
+    "HEIC",
+    "GIF",
+    "BMP",
+    "PPM",
+    "WEBP",
+    "TIFF",
+    "JPEG2000",
+    *(["AVIF"] if features.check("avif") else []),
+]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of one process's memory is read from /proc")

@@ -196,6 +196,10 @@ def decode(
         _draft(image, at_least, shown, max_pixels)
     except BadInput:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # limits of a plugin of Pillow
+        raise TooManyPixels(
+            f"{shown} is too large: {_reason(error)}; at most {max_pixels:,} pixels are decoded"
+        ) from error
     except Exception as error:  # parsers of hostile files can raise anything
         raise BadInput(f"{shown} cannot be read: {_reason(error)}") from error
     return _load(image, shown, max_pixels, file.getvalue() if isinstance(file, io.BytesIO) and keep_depth else None)
@@ -316,8 +320,18 @@ def _draft(image: Image.Image, at_least: int, shown: str, max_pixels: int) -> No
     is_jpeg = image.format == "JPEG" or (image.format == "MPO" and full[0] * full[1] > max_pixels)
     if is_jpeg and at_least and min(full) >= 2 * at_least:
         image.draft(None, (at_least, at_least))
-    # A progressive JPEG is held whole while it is decoded, whatever the size of the result.
-    _check_size(full if image.info.get("progressive") else image.size, shown, max_pixels)
+    # A progressive JPEG is held whole while it is decoded, whatever the size of the result. Two bits are the least for
+    # a block of 8×8 pixels: a shorter file is not whole, and its decoder would fill in the rest for seconds.
+    is_whole = full == image.size or _length(image.fp) >= full[0] * full[1] // 64 * 2 // 8  # type: ignore[attr-defined]
+    _check_size(image.size if is_whole and not image.info.get("progressive") else full, shown, max_pixels)
+
+
+def _length(file: IO[bytes]) -> int:
+    """Return the number of bytes of an open file."""
+    at = file.tell()
+    length = file.seek(0, io.SEEK_END)
+    file.seek(at)
+    return length
 
 
 def _check_size(size: tuple[int, int], shown: str, max_pixels: int) -> None:

@@ -85,7 +85,9 @@ def read_training_files(
     Returns the images, the preprocessing with the range, and sentences about it.
     """
     if preprocessing.range is not None:
-        return read_files(root, files, preprocessing, bad), preprocessing, ()
+        low, high = preprocessing.range
+        given = f"pixel values {low:g} to {high:g} of images of more than 8 bits become black to white (as given)"
+        return read_files(root, files, preprocessing, bad), preprocessing, (given,)
     reader = _Reader(root, files, preprocessing, bad)
     reader.limits = {}
     reader.read(range(len(files)))
