@@ -155,7 +155,7 @@ def test_other_floats_have_the_range_of_the_training_images(tmp_path):
 def test_nan_is_a_bad_image(tmp_path):
     write(tmp_path, lambda r: r.uniform(0, 1, (9, 9)).astype(np.float32), count=20)
     Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "a/3.tif")
-    with pytest.raises(BadInput, match=r"a/3\.tif has pixels that are NaN or infinite.*--data\.bad-images skip"):
+    with pytest.raises(BadInput, match=r"a/3\.tif has pixels that are NaN or infinite.*`bad_images=.skip.`"):
         open_dataset(tmp_path)
     opened = open_dataset(tmp_path, bad_images="skip")
     assert opened.preprocessing.range == (0, 1)
@@ -166,7 +166,7 @@ def test_the_range_can_be_given_and_is_used_for_every_split(tmp_path):
     write(tmp_path, lambda r: r.integers(7000, 9000, (9, 9)).astype(np.uint16))
     chosen = open_dataset(tmp_path)
     assert chosen.preprocessing.range == (0, 16383)
-    assert any("31 of 256 levels; --data.range 70" in note for note in chosen.notes)
+    assert any("31 of 256 levels; `range=(70" in note for note in chosen.notes)
     given = open_dataset(tmp_path, range=(7000, 9000))
     assert given.preprocessing.range == (7000, 9000)
     assert any("7000 to 9000 of images of more than 8 bits become black to white (as given)" in n for n in given.notes)
@@ -195,7 +195,7 @@ def test_8_bits_among_16_bits_are_named(tmp_path):
 def test_integers_and_floats_are_refused_without_a_range(tmp_path):
     write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16))
     write(tmp_path, lambda r: r.uniform(0, 1, (9, 9)).astype(np.float32))
-    with pytest.raises(BadInput, match=r"\.png has integer pixels .*\.tif has float pixels; .*--data\.range LOW HIGH"):
+    with pytest.raises(BadInput, match=r"\.png has integer pixels .*\.tif has float pixels; .*\(`range`\)"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, range=(0, 4095)).preprocessing.range == (0, 4095)
 

@@ -228,7 +228,9 @@ def test_a_photo_of_108_megapixels_is_trained_on_and_the_limit_is_a_setting(tmp_
         if name == "big.jpg":
             assert len(open_dataset(tmp_path, max_pixels=30_000, image_size=32).train) > 0
         else:
-            with pytest.raises(BadInput, match=r"has 1200×900 pixels; at most 30,000 .*\(.*--data\.max-pixels\)"):
+            with pytest.raises(
+                BadInput, match=r"has 1200×900 pixels; at most 30,000 .*\(`max_pixels` sets the limit\)"
+            ):
                 open_dataset(tmp_path, max_pixels=30_000, image_size=32)
             assert len(open_dataset(tmp_path, image_size=32).train) > 0
 
@@ -240,7 +242,7 @@ def test_the_limit_of_skipped_images_is_a_setting_and_named(tmp_path):
             RGB.save(tmp_path / name / f"{i}.png")
     for i in range(3):
         (tmp_path / f"a/{i}.png").write_text("broken")
-    with pytest.raises(BadInput, match=r"more than 5% of the 16 .*raise the limit \(--data\.max-skipped SHARE\)"):
+    with pytest.raises(BadInput, match=r"more than 5% of the 16 .*raise the limit \(`max_skipped`\)"):
         open_dataset(tmp_path, bad_images="skip")
     opened = open_dataset(tmp_path, bad_images="skip", max_skipped=0.25)
     assert len(opened.train) + len(opened.val) + len(opened.test) == 13

@@ -45,7 +45,7 @@ def choose_range(found: Mapping[str, Limits], total: int) -> tuple[Range, tuple[
         example = {one.are_integers: printable(name) for name, one in found.items()}
         raise BadInput(
             f"{example[True]} has integer pixels of more than 8 bits, and {example[False]} has float pixels; convert "
-            "them to one kind, or give the values that become black and white for both (--data.range LOW HIGH)"
+            "them to one kind, or give the values that become black and white for both (`range`)"
         )
     if next(iter(found.values())).are_integers:
         bits = next((bits for bits in _BITS if highest < 2**bits), None)
@@ -63,7 +63,7 @@ def choose_range(found: Mapping[str, Limits], total: int) -> tuple[Range, tuple[
     levels = 256 * (highest - lowest) / (chosen[1] - chosen[0])
     if levels < _FEW_LEVELS:
         sentences.append(
-            f"the training images use {max(1, round(levels))} of 256 levels; --data.range {lowest:g} {highest:g} would "
+            f"the training images use {max(1, round(levels))} of 256 levels; `range=({lowest:g}, {highest:g})` would "
             "use them all"
         )
     return chosen, (*sentences, *mixed(found, total))

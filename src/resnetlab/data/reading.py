@@ -54,7 +54,7 @@ class BadImages:
             raise BadInput(
                 f"more than {100 * self.most:g}% of the {self.total:,} images cannot be read ({len(self.skipped)} so "
                 f"far); the first: {self.skipped[0][1]}; repair or remove them, or raise the limit "
-                "(--data.max-skipped SHARE)"
+                "(`max_skipped`)"
             )
 
     def notes(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class _Reader:
                 try:
                     self._read_one(i)
                 except TooManyPixels as error:
-                    failures.append((i, f"{error} (set the limit with --data.max-pixels)"))
+                    failures.append((i, f"{error} (`max_pixels` sets the limit)"))
                 except BadInput as error:
                     failures.append((i, str(error)))
             return failures
