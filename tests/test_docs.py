@@ -15,8 +15,9 @@ from resnetlab.cli.main import USAGE
 from resnetlab.errors import LabError
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
-CODES = dict(re.findall(r"^\| (\d) \| ([^|]+) \|$", PAGE, re.MULTILINE))
+GUARANTEES = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+CODES = dict(re.findall(r"^\| (\d) \| ([^|]+) \|$", GUARANTEES, re.MULTILINE))
 
 
 def named_tests() -> list[tuple[str, str]]:
@@ -45,6 +46,13 @@ def test_every_promise_names_a_test() -> None:
         assert "`test_" in row, row
 
 
+def test_both_pages_have_the_same_guarantees() -> None:
+    described = re.findall(r"^- (?:[^\n]|\n  )*?\((\d+)\)$", GUARANTEES, re.MULTILINE)
+    audited = re.findall(r"^\| (\d+) \|", PAGE, re.MULTILINE)
+    assert sorted(described, key=int) == sorted(audited, key=int)
+    assert len(set(described)) == len(described)
+
+
 def test_exit_codes_are_those_of_the_errors() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LabError)]
     assert {str(kind.exit_code) for kind in kinds} | {"0"} == CODES.keys()
@@ -59,7 +67,7 @@ def test_exit_codes_are_those_of_the_usage() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["accelerate", "promises", "benchmarks", "cifar10-fast", "floor", "reference", "scaling"]
+    "page", ["accelerate", "audit", "promises", "benchmarks", "cifar10-fast", "floor", "reference", "scaling"]
 )
 def test_the_readme_leads_to_the_page(page: str) -> None:
     assert f"(docs/{page}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

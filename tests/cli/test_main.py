@@ -248,8 +248,8 @@ def test_a_changed_setting_is_refused_unless_it_is_allowed_or_harmless(command: 
         "resume", "run", "--lr", 0.01, "--checkpoint.keep", 1, "--allow-change", "optim.lr", "--max-minutes", 0
     )
     assert code == 6, err
-    assert "note     optim.lr was 0.03, now 0.01" in out
-    assert "note     checkpoint.keep was 2, now 1" in out
+    assert "note     --lr was 0.03, now 0.01" in out
+    assert "note     --checkpoint.keep was 2, now 1" in out
     assert RunFolder.open(tmp_path / "run").config.optim.lr == 0.01
 
 
@@ -338,14 +338,14 @@ def test_the_overview_lists_every_command() -> None:
     assert listed[: len(COMMANDS)] == list(COMMANDS)
 
 
-def test_an_unexpected_error_is_called_ours(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_an_internal_error(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("surprise")
 
     monkeypatch.setattr(experiment, "train", fail)
     code, _, err = command("train")
     assert code == 1
-    assert err == "resnetlab: a bug of ours: RuntimeError: surprise (--debug shows where)\n"
+    assert err == "resnetlab: internal error: RuntimeError: surprise (--debug shows where)\n"
     with pytest.raises(RuntimeError):
         command("train", "--debug")
 

@@ -16,7 +16,7 @@ import pytest
 from resnetlab.cli.main import main
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 
-DOCUMENTED = {0, 2, 3, 4, 5, 6}  # 1 is a bug of ours
+DOCUMENTED = {0, 2, 3, 4, 5, 6}  # 1 is an internal error
 LONGEST = 5.0  # seconds of computing, for others may be busy here too; most cases take a twentieth of one
 
 VALUES: tuple[Callable[[], Any], ...] = (

@@ -46,8 +46,8 @@ options:
   --version         show the version
   --debug           show the traceback of an error
 
-exit codes: 0 done · 1 a bug of ours · 2 bad input · 3 no sound checkpoint ·
-            4 the disk · 5 a non-finite number · 6 stopped, can be resumed
+exit codes: 0 done · 1 internal error · 2 bad input · 3 no intact checkpoint ·
+            4 disk error · 5 NaN or infinity · 6 stopped, can be resumed
 """
 
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         if debug:
             raise
         print(
-            f"resnetlab: a bug of ours: {type(error).__name__}: {printable(error)} (--debug shows where)",
+            f"resnetlab: internal error: {type(error).__name__}: {printable(error)} (--debug shows where)",
             file=sys.stderr,
         )
         return 1
