@@ -87,6 +87,43 @@ class TrainArguments(RecipeArguments):
     """print all settings as JSON and exit without training"""
 
 
+class DoctorArguments(RecipeArguments):
+    """Examine this machine and, with --data or a recipe, a data set: read every image once, look for faults that make
+    scores wrong (copies in several splits, one image with two labels, broken files), train for 20 steps, and tell how
+    long the run will take and how much memory and disk it needs. Exit code 2 if training would fail.
+
+    Nothing is saved except the page that --out asks for. The settings are those of `resnetlab train`.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab doctor",
+        "resnetlab doctor --data FOLDER --out doctor.html",
+    )
+    out: Annotated[Path | None, File] = None
+    """write a page with a thumbnail of every finding into an .html file; default: print only"""
+    json_: bool = False
+    """print everything, with all files of every finding, as JSON"""
+
+
+class LabelIssuesArguments(Arguments):
+    """List the images of a run whose labels are probably wrong, the most suspect first: validation images that the
+    network, which was not trained on them, is sure to be of another class.
+
+    Correct the column label of labels.csv, delete the rows of useless images, and train on the file. It lists all
+    images of the run with their splits. For a series of folds (train --folds), all training images are examined.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab label-issues runs/folder-001 --out labels",)
+    run: Annotated[Path, Positional("RUN")]
+    """folder of a run, or of a series of folds"""
+    out: Annotated[Path | None, Folder] = None
+    """folder for labels.csv and label-issues.html; default: label-issues in RUN"""
+    json_: bool = False
+    """print the suspected images as JSON"""
+    device: Device = "auto"
+    """device to compute on; auto: CUDA, else MPS, else CPU"""
+
+
 class FindLrArguments(RecipeArguments):
     """Run a learning-rate range test: train with a learning rate that grows at every step, find where the loss falls
     fastest and where it starts to rise, and suggest a peak learning rate.

@@ -9,8 +9,10 @@ from typing import Any
 from resnetlab.cli.arguments import (
     BaselineArguments,
     CompareArguments,
+    DoctorArguments,
     EvaluateArguments,
     FindLrArguments,
+    LabelIssuesArguments,
     ModelsArguments,
     ReportArguments,
     ResumeArguments,
@@ -85,6 +87,39 @@ def find_lr(arguments: Sequence[str]) -> None:
             console.print(f"the figure is {given.out}")
 
 
+def doctor(arguments: Sequence[str]) -> None:
+    given = parse(DoctorArguments, arguments, "resnetlab doctor")
+    config = given.run_config()
+    if given.out is not None and (given.out.suffix != ".html" or not given.out.parent.is_dir()):
+        raise BadInput(f"--out is {printable(given.out)}, but must be an .html file in an existing folder")
+    from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
+    from resnetlab.cli.process import tune
+    from resnetlab.report.doctor import verdict, write_doctor_page
+    from resnetlab.runs.doctor import diagnose
+
+    tune()
+    with_data = given.recipe is not None or given.config is not None or "name" in given.changes.get("data", {})
+    with Console(quiet=given.json_):
+        found = diagnose(config, with_data=with_data)
+    if given.json_:
+        tables.show_json(found.to_json())
+    else:
+        tables.show_diagnosis(found)
+    if given.out is not None:
+        write_doctor_page(given.out, found)
+    if not given.json_:
+        images = any(finding.groups for finding in found.findings)
+        if given.out is not None:
+            tables.print_line(f"the page is {given.out}")
+        elif images:
+            tables.print_line("--out doctor.html writes a page with a thumbnail of every finding")
+    if found.errors:
+        raise BadInput(f"training would fail: {found.errors[0].sentence}")
+    if not given.json_ and with_data:
+        tables.print_line(verdict(found))
+
+
 def resume(arguments: Sequence[str]) -> None:
     given = parse(ResumeArguments, arguments, "resnetlab resume")
     from resnetlab.cli.console import Console
@@ -133,6 +168,31 @@ def evaluate(arguments: Sequence[str]) -> None:
     tables.show_scores(result)
     if given.split == "test":
         tables.print_line(score.test_set_line(score.access_log_of(given.source), result))
+
+
+def label_issues(arguments: Sequence[str]) -> None:
+    given = parse(LabelIssuesArguments, arguments, "resnetlab label-issues")
+    from resnetlab.cli import tables
+    from resnetlab.cli.process import tune
+    from resnetlab.report.doctor import write_label_issues
+    from resnetlab.runs.label_issues import TABLE, examine_labels, write_labels
+
+    tune()
+    out = given.out or given.run / "label-issues"
+    if (out / TABLE).exists() and not given.json_:
+        raise BadInput(f"{printable(out / TABLE)} exists and may hold corrections; give another folder with --out")
+    examined = examine_labels(given.run, given.device)
+    if given.json_:
+        tables.show_json({"examined": len(examined.names), "suspects": [s.to_json() for s in examined.suspects()]})
+        if given.out is None:
+            return
+    table = write_labels(out, examined)
+    page = write_label_issues(out, examined, table)
+    if not given.json_:
+        tables.show_suspects(examined)
+        tables.print_line(f"the page is {page}, the table {table}")
+        if (again := examined.next_command(table)) is not None:
+            tables.print_line(f"correct the column label in it, then: {again}")
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -237,9 +297,11 @@ def require_figure(file: Path | None, image: Path | None) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
+    "doctor": doctor,
     "find-lr": find_lr,
     "resume": resume,
     "evaluate": evaluate,
+    "label-issues": label_issues,
     "compare": compare,
     "baseline": baseline,
     "report": report,

@@ -28,10 +28,13 @@ Build, understand, train, judge and use residual networks.
 commands:
   train [RECIPE]    train a network and score it; without arguments: ResNet-18
                     on handwritten digits, in about a minute
+  doctor            examine this machine and a data set: what is wrong, and how
+                    long training takes
   find-lr [RECIPE]  suggest a learning rate, from a range test of a minute
   resume RUN        continue a run that was stopped, or train a finished one
                     for longer
   evaluate RUN      score a run or a model file on the validation or test split
+  label-issues RUN  list the images of a run whose labels are probably wrong
   compare RUN RUN   compare runs on the same images: which is better, and is the
                     difference significant?
   baseline          compare a network trained from scratch with ImageNet's

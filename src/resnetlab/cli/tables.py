@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from resnetlab.cli.inspection import ImageActivations, InspectedModel
     from resnetlab.evaluation.comparison import Comparison, SummaryTable
     from resnetlab.report.comparison import Cells
+    from resnetlab.runs.doctor import Diagnosis
+    from resnetlab.runs.label_issues import Examined
 
 
 WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed", "settings")
@@ -117,6 +119,58 @@ def show_series(series: Series) -> None:
     chosen = "" if summary["split"] == "test" else ", on which each run selected its best epoch"
     print_line(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
     print_line(f"the series is in {series.path}: {SUMMARY}, {', '.join(row['folder'] for row in rows)}")
+
+
+def show_diagnosis(found: Diagnosis) -> None:
+    """Print the facts of an examination, the images by class and split, and what was found, the worst last."""
+    for heading, facts in (("machine", found.machine), ("data", found.data), ("training", found.training)):
+        if facts:
+            table = make_table(heading, "", words=(heading, ""))
+            for name, value in facts.items():
+                table.add_row(name, escaped(value))
+            output().print(table)
+    if found.counts:
+        show_counts(found.counts)
+    if found.findings:
+        table = make_table("", "finding", "images", "", words=("", "finding"))
+        signs = {"error": "✗ error", "warning": "! warning", "note": "· note"}
+        for finding in found.findings:
+            images = sum(map(len, finding.groups))
+            table.add_row(signs[finding.severity], escaped(finding.kind), f"{images:,}" if images else "")
+        output().print(table)
+        for finding in found.findings:
+            print_line(f"{finding.severity:<8} {finding.kind}: {finding.sentence}")
+
+
+MOST_CLASSES = 30  # rows of a table read at a glance
+
+
+def show_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Print the images by class and split; of many classes, the largest and the smallest."""
+    rows = sorted(counts.items(), key=lambda row: -row[1]["train"])
+    half = MOST_CLASSES // 2
+    shown = rows if len(rows) <= MOST_CLASSES else [*rows[:half], *rows[-half:]]
+    table = make_table("class", "train", "val", "test")
+    for place, (name, row) in enumerate(shown):
+        if len(shown) < len(rows) and place == half:
+            table.add_row(f"… {len(rows) - len(shown):,} more", "", "", "")
+        table.add_row(escaped(name), *(f"{row[split]:,}" for split in ("train", "val", "test")))
+    output().print(table)
+
+
+def show_suspects(examined: Examined) -> None:
+    """Print the suspected images, the most suspect first, at most 20."""
+    suspects = examined.suspects()
+    table = make_table(
+        "file", "label", "its probability", "suggested", "probability", words=("file", "label", "suggested")
+    )
+    for suspect in suspects[:20]:
+        label, suggested = escaped(suspect.label), escaped(suspect.suggested)
+        table.add_row(escaped(suspect.name), label, percent(suspect.quality), suggested, percent(suspect.probability))
+    if suspects:
+        output().print(table)
+    count = f"{len(suspects):,} of {len(examined.names):,} labels are suspected to be wrong"
+    print_line(f"{count}; examined were {examined.source}")
 
 
 def formatted(form: str, value: float | None) -> str:

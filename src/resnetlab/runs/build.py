@@ -16,6 +16,7 @@ from torch import nn
 
 from resnetlab.data import DATASETS, augment
 from resnetlab.data.datasets import ImageData, open_dataset
+from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
@@ -68,7 +69,17 @@ class Experiment(Training):
         plan = make_plan(config, len(batches.train), extended_at)
         state = make_state(config, network, runtime)
         *extended, _ = lengths(config, len(batches.train), extended_at)
-        return cls(state, batches, plan, runtime, config, data, network, (*data.notes, *notes), tuple(extended))
+        return cls(
+            state,
+            batches,
+            plan,
+            runtime,
+            config,
+            data,
+            network,
+            (*data.notes, *notes_on_copies(data), *notes),
+            tuple(extended),
+        )
 
 
 def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) -> ImageData:

@@ -1,0 +1,178 @@
+"""Suspected wrong labels of a run's images, as a list to work through and a manifest to train on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetlab.data import DATASETS
+from resnetlab.data.datasets import ImageData
+from resnetlab.errors import BadInput, printable
+from resnetlab.evaluation.label_issues import LabelIssues, find_label_issues
+from resnetlab.inference.model_file import read_model
+from resnetlab.runs.build import open_data
+from resnetlab.runs.csv_files import write_csv
+from resnetlab.runs.evaluation_files import make_folder
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.log import RunLog
+from resnetlab.runs.score import SplitName, record_access, score_split
+from resnetlab.runs.series import is_series
+from resnetlab.runtime import one_thread_after_fork, start
+
+TABLE = "labels.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """An image whose label is probably wrong."""
+
+    index: int  # among the examined images
+    name: str
+    label: str
+    suggested: str
+    quality: float  # probability of the label
+    probability: float  # of the suggested class
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values under the names of the table's columns."""
+        return {
+            "file": printable(self.name),
+            "label": self.label,
+            "suggested": self.suggested,
+            "label_probability": self.quality,
+            "suggested_probability": self.probability,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """Images that a network was not trained on, with its probabilities, and all images of the run by split."""
+
+    title: str
+    source: str  # what was examined, in words
+    root: Path | None  # of the files; None for a named data set
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray  # (N,)
+    probabilities: np.ndarray  # (N, K)
+    images: np.ndarray  # uint8 (N, H, W, C)
+    everything: dict[str, tuple[str, str | None]]  # label and split of each image of the run
+    issues: LabelIssues
+
+    def suspects(self) -> list[Suspect]:
+        """Return the suspected images, the most suspect first. The suggestion is never the label itself."""
+        found = []
+        for i in self.issues.ranked.tolist():
+            label, row = int(self.labels[i]), self.probabilities[i].copy()
+            row[label] = -1.0
+            best = int(row.argmax())
+            quality, name = float(self.probabilities[i, label]), self.names[i]
+            found.append(Suspect(i, name, self.classes[label], self.classes[best], quality, float(row[best])))
+        return found
+
+    def pairs(self) -> list[list[str]]:
+        """Return how often each class is suspected to be another, the most frequent first."""
+        counts = Counter((suspect.label, suspect.suggested) for suspect in self.suspects())
+        return [[label, suggested, f"{count:,}"] for (label, suggested), count in counts.most_common()]
+
+    def write_table(self, path: Path) -> None:
+        """Write all images of the run, the suspects first, as a manifest. Raises DiskTrouble.
+
+        An existing file is never replaced, because it may hold corrections: raises BadInput.
+        """
+        if path.exists():
+            raise BadInput(f"{printable(path)} exists and may hold corrections; give another folder with --out")
+        write_csv(path, ["file", "label", "split", "rank", "suggested", "label_probability"], self._rows())
+
+    def _rows(self) -> Iterator[list[object]]:
+        quality = dict(zip(self.names, self.probabilities[np.arange(len(self.labels)), self.labels], strict=True))
+        first = self.suspects()
+        has_splits = all(split is not None for _, split in self.everything.values())
+        for rank, suspect in enumerate(first, start=1):
+            split = self.everything[suspect.name][1] if has_splits else None
+            yield [suspect.name, suspect.label, split, rank, suspect.suggested, round(suspect.quality, 6)]
+        rest = self.everything.keys() - {suspect.name for suspect in first}
+        for name in sorted(rest):
+            label, split = self.everything[name]
+            known = round(float(quality[name]), 6) if name in quality else None
+            yield [name, label, split if has_splits else None, None, None, known]
+
+    def next_command(self, table: Path) -> str | None:
+        """Return the command that trains on the corrected table; None for a named data set, which has no files."""
+        if self.root is None:
+            return None
+        words = ["resnetlab", "train", "--data", str(table), "--data.root", str(self.root)]
+        return printable(shlex.join(words))
+
+
+@one_thread_after_fork()
+def examine_labels(path: str | os.PathLike[str], device: str = "auto") -> Examined:
+    """Examine the labels of a run's validation images or, for a series of folds, of the images of all its folds.
+
+    Raises BadInput if there is no run, if its data has changed, or without cleanlab.
+    """
+    folder = Path(path)
+    if is_series(folder) or not (folder / "config.json").exists():
+        runs = [RunFolder(config.parent) for config in sorted(folder.glob("*/config.json"))]
+        runs = [run for run in runs if run.config.data.fold is not None]
+        if not runs:
+            raise BadInput(
+                f"{printable(folder)} is neither a run nor a series of folds (train --folds); "
+                "give the folder of one run"
+            )
+        parts = [_scored(run, "test", device) for run in runs]
+        source = f"the images of {len(runs)} folds, each examined by a network that was not trained on it"
+    else:
+        runs = [RunFolder.open(folder)]
+        parts = [_scored(runs[0], "val", device)]
+        source = "validation images, on which the network was not trained"
+    classes = parts[0][0].classes
+    names = tuple(name for _, split, _ in parts for name in split.names)
+    labels = np.concatenate([split.labels.numpy() for _, split, _ in parts])
+    probabilities = np.concatenate([scores for _, _, scores in parts])
+    images = np.concatenate([data.preprocessing.center_crop(split.images).numpy() for data, split, _ in parts])
+    everything: dict[str, tuple[str, str | None]] = {}
+    data = parts[0][0]
+    for part in ("train", "val", "test"):
+        split = getattr(data, part)
+        for name, label in zip(split.names, split.labels.tolist(), strict=True):
+            everything[name] = (classes[label], part if len(runs) == 1 else None)
+    issues = find_label_issues(probabilities, labels)
+    title = f"{runs[0].config.model.name} on {data.name}"
+    root = _root(runs[0])
+    return Examined(title, source, root, classes, names, labels, probabilities, images, everything, issues)
+
+
+def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
+    """The data of a run, one of its splits, and the probabilities of the run's best weights on it."""
+    model = read_model(run.best)
+    data = open_data(run.config.data, model.preprocessing)
+    evaluation = score_split(model, data, split, start(device, "fp32").device).evaluation
+    if split == "test":
+        record_access(run.access_log, evaluation, RunLog())
+    return data, getattr(data, split), np.asarray(evaluation.probabilities)
+
+
+def _root(run: RunFolder) -> Path | None:
+    """The folder that a run's file names are relative to; None for a named data set."""
+    config = run.config.data
+    if config.name in DATASETS:
+        return None
+    source = Path(config.name)
+    if source.is_dir():
+        return source
+    return Path(config.root) if config.root else source.parent
+
+
+def write_labels(folder: Path, examined: Examined) -> Path:
+    """Write the table into a folder and return its path. Raises BadInput and DiskTrouble."""
+    make_folder(folder)
+    examined.write_table(folder / TABLE)
+    return folder / TABLE
