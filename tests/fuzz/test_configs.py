@@ -129,7 +129,7 @@ def test_random_command_lines(
             words[1:1] = ["resnet20"]  # all of them take seconds
         if words[:1] == ["train"]:
             words += draw.choice((["--print-config"], ["--data", "nowhere/at/all"], ["--data", "x" * 300]))
-        if words[:1] in (["baseline"], ["find-lr"]):
+        if words[:1] in (["baseline"], ["find-lr"], ["doctor"]):
             words += ["--data", draw.choice(("nowhere/at/all", "x" * 300))]
         check(f"{name} {words!r}"[:3000], *words)
         assert not list(tmp_path.iterdir()), name

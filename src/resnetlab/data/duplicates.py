@@ -100,7 +100,7 @@ def near_copies(greys: np.ndarray, colours: np.ndarray, contents: Sequence[str] 
 
 def blank(greys: np.ndarray) -> np.ndarray:
     """Return True for each image, uint8 (N, 32, 32), that is of one colour, or nearly so."""
-    deviations = [block.reshape(len(block), -1).std(1) for block in np.array_split(greys, 1 + len(greys) // 4096)]
+    deviations = [block.reshape(len(block), SIDE**2).std(1) for block in np.array_split(greys, 1 + len(greys) // 4096)]
     return np.concatenate(deviations) < LEAST_CONTRAST
 
 
@@ -149,7 +149,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     One grey value of the deviation is added, so that noise in a nearly blank image is no difference.
     """
-    x, y = (images.reshape(len(images), -1).astype(np.float32) for images in (a, b))
+    x, y = (images.reshape(len(images), 3 * COLOUR_SIDE**2).astype(np.float32) for images in (a, b))
     contrast = np.minimum(x.std(1), y.std(1))
     return np.asarray(np.sqrt(((x - y) ** 2).mean(1)) / np.maximum(contrast, 1.0))
 

@@ -1,0 +1,180 @@
+"""`resnetlab doctor` and `resnetlab label-issues`: planted faults are named, and nothing else is."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import Commands
+
+SMALL = ("--model", "tiny", "--batch-size", 8, "--steps", 30, "--data.image-size", 16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures(tiny_network: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+        patch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+        yield
+
+
+def photo(seed: int) -> Image.Image:
+    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return coarse.resize((40, 40), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """20 training and 6 test images of each of two classes, all different."""
+    seed = 0
+    for split, count in (("train", 20), ("test", 6)):
+        for name in ("cat", "dog"):
+            place = tmp_path / "pets" / split / name
+            place.mkdir(parents=True)
+            for _ in range(count):
+                photo(seed).save(place / f"{seed:04d}.png")
+                seed += 1
+    return tmp_path / "pets"
+
+
+def kinds(command: Commands, *words: object) -> dict[str, dict]:
+    """The findings by kind, as JSON."""
+    _, out, _ = command("doctor", *words, "--json")
+    return {finding["kind"]: finding for finding in json.loads(out)["findings"]}
+
+
+def test_sound_folder_can_be_trained_on(command: Commands, folder: Path) -> None:
+    code, out, err = command("doctor", "--data", folder, *SMALL)
+    assert (code, err) == (0, "")
+    assert "No fault was found" in out
+    assert "images/s" in out
+    assert "16×16, colour: as given" in out
+
+
+def test_machine_is_examined_without_data(command: Commands) -> None:
+    code, out, _ = command("doctor", "--device", "cpu")
+    assert code == 0
+    assert "precision" in out
+    assert "torchvision" in out
+    assert "images" not in out.split("image formats")[0]
+
+
+def test_planted_copies_are_found(command: Commands, folder: Path) -> None:
+    train, test = folder / "train", folder / "test"
+    shutil.copy(train / "cat" / "0000.png", test / "cat" / "equal.png")
+    photo(1).save(test / "cat" / "encoded.jpg", quality=50)
+    photo(2).resize((90, 90)).save(test / "cat" / "larger.png")
+    photo(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(test / "cat" / "mirrored.png")
+    shutil.copy(train / "cat" / "0004.png", train / "dog" / "other.png")
+    shutil.copy(train / "cat" / "0005.png", train / "cat" / "twice.png")
+
+    found = kinds(command, "--data", folder, *SMALL)
+
+    def files(kind: str) -> list[list[str]]:
+        return [[image["file"].rpartition("/")[2] for image in group] for group in found.pop(kind)["images"]]
+
+    assert files("exact copies in more than one split") == [["0000.png", "equal.png"]]
+    assert files("exact copies with different labels") == [["0004.png", "other.png"]]
+    assert files("exact copies inside a split") == [["0005.png", "twice.png"]]
+    near = files("near copies in more than one split")
+    assert near == [["0001.png", "encoded.jpg"], ["0002.png", "larger.png"], ["0003.png", "mirrored.png"]]
+    assert found == {}
+
+
+def test_broken_images_are_named_and_training_would_fail(command: Commands, folder: Path) -> None:
+    cats = folder / "train" / "cat"
+    (cats / "empty.jpg").write_bytes(b"")
+    (cats / "page.jpg").write_text("<html>")
+    os.mkfifo(cats / "pipe.jpg")
+    code, out, err = command("doctor", "--data", folder, *SMALL)
+    assert code == 2
+    assert err.startswith("resnetlab: training would fail: ")
+    assert "images/s" in out  # the estimate is for the others
+    named = {
+        image["file"]
+        for group in kinds(command, "--data", folder, *SMALL)["broken images"]["images"]
+        for image in group
+    }
+    assert {name.rpartition("/")[2] for name in named} >= {"empty.jpg", "page.jpg"}
+
+
+def test_folder_that_cannot_be_trained_on_is_exit_code_2(command: Commands, tmp_path: Path) -> None:
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    photo(0).save(tmp_path / "one" / "cat" / "1.png")
+    code, out, err = command("doctor", "--data", tmp_path / "one", *SMALL)
+    assert code == 2
+    assert "one class only" in err
+    assert "precision" in out
+
+
+def test_names_that_point_to_one_source_are_found(command: Commands, folder: Path) -> None:
+    photo(100).save(folder / "train" / "cat" / "IMG_7_jpg.rf.0123456789abcdef.png")
+    photo(101).save(folder / "test" / "cat" / "IMG_7_jpg.rf.fedcba9876543210.png")
+    photo(102).save(folder / "train" / "dog" / "0100.png")
+    photo(103).save(folder / "test" / "dog" / "0100.png")  # a counter: no hint of anything
+    found = kinds(command, "--data", folder, *SMALL)
+    assert [len(found.pop("one source in more than one split, by name")["images"])] == [1]
+    assert found == {}
+
+
+def test_frames_of_videos_in_several_splits_are_found(command: Commands, tmp_path: Path) -> None:
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "films" / name).mkdir(parents=True)
+        for film in range(3):
+            for frame in range(8):
+                seed = 1000 * label + 100 * film + frame
+                photo(seed).save(tmp_path / "films" / name / f"film{film}_{frame:03d}.png")
+    found = kinds(command, "--data", tmp_path / "films", *SMALL)
+    assert "--data.group-by" in found["sequences in more than one split, by name"]["message"]
+    grouped = kinds(command, "--data", tmp_path / "films", *SMALL, "--data.group-by", r"(\w+/film\d)")
+    assert "sequences in more than one split, by name" not in grouped
+
+
+def test_page_has_a_picture_of_every_finding_and_escapes_names(command: Commands, folder: Path) -> None:
+    shutil.copy(folder / "train" / "cat" / "0000.png", folder / "train" / "dog" / "<b>.png")
+    assert command("doctor", "--data", folder, *SMALL, "--out", "page.html")[0] == 0
+    page = Path("page.html").read_text()
+    assert page.count("data:image/png;base64") == 2
+    assert "&lt;b&gt;.png" in page
+    assert "<b>.png" not in page
+    assert ".html" in command.refuse("doctor", "--out", "page.txt")
+
+
+def test_training_says_that_images_are_in_two_splits_or_have_two_labels(command: Commands, folder: Path) -> None:
+    shutil.copy(folder / "train" / "cat" / "0000.png", folder / "test" / "cat" / "equal.png")
+    shutil.copy(folder / "train" / "cat" / "0001.png", folder / "train" / "dog" / "other.png")
+    code, out, _ = command("train", "--data", folder, *SMALL[:4], "--steps", 1, "--data.image-size", 16, "--out", "run")
+    assert code == 0
+    assert "note     1 image is in more than one split (train, test)" in out
+    assert "note     1 image has different labels" in out
+
+
+def test_corrected_table_of_suspects_can_be_trained_on(command: Commands, folder: Path) -> None:
+    pytest.importorskip("cleanlab")
+    words = (*SMALL[:4], "--data.image-size", 16)
+    assert command("train", "--data", folder, *words, "--steps", 4, "--data.val-fraction", 0.4, "--out", "run")[0] == 0
+    code, out, err = command("label-issues", "run", "--out", "labels")
+    assert code == 0, err
+    rows = list(csv.DictReader(Path("labels/labels.csv").read_text().splitlines()))
+    assert len(rows) == 52
+    assert {row["split"] for row in rows} == {"train", "val", "test"}
+    assert Path("labels/label-issues.html").exists()
+    assert "--data.root" in out
+    assert "may hold corrections" in command.refuse("label-issues", "run", "--out", "labels")
+    again = ("train", "--data", "labels/labels.csv", "--data.root", folder, *words, "--steps", 2, "--out", "again")
+    assert command(*again)[0] == 0
+    before, after = (json.loads(Path(run, "split.json").read_text()) for run in ("run", "again"))
+    images = [{split: sorted(part["names"]) for split, part in record["splits"].items()} for record in (before, after)]
+    assert images[0] == images[1]
+
+
+def test_folder_without_a_run_is_refused(command: Commands) -> None:
+    assert "neither a run nor a series of folds" in command.refuse("label-issues", ".")
