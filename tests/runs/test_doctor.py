@@ -8,12 +8,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from conftest import Commands
 
 SMALL = ("--model", "tiny", "--batch-size", 8, "--steps", 30, "--data.image-size", 16)
 
@@ -45,13 +44,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pets"
 
 
-def kinds(command: Commands, *words: object) -> dict[str, dict]:
+def kinds(command: Any, *words: object) -> dict[str, dict]:
     """The findings by kind, as JSON."""
     _, out, _ = command("doctor", *words, "--json")
     return {finding["kind"]: finding for finding in json.loads(out)["findings"]}
 
 
-def test_sound_folder_can_be_trained_on(command: Commands, folder: Path) -> None:
+def test_sound_folder_can_be_trained_on(command: Any, folder: Path) -> None:
     code, out, err = command("doctor", "--data", folder, *SMALL)
     assert (code, err) == (0, "")
     assert "No fault was found" in out
@@ -59,7 +58,7 @@ def test_sound_folder_can_be_trained_on(command: Commands, folder: Path) -> None
     assert "16×16, colour: as given" in out
 
 
-def test_machine_is_examined_without_data(command: Commands) -> None:
+def test_machine_is_examined_without_data(command: Any) -> None:
     code, out, _ = command("doctor", "--device", "cpu")
     assert code == 0
     assert "precision" in out
@@ -67,7 +66,7 @@ def test_machine_is_examined_without_data(command: Commands) -> None:
     assert "images" not in out.split("image formats")[0]
 
 
-def test_planted_copies_are_found(command: Commands, folder: Path) -> None:
+def test_planted_copies_are_found(command: Any, folder: Path) -> None:
     train, test = folder / "train", folder / "test"
     shutil.copy(train / "cat" / "0000.png", test / "cat" / "equal.png")
     photo(1).save(test / "cat" / "encoded.jpg", quality=50)
@@ -89,7 +88,7 @@ def test_planted_copies_are_found(command: Commands, folder: Path) -> None:
     assert found == {}
 
 
-def test_broken_images_are_named_and_training_would_fail(command: Commands, folder: Path) -> None:
+def test_broken_images_are_named_and_training_would_fail(command: Any, folder: Path) -> None:
     cats = folder / "train" / "cat"
     (cats / "empty.jpg").write_bytes(b"")
     (cats / "page.jpg").write_text("<html>")
@@ -106,7 +105,7 @@ def test_broken_images_are_named_and_training_would_fail(command: Commands, fold
     assert {name.rpartition("/")[2] for name in named} >= {"empty.jpg", "page.jpg"}
 
 
-def test_folder_that_cannot_be_trained_on_is_exit_code_2(command: Commands, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_trained_on_is_exit_code_2(command: Any, tmp_path: Path) -> None:
     (tmp_path / "one" / "cat").mkdir(parents=True)
     photo(0).save(tmp_path / "one" / "cat" / "1.png")
     code, out, err = command("doctor", "--data", tmp_path / "one", *SMALL)
@@ -115,7 +114,7 @@ def test_folder_that_cannot_be_trained_on_is_exit_code_2(command: Commands, tmp_
     assert "precision" in out
 
 
-def test_names_that_point_to_one_source_are_found(command: Commands, folder: Path) -> None:
+def test_names_that_point_to_one_source_are_found(command: Any, folder: Path) -> None:
     photo(100).save(folder / "train" / "cat" / "IMG_7_jpg.rf.0123456789abcdef.png")
     photo(101).save(folder / "test" / "cat" / "IMG_7_jpg.rf.fedcba9876543210.png")
     photo(102).save(folder / "train" / "dog" / "0100.png")
@@ -125,7 +124,7 @@ def test_names_that_point_to_one_source_are_found(command: Commands, folder: Pat
     assert found == {}
 
 
-def test_frames_of_videos_in_several_splits_are_found(command: Commands, tmp_path: Path) -> None:
+def test_frames_of_videos_in_several_splits_are_found(command: Any, tmp_path: Path) -> None:
     for label, name in enumerate(("cat", "dog")):
         (tmp_path / "films" / name).mkdir(parents=True)
         for film in range(3):
@@ -138,7 +137,7 @@ def test_frames_of_videos_in_several_splits_are_found(command: Commands, tmp_pat
     assert "sequences in more than one split, by name" not in grouped
 
 
-def test_page_has_a_picture_of_every_finding_and_escapes_names(command: Commands, folder: Path) -> None:
+def test_page_has_a_picture_of_every_finding_and_escapes_names(command: Any, folder: Path) -> None:
     shutil.copy(folder / "train" / "cat" / "0000.png", folder / "train" / "dog" / "<b>.png")
     assert command("doctor", "--data", folder, *SMALL, "--out", "page.html")[0] == 0
     page = Path("page.html").read_text()
@@ -148,7 +147,7 @@ def test_page_has_a_picture_of_every_finding_and_escapes_names(command: Commands
     assert ".html" in command.refuse("doctor", "--out", "page.txt")
 
 
-def test_training_says_that_images_are_in_two_splits_or_have_two_labels(command: Commands, folder: Path) -> None:
+def test_training_says_that_images_are_in_two_splits_or_have_two_labels(command: Any, folder: Path) -> None:
     shutil.copy(folder / "train" / "cat" / "0000.png", folder / "test" / "cat" / "equal.png")
     shutil.copy(folder / "train" / "cat" / "0001.png", folder / "train" / "dog" / "other.png")
     code, out, _ = command("train", "--data", folder, *SMALL[:4], "--steps", 1, "--data.image-size", 16, "--out", "run")
@@ -157,7 +156,7 @@ def test_training_says_that_images_are_in_two_splits_or_have_two_labels(command:
     assert "note     1 image has different labels" in out
 
 
-def test_corrected_table_of_suspects_can_be_trained_on(command: Commands, folder: Path) -> None:
+def test_corrected_table_of_suspects_can_be_trained_on(command: Any, folder: Path) -> None:
     pytest.importorskip("cleanlab")
     words = (*SMALL[:4], "--data.image-size", 16)
     assert command("train", "--data", folder, *words, "--steps", 4, "--data.val-fraction", 0.4, "--out", "run")[0] == 0
@@ -176,5 +175,5 @@ def test_corrected_table_of_suspects_can_be_trained_on(command: Commands, folder
     assert images[0] == images[1]
 
 
-def test_folder_without_a_run_is_refused(command: Commands) -> None:
+def test_folder_without_a_run_is_refused(command: Any) -> None:
     assert "neither a run nor a series of folds" in command.refuse("label-issues", ".")
