@@ -132,14 +132,13 @@ def show_diagnosis(found: Diagnosis) -> None:
     if found.counts:
         show_counts(found.counts)
     if found.findings:
-        table = make_table("", "finding", "images", "", words=("", "finding"))
-        signs = {"error": "✗ error", "warning": "! warning", "note": "· note"}
+        signs = {"error": "✗", "warning": "!", "note": "·"}
+        table = make_table("", "finding", "images", "what to know", words=("", "finding", "what to know"))
         for finding in found.findings:
             images = sum(map(len, finding.groups))
-            table.add_row(signs[finding.severity], escaped(finding.kind), f"{images:,}" if images else "")
+            count = f"{images:,}" if images else ""
+            table.add_row(signs[finding.severity], escaped(finding.kind), count, escaped(finding.sentence))
         output().print(table)
-        for finding in found.findings:
-            print_line(f"{finding.severity:<8} {finding.kind}: {finding.sentence}")
 
 
 MOST_CLASSES = 30  # rows of a table read at a glance

@@ -35,6 +35,7 @@ from resnetlab.data.duplicates import (
 )
 from resnetlab.data.folder import scan
 from resnetlab.data.named import open_named
+from resnetlab.data.reading import MOST_SKIPPED
 from resnetlab.data.splits import HoldOut
 from resnetlab.errors import BadInput, printable
 
@@ -58,6 +59,12 @@ class Shown(NamedTuple):
     split: str
     label: str
     place: int | None
+    reason: str = ""  # why it cannot be read
+
+    def to_json(self) -> dict[str, str]:
+        """Return file, split and label, and the reason if it cannot be read."""
+        found = {"file": self.name, "split": self.split, "label": self.label}
+        return found | ({"reason": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""
-        groups = [[{"file": s.name, "split": s.split, "label": s.label} for s in group] for group in self.groups]
+        groups = [[shown.to_json() for shown in group] for group in self.groups]
         return {"kind": self.kind, "severity": self.severity, "message": self.sentence, "images": groups}
 
 
@@ -92,7 +99,7 @@ class Survey:
     modes: tuple[str, ...]
     greys: np.ndarray  # uint8 (N, 32, 32)
     colours: np.ndarray  # uint8 (N, 16, 16, 3)
-    broken: tuple[tuple[Shown, str], ...]  # with the reason
+    broken: tuple[Shown, ...]
     read: Callable[[int], Image] = field(repr=False)
     notes: tuple[str, ...] = ()
 
@@ -191,7 +198,7 @@ def _read(
         np.stack([one.grey for one in prints]) if prints else np.empty((0, 32, 32), np.uint8),
         np.stack([one.colour for one in prints]) if prints else np.empty((0, 16, 16, 3), np.uint8),
         tuple(
-            (Shown(names[i], places[i], classes[labels[i]], None), result)
+            Shown(names[i], places[i], classes[labels[i]], None, result)
             for i, result in enumerate(results)
             if isinstance(result, str)
         ),
@@ -220,10 +227,14 @@ def _broken(seen: Survey, is_skipped: bool) -> Iterator[Finding]:
     if not seen.broken:
         return
     count, total = len(seen.broken), len(seen.broken) + len(seen.names)
-    what = "are skipped" if is_skipped else "remove or repair them, or skip them (--data.bad-images skip)"
-    groups = tuple((shown._replace(label=reason),) for shown, reason in seen.broken)
-    is_fatal = not is_skipped or count > 0.05 * total
-    sentence = f"{count:,} of {counted(total, 'image')} cannot be read; {what}; the first: {seen.broken[0][1]}"
+    groups = tuple((shown,) for shown in seen.broken)
+    are_many = count > MOST_SKIPPED * total
+    if are_many:
+        advice = f"remove or repair them: no more than {MOST_SKIPPED:.0%} can be skipped"
+    else:
+        advice = "they are skipped" if is_skipped else "remove or repair them, or add --data.bad-images skip"
+    is_fatal = are_many or not is_skipped
+    sentence = f"{count:,} of {counted(total, 'image')} cannot be read; {advice}; the first: {seen.broken[0].reason}"
     yield Finding("broken images", "error" if is_fatal else "warning", sentence, groups)
 
 
@@ -247,7 +258,7 @@ def _copies(seen: Survey, copies: Sequence[Copies], kind: str) -> Iterator[Findi
             mirrored = sum(group.is_mirrored for group in groups)
             more = f", {mirrored:,} of them mirrored" if mirrored else ""
             first = " = ".join(printable(shown.name) for shown in listed[0][:2])
-            sentence = f"{counted(len(groups), 'picture')} {where}{more}; {advice}; the first: {first}"
+            sentence = f"{counted(len(groups), 'picture')}{more}; {advice}; the first: {first}"
             yield Finding(f"{kind} {where}", "warning" if severity == "warning" else "note", sentence, listed)
 
 

@@ -81,6 +81,8 @@ def near_copies(greys: np.ndarray, colours: np.ndarray, contents: Sequence[str] 
     digests = np.unique(np.asarray(contents), return_inverse=True)[1] if len(contents) else np.arange(len(greys))
     kept = np.flatnonzero(~blank(greys))
     kept = kept[np.sort(np.unique(digests[kept], return_index=True)[1])]  # one of several equal files
+    if len(kept) < 2:
+        return []
     first, second, is_mirrored = _similar_pairs(greys[kept], colours[kept])
     if not len(first):
         return []

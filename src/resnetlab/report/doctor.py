@@ -73,7 +73,7 @@ def gallery(finding: Finding, found: Diagnosis) -> list[list[Card]]:
 def card(shown: Shown, found: Diagnosis) -> Card:
     place, survey = shown.place, found.survey
     image = None if place is None or survey is None else small(lambda: survey.read(place))
-    return Card(shown.name, f"{shown.split}: {shown.label}", image)
+    return Card(shown.name, shown.reason or f"{shown.split}: {shown.label}", image)
 
 
 def small(read: Callable[[], Image]) -> Thumbnail | None:
