@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from resnetlab.data import DATASETS
+from resnetlab.data.bands import read_bands
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import read_bytes, read_header, read_image
+from resnetlab.data.decode import MAX_PIXELS, DeepPixels, TooManyPixels, decode, read_bytes, read_header
 from resnetlab.data.duplicates import (
     SIDE,
     Copies,
@@ -121,6 +122,8 @@ def survey(
     group_by: str | None = None,
     root: str | Path | None = None,
     download: bool = True,
+    channels: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Survey:
     """Read all images of a data set once. The arguments are those of `open_dataset`.
 
@@ -148,12 +151,36 @@ def survey(
     def file(index: int) -> tuple[str, tuple[int, int], str, Image]:
         path = listing.root / names[index]
         content = read_bytes(path)
-        decoded = read_image(io.BytesIO(content), name=str(path), at_least=2 * SIDE)
-        size, mode = read_header(path) or (decoded.size, decoded.mode)
-        return content_digest(content), size, mode, decoded
+        picture = shown_as_picture(io.BytesIO(content), str(path), channels, max_pixels)
+        size, mode = read_header(path) or (picture.size, picture.mode)
+        return content_digest(content), size, mode, picture
 
     name, notes = listing.name or listing.root.resolve().name, (*listing.notes, *notes)
     return _read(name, listing.classes, names, splits=files, read=file, notes=notes)
+
+
+def shown_as_picture(file: IO[bytes], name: str, channels: int | None, max_pixels: int) -> Image:
+    """Decode an image to 8 bits, for comparing and showing it: deep pixels from their darkest to their brightest.
+
+    Of a TIFF file with more `channels` than colours, the first ones are shown. Raises BadInput.
+    """
+    from PIL import Image as images
+
+    pixels: Image | DeepPixels
+    try:
+        if channels in (None, 1, 3):
+            pixels = decode(file, name=name, at_least=2 * SIDE, max_pixels=max_pixels, keep_depth=True)
+        else:
+            pixels = read_bands(file, channels, name=name, max_pixels=max_pixels)
+    except TooManyPixels as error:
+        raise BadInput(f"{error} (set the limit with --data.max-pixels)") from error
+    if not isinstance(pixels, DeepPixels):
+        return pixels
+    low, high = pixels.limits
+    values = pixels.to_8bit((low, high if high > low else low + 1))
+    if values.ndim == 3 and values.shape[2] != 3:
+        values = values[..., :3] if values.shape[2] > 3 else values[..., 0]
+    return images.fromarray(np.ascontiguousarray(values))
 
 
 def _read(
@@ -207,10 +234,10 @@ def _read(
     )
 
 
-def findings(seen: Survey, *, skips_bad_images: bool = False) -> list[Finding]:
-    """Return what was found, the worst first."""
+def findings(seen: Survey, *, most_skipped: float = 0.0) -> list[Finding]:
+    """Return what was found, the worst first. `most_skipped` is the share of bad images that a training skips."""
     found = [
-        *_broken(seen, skips_bad_images),
+        *_broken(seen, most_skipped),
         *_copies(seen, exact_copies(seen.contents), "exact copies"),
         *_copies(seen, near_copies(seen.greys, seen.colours, seen.contents), "near copies"),
         *_blank(seen),
@@ -223,18 +250,19 @@ def findings(seen: Survey, *, skips_bad_images: bool = False) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def _broken(seen: Survey, is_skipped: bool) -> Iterator[Finding]:
+def _broken(seen: Survey, most_skipped: float) -> Iterator[Finding]:
     if not seen.broken:
         return
     count, total = len(seen.broken), len(seen.broken) + len(seen.names)
-    groups = tuple((shown,) for shown in seen.broken)
-    are_many = count > MOST_SKIPPED * total
-    if are_many:
-        advice = f"remove or repair them: no more than {MOST_SKIPPED:.0%} can be skipped"
+    is_fatal = count > most_skipped * total
+    if not is_fatal:
+        advice = "they are skipped"
+    elif most_skipped or count > MOST_SKIPPED * total:
+        advice = f"remove or repair them: no more than {most_skipped or MOST_SKIPPED:.0%} are skipped"
     else:
-        advice = "they are skipped" if is_skipped else "remove or repair them, or add --data.bad-images skip"
-    is_fatal = are_many or not is_skipped
+        advice = "remove or repair them, or add --data.bad-images skip"
     sentence = f"{count:,} of {counted(total, 'image')} cannot be read; {advice}; the first: {seen.broken[0].reason}"
+    groups = tuple((shown,) for shown in seen.broken)
     yield Finding("broken images", "error" if is_fatal else "warning", sentence, groups)
 
 

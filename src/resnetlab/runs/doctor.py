@@ -104,7 +104,7 @@ def diagnose(config: RunConfig, *, with_data: bool = True) -> Diagnosis:
         return found
     skips = config.data.bad_images == "skip"
     found.survey, found.counts, found.data = seen, seen.counts(), data_facts(seen)
-    found.findings += findings(seen, skips_bad_images=skips)
+    found.findings += findings(seen, most_skipped=config.data.max_skipped if skips else 0.0)
     if seen.broken and not skips:  # already a finding; the rest can still be tried
         config = config.changed({"data": {"bad_images": "skip"}})
     try:
@@ -130,6 +130,8 @@ def open_survey(config: DataConfig) -> Survey:
         group_by=config.group_by,
         root=config.root,
         download=config.download,
+        channels=config.channels,
+        max_pixels=config.max_pixels,
     )
 
 
