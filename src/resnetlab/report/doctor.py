@@ -61,7 +61,7 @@ def verdict(found: Diagnosis) -> str:
         return f"Training would fail: {found.errors[0].sentence}"
     if warnings:
         return f"Training can begin. {warnings} {'warning' if warnings == 1 else 'warnings'} should be looked at first."
-    return "Training can begin. No fault was found."
+    return "Training can begin. Nothing was found that makes scores wrong."
 
 
 def gallery(finding: Finding, found: Diagnosis) -> list[list[Card]]:
