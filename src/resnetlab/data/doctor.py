@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 Severity = Literal["error", "warning", "note"]
 SPLITS = ("train", "val", "test")
 FEW = 5  # images of a class in a held-out split; with fewer, a score of the class says next to nothing
+LEAST_SIDE = 16  # pixels; smaller images of one class look alike, such as two handwritten digits of 8×8 pixels
 IMBALANCED = 10  # times as many images in the largest class as in the smallest
 
 _CHUNK = 64
@@ -239,7 +240,7 @@ def findings(seen: Survey, *, most_skipped: float = 0.0) -> list[Finding]:
     found = [
         *_broken(seen, most_skipped),
         *_copies(seen, exact_copies(seen.contents), "exact copies"),
-        *_copies(seen, near_copies(seen.greys, seen.colours, seen.contents), "near copies"),
+        *_copies(seen, _near_copies(seen), "near copies"),
         *_blank(seen),
         *_one_source(seen),
         *_sequences(seen),
@@ -248,6 +249,14 @@ def findings(seen: Survey, *, most_skipped: float = 0.0) -> list[Finding]:
     ]
     order: list[Severity] = ["error", "warning", "note"]
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def _near_copies(seen: Survey) -> list[Copies]:
+    """Find near copies among the images that are large enough to be told apart."""
+    places = [i for i, size in enumerate(seen.sizes) if min(size) >= LEAST_SIDE]
+    contents = [seen.contents[i] for i in places]
+    found = near_copies(seen.greys[places], seen.colours[places], contents)
+    return [replace(group, images=tuple(places[i] for i in group.images)) for group in found]
 
 
 def _broken(seen: Survey, most_skipped: float) -> Iterator[Finding]:
