@@ -55,7 +55,7 @@ def test_sound_folder_can_be_trained_on(command: Any, folder: Path) -> None:
     assert (code, err) == (0, "")
     assert "Nothing was found that makes scores wrong" in out
     assert "images/s" in out
-    assert "16×16, colour: as given" in out
+    assert "16×16: as given" in out
 
 
 def test_tiny_images_that_look_alike_are_no_copies(command: Any) -> None:

@@ -252,10 +252,12 @@ def try_training(config: RunConfig, found: Diagnosis) -> None:
     data, runtime = experiment.data, experiment.runtime
     preprocessing, notes = data.preprocessing, data.notes
     numbers = [" ".join(f"{value:.4f}" for value in values) for values in (preprocessing.mean, preprocessing.std)]
-    reason = next((note.partition(": ")[2] for note in notes if note.startswith("image size")), "that of the data set")
+    colour = "grey" if preprocessing.channels == 1 else "colour"
+    reasons = (note.partition(": ")[2] for note in notes if note.startswith("image size"))
+    reason = next(reasons, f"that of the data set; {colour}")
     side = preprocessing.image_size
     found.data |= {
-        "image size": f"{side}×{side}, {'grey' if preprocessing.channels == 1 else 'colour'}: {reason}",
+        "image size": f"{side}×{side}: {reason}",
         "mean and std": f"{numbers[0]} and {numbers[1]}",
     }
     weights = sum(p.numel() for p in experiment.network.parameters())
