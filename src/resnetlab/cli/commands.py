@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def doctor(arguments: Sequence[str]) -> None:
     with_data = given.recipe is not None or given.config is not None or "name" in given.changes.get("data", {})
     with Console(quiet=given.json_):
         found = diagnose(config, with_data=with_data)
+    found.findings = [replace(finding, sentence=in_flags(finding.sentence)) for finding in found.findings]
     if given.json_:
         tables.show_json(found.to_json())
     else:

@@ -88,7 +88,7 @@ class Examined:
         An existing file is never replaced, because it may hold corrections: raises BadInput.
         """
         if path.exists():
-            raise BadInput(f"{printable(path)} exists and may hold corrections; give another folder with --out")
+            raise BadInput(f"{printable(path)} exists and may hold corrections; give another folder with `out`")
         write_csv(path, ["file", "label", "split", "rank", "suggested", "label_probability"], self._rows())
 
     def _rows(self) -> Iterator[list[object]]:
