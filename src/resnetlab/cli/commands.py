@@ -193,7 +193,8 @@ def label_issues(arguments: Sequence[str]) -> None:
     if not given.json_:
         tables.show_suspects(examined)
         tables.print_line(f"the page is {page}, the table {table}")
-        if (again := examined.next_command(table)) is not None:
+        again = examined.next_command(table)
+        if again is not None and examined.suspects():
             tables.print_line(f"correct the column label in it, then: {again}")
 
 
