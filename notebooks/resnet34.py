@@ -14,9 +14,9 @@
 # %% [markdown]
 # # ResNet-34, written out and trained on CIFAR-10
 #
-# The network of He et al., *Deep Residual Learning for Image Recognition* (2015, `arXiv:1512.03385`), in about fifty
-# lines of PyTorch, tested against torchvision's. It is trained by a loop of two short functions. Then we measure the
-# effect of each of the usual improvements.
+# The network of He et al., [*Deep Residual Learning for Image Recognition*](https://arxiv.org/abs/1512.03385) (2015),
+# in about fifty lines of PyTorch, tested against torchvision's. It is trained by a loop of two short functions. Then we
+# measure the effect of each of the usual improvements, and learn new classes from a few images.
 #
 # 1. Set-up
 # 2. Why deep plain networks are hard
@@ -25,61 +25,96 @@
 # 5. The same network as the library's and torchvision's
 # 6. CIFAR-10
 # 7. Training: ten epochs with Adam
-# 8. The test, then the curves
-# 9. Saving, loading, and a summary
+# 8. The curves, then one test
+# 9. A checkpoint, and a summary
 # 10. Improvements, each measured
-# 11. Comparison with a pretrained network
+# 11. Transfer: new classes from a few images
+# 12. Comparison with a network that learned from ImageNet
+# 13. Exercises, and what to read next
 
 # %% [markdown]
 # ## 1. Set-up
 #
-# Choose an image source:
-#
-# - `DATA = "cifar10"` downloads CIFAR-10 (170 MB, once; `open_dataset` is called with `download=True`).
-# - `DATA = "some/folder"` reads a folder of images with one sub-folder per class. The environment variable
-#   `RESNETLAB_CIFAR10_JPEG` can hold its path; then this notebook needs no change.
-# - `DATA = "digits"` uses scikit-learn's small grey digits: no download, and every cell still runs.
-#
-# If `resnetlab` is not installed, the first cell installs it from this repository. With `RESNETLAB_QUICK` set, the
-# notebook runs in a minute, on the digits and for one epoch; its results then mean nothing.
+# The notebook uses the package `resnetlab` of this repository for the data and for comparison. If it is not installed,
+# the first cell installs it with its dependencies.
 
 # %%
-import csv
+import importlib
 import importlib.util
-import json
-import math
 import os
-import socket
 import subprocess
 import sys
+from pathlib import Path
+
+if not Path("helpers.py").exists():  # the notebook was opened without its repository, as on Colab
+    repository = ""  # write the address of the repository here, as for `git clone`
+    if not Path("resnetlab").exists():
+        if not repository:
+            raise SystemExit("this notebook needs its repository: write its address into `repository` in this cell")
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "resnetlab"], check=True)
+    os.chdir("resnetlab/notebooks")
+    sys.path.insert(0, str(Path.cwd()))
+if importlib.util.find_spec("resnetlab") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
+    importlib.invalidate_caches()
+
+# %%
+import inspect
+import json
+import math
+import socket
 import tempfile
 import time
 from http.client import HTTPException
-from pathlib import Path
-
-if importlib.util.find_spec("resnetlab") is None:
-    if not Path("../pyproject.toml").exists():
-        raise ImportError("resnetlab is not installed: run `pip install FOLDER` with the folder of its checkout")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", ".."], check=True)
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import Image, Markdown, display
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import resnetlab
-from resnetlab.evaluation.intervals import wilson
+from helpers import (
+    RESULTS,
+    accuracy_with_interval,
+    class_table,
+    confusion_figure,
+    curves_figure,
+    difference,
+    epoch_cost,
+    image_rows,
+    images_by_class,
+    is_stored,
+    load_run,
+    mean_with_interval,
+    output_shapes,
+    predictions_figure,
+    rates_figure,
+    runs_figure,
+    show,
+    signed,
+    table,
+    transfer_figure,
+    unit_figure,
+)
 from resnetlab.interpret.activations import collect_activations
 from resnetlab.models.summary import describe
 from resnetlab.plots.activations import activations_figure
-from resnetlab.plots.style import INK, MUTED, RULES, TEST, TRAIN, VALIDATION, rendered
+from resnetlab.plots.style import RULES
 from resnetlab.runtime import start
+
+# %% [markdown]
+# Choose an image source and set `DATA` to it:
+#
+# - `"cifar10"`: the original CIFAR-10, downloaded once (170 MB);
+# - the path of a folder with one sub-folder of images per class (the environment variable `RESNETLAB_CIFAR10_JPEG` can
+#   hold the path);
+# - `"digits"`: the small handwritten digits that come with scikit-learn; no download.
+#
+# `RESNETLAB_QUICK` is for automatic checks: every cell runs on the digits, for one epoch; the results then mean
+# nothing. The helpers for tables and pictures are in [`helpers.py`](helpers.py).
 
 # %%
 QUICK = "RESNETLAB_QUICK" in os.environ
@@ -87,21 +122,28 @@ DATA = "digits" if QUICK else os.environ.get("RESNETLAB_CIFAR10_JPEG", "cifar10"
 EPOCHS = 1 if QUICK else 10
 BATCH = 128
 SEED = 0
-DOWNLOAD_WEIGHTS = not QUICK  # for the last section: 83 MB from torchvision's server, once
+DOWNLOAD_WEIGHTS = not QUICK  # for section 12: 83 MB from torchvision's server, once
 
 plt.rcParams.update(RULES)  # figures in the style of the library's reports
 
 # %% [markdown]
 # ## 2. Why deep plain networks are hard
 #
+# A *convolution* computes each pixel of its output from a small window of its input, such as 3×3 pixels, in all
+# channels; the weights of the window, its *kernel*, are the same everywhere. One channel of such an output is called a
+# *feature map*. A *plain* network is a stack of convolutions, with a *ReLU* after each, which replaces negative numbers
+# by zero: without it, several convolutions in a row would be no more than a single one. (The notebook
+# [`resnet18`](resnet18.ipynb) shows each of these operations on small numbers.)
+#
 # A deeper network can compute everything a shallower one can: its additional layers only have to compute the identity.
 # So its *training* error should be no higher. In practice it is higher. On ImageNet, the paper's plain network of 34
 # layers has a validation error of <!--= percent(0.2854, 2) -->28.54 %<!--/-->, the one of 18 layers <!--= percent(0.2794, 2) -->27.94 %<!--/-->
 # (Table 2). The deeper network is also worse on the training images (Fig. 4). On CIFAR-10 the same happens from 20 to
-# 56 layers (Fig. 1). This is not overfitting. It is not simply a vanishing signal either, because a batch norm after
-# every convolution keeps the scale of its output. The paper calls it *degradation*: a better solution exists, but
-# gradient descent does not find it. The paper's explanation is that a stack of convolutions, norms and ReLUs has
-# difficulty in computing the identity.
+# 56 layers (Fig. 1). This is not overfitting, which would lower the training error. It is not simply a vanishing signal
+# either: these networks have a *batch norm* after every convolution, which shifts and scales each channel to mean 0 and
+# variance 1 over the batch (then multiplies it by a learned number and adds another). The paper calls the effect
+# *degradation*: a better solution exists, but gradient descent does not find it. The paper suggests that a stack of
+# convolutions, norms and ReLUs has difficulty in computing the identity.
 #
 # In a residual unit the identity is easy. Two convolutions compute a correction $F(x)$ to $x$ instead of
 # a new $x$:
@@ -112,20 +154,21 @@ plt.rcParams.update(RULES)  # figures in the style of the library's reports
 #
 # $$ \frac{\partial L}{\partial x} = \frac{\partial L}{\partial y}\left(\frac{\partial F}{\partial x} + I\right), $$
 #
-# so the gradient of the loss reaches the first layers whatever the layers in between do (apart from the ReLU after the
-# addition). With shortcuts, the deeper of the paper's two networks is the better one: <!--= percent(0.2503, 2) -->25.03 %<!--/-->
-# at 34 layers, <!--= percent(0.2788, 2) -->27.88 %<!--/--> at 18. The notebook `why_residuals` measures both kinds of
-# network on CIFAR-10.
+# (apart from the ReLU after the addition). With shortcuts, the deeper of the paper's two networks is the better
+# one: <!--= percent(0.2503, 2) -->25.03 %<!--/--> at 34 layers, <!--= percent(0.2788, 2) -->27.88 %<!--/--> at 18. Which
+# property of the addition is the reason is not settled by such a comparison. The notebook
+# [`why_residuals`](why_residuals.ipynb) measures both kinds of network on CIFAR-10, and several of their properties.
 
 # %% [markdown]
 # ## 3. The residual unit
 #
 # $F$ is a 3×3 convolution, batch norm, ReLU, a 3×3 convolution, batch norm. Then come the addition and a ReLU on the
-# sum.
+# sum. A border of zeros around the input (*padding*) keeps the size of the maps.
 #
-# The shortcut is $x$ itself where $F(x)$ has the same shape. Where a stage halves the maps and doubles the channels,
-# the shapes differ. There the shortcut is a *projection*: a 1×1 convolution with the same stride and a batch norm (the
-# paper's option B). Each output pixel is a linear combination of the channels of one input pixel.
+# The shortcut is $x$ itself where $F(x)$ has the same shape. At the beginning of a stage, the first convolution has
+# *stride* 2: its window moves by two pixels at a time, so that the maps have half the height and width, and it has
+# twice as many output channels. There the shortcut is a *projection*: a 1×1 convolution with the same stride and a
+# batch norm (the paper's option B). Each output pixel is a linear combination of the channels of one input pixel.
 #
 # The convolutions have no bias. The batch norm after them subtracts the mean of each channel, which would remove the
 # bias, and adds its own bias.
@@ -153,16 +196,26 @@ class ResidualUnit(nn.Module):
 
 
 # %% [markdown]
+# The next cell draws both kinds of unit from this code: `torch.fx` records the operations of `forward`. Shapes are
+# channels × height × width.
+
+# %%
+units = {"same shape": ResidualUnit(64, 64), "half the size, twice the channels": ResidualUnit(64, 128, stride=2)}
+show(unit_figure(units, (64, 8, 8)))
+
+# %% [markdown]
 # ## 4. ResNet-34
 #
 # The network is the paper's Table 1, row by row. The *stem* reduces the image: a 7×7 convolution with stride 2, then a
-# max pool with stride 2. Four *stages* of 3, 4, 6 and 3 units follow, with 64, 128, 256 and 512 channels. The first
-# unit of stages 2 to 4 halves the map. The *head* averages each channel over its map, and a linear layer computes the
-# logits from the 512 means. Number of layers with weights that an image passes: $1 + 2\,(3 + 4 + 6 + 3) + 1 = 34$.
+# *max pool* with stride 2, which keeps the largest value of each 3×3 window. Four *stages* of 3, 4, 6 and 3 units
+# follow, with 64, 128, 256 and 512 channels. The first unit of stages 2 to 4 halves the map. The *head* averages each
+# channel over its map, and a linear layer computes one number for each class from the 512 means. These numbers are
+# called *logits*: the higher the logit, the more probable the class. Number of layers with weights that an image
+# passes: $1 + 2\,(3 + 4 + 6 + 3) + 1 = 34$.
 #
-# `nn.LazyLinear(10)`, used in the tutorial, is a linear layer that needs only its number of outputs. It takes the
-# number of inputs from its first batch, so we do not have to compute the 512 by hand. Before that its weight has no
-# shape: count the parameters, move them to a device and pass them to an optimiser only after a first forward pass.
+# `nn.LazyLinear(10)` is a linear layer that needs only its number of outputs. It takes the number of inputs from its
+# first batch, so we do not have to compute the 512 by hand. Before that its weight has no shape: count the parameters,
+# move them to a device and pass them to an optimiser only after a first forward pass.
 #
 # The attributes have torchvision's names (`conv1`, `bn1`, `layer1`, …, `downsample`, `fc`), so weights can be copied by
 # name.
@@ -200,27 +253,17 @@ class ResNet34(nn.Module):
 
 
 # %% [markdown]
-# The next cell prints the shape of one image of 32×32 pixels after each part. This is also the first forward pass,
-# which gives the lazy layer its shape.
-
+# The next cell shows the shape of one image of 32×32 pixels after each part. This is also the first forward pass, which
+# gives the lazy layer its shape.
 
 # %%
-@torch.no_grad()
-def follow(network, x):
-    """Print the shape after each part of a network."""
-    network.eval()
-    print(f"{'input':<8} {tuple(x.shape[1:])}")
-    for name, part in network.named_children():
-        x = part(x.flatten(1) if name == "fc" else x)
-        print(f"{name:<8} {tuple(x.shape[1:])}")
-
-
 torch.manual_seed(SEED)
 network = ResNet34()
 print("the head before its first batch:", network.fc)
-follow(network, torch.zeros(1, 3, 32, 32))
+shapes = output_shapes(network, (3, 32, 32))
 print("the head after its first batch: ", network.fc)
 print(f"parameters: {sum(weight.numel() for weight in network.parameters()):,}")
+table(("part", "output"), shapes.items())
 
 # %% [markdown]
 # The stem is designed for images of 224 pixels, which it reduces to 56. It reduces 32 pixels to 8, and the stages then
@@ -230,15 +273,16 @@ print(f"parameters: {sum(weight.numel() for weight in network.parameters()):,}")
 
 # %%
 rows = describe("resnet34", 32, num_classes=10, stem="imagenet")
-print("stage    output         weights  never used")
-for row in rows:
-    print(f"{row.stage:<8} {'×'.join(map(str, row.shape)):<9} {row.params:>12,} {row.idle:>11,}")
+table(
+    ("stage", "output", "weights", "never used"),
+    [(row.stage, "×".join(map(str, row.shape)), f"{row.params:,}", f"{row.idle:,}") for row in rows],
+)
 idle, weights = sum(row.idle for row in rows), sum(row.params for row in rows)
 print(f"never used: {idle / 1e6:.1f} of {weights / 1e6:.1f} million weights ({idle / weights:.0%})")
 
 # %% [markdown]
-# (`resnetlab models resnet34 --image-size 32 --stem imagenet` warns about it.) The tutorials train this network
-# nevertheless, and we do so first. At the end we replace the stem by one 3×3 convolution without stride or pooling.
+# (`resnetlab models resnet34 --image-size 32 --stem imagenet` warns about it.) Many tutorials train this network
+# nevertheless, and we do so first. In section 10 we replace the stem by one 3×3 convolution without stride or pooling.
 
 # %% [markdown]
 # ## 5. The same network as the library's and torchvision's
@@ -277,6 +321,10 @@ gradients = {key: weight.grad for key, weight in ours.named_parameters()}
 for name, other in others.items():
     same = all(torch.equal(weight.grad, gradients[key]) for key, weight in other.named_parameters())
     print(f"ours and {name} give the same gradients of all {len(gradients)} parameters: {same}")
+
+# %% [markdown]
+# From here on, `ResNet34` above is what is trained. The library's own training is faster on many CPUs, because it has
+# faster convolutions; the loop below is plain PyTorch, to be read.
 
 # %% [markdown]
 # ## 6. CIFAR-10
@@ -332,10 +380,9 @@ for name, numbers in (
     print(f"{name:<47}", *(f"{number:.4f}" for number in numbers))
 
 # %% [markdown]
-# ### A look at the images
+# ### The images
 #
-# `normalise` converts stored pixels to the input of the network, `denormalise` converts the input back to pixels. The
-# images shown passed through both.
+# `normalise` converts stored pixels to the input of the network.
 
 # %%
 mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (means, stds))
@@ -346,24 +393,7 @@ def normalise(images):
     return (images.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def denormalise(batch):
-    """Inverse of normalise: float (N, C, H, W) to uint8 (N, H, W, C)."""
-    return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def show(axis, image, title="", colour=INK):
-    axis.imshow(image.squeeze(), cmap="gray")  # the colour map only applies to images of one channel
-    axis.set_title(title, size=8, color=colour, loc="center")
-    axis.axis("off")
-
-
-figure, axes = plt.subplots(3, len(classes), figsize=(10, 3.6), layout="constrained", squeeze=False)
-for label, column in enumerate(axes.T):
-    chosen = data.train.images[data.train.labels == label][:3]
-    for axis, image in zip(column, denormalise(normalise(chosen)), strict=False):
-        show(axis, image, classes[label] if axis is column[0] else "")
-figure.suptitle(f"Three training images of each class of {data.name}")
-plt.show()
+show(images_by_class(data.train, classes, f"Three training images of each class of {data.name}"))
 
 # %% [markdown]
 # ## 7. Training: ten epochs with Adam
@@ -397,21 +427,24 @@ print(f"{device.type}, {torch.get_num_threads()} threads, {'bfloat16' if has_bf1
 # %%
 train_images, train_labels = data.train.images.to(device), data.train.labels.to(device)
 val_images, val_labels = data.val.images.to(device), data.val.labels.to(device)
-test_images, test_labels = data.test.images.to(device), data.test.labels.to(device)
 mean, std = mean.to(device), std.to(device)
 
 torch.manual_seed(SEED)
 network = ResNet34(len(classes), in_channels=train_images.shape[3])
 with torch.no_grad():
-    network.eval()(torch.zeros(1, *train_images.shape[3:], 32, 32))  # gives the lazy head its shape
+    network.eval()(torch.zeros(1, train_images.shape[3], 32, 32))  # gives the lazy head its shape
 network = network.to(device, memory_format=torch.channels_last)
 
 # %% [markdown]
-# The loss is cross-entropy: the negative logarithm of the predicted probability of the true class $c$,
+# The *loss* is cross-entropy: the negative logarithm of the predicted probability of the true class $c$,
 #
 # $$ L(z, c) = -\log \frac{e^{z_c}}{\sum_k e^{z_k}}, $$
 #
-# averaged over the batch. Adam's learning rate is $10^{-3}$; `fused` updates all weights in one kernel.
+# averaged over the batch; the fraction, which turns logits $z$ into probabilities, is called *softmax*. `backward`
+# computes the gradient of the loss with respect to every weight, and the *optimiser* changes the weights to lower the
+# loss. Adam (Kingma and Ba, [2014](https://arxiv.org/abs/1412.6980)) divides each weight's step by the typical size of
+# its gradient; its *learning rate*, here $10^{-3}$, is the size of the steps. `fused` updates all weights in one
+# kernel. One *epoch* is one pass over the training images.
 
 # %%
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
@@ -439,43 +472,39 @@ def predict(network, images):
         return torch.cat([network(normalise(part)).float() for part in images.split(500)])
 
 
-def test_epoch(network, images, labels):
+def score(network, images, labels):
     """Mean loss and accuracy."""
     logits = predict(network, images)
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
 
 
 # %% [markdown]
-# After each epoch the network is scored, in evaluation mode, on a fixed sample of the training images, on the
-# validation images and on the test images. The table shows the first two during training. The test scores are only for
-# the curves below: they choose nothing, and are not shown before the end of the training. The weights with the best
-# validation accuracy are kept.
-#
-# In the stored run this took about a quarter of an hour on two CPU cores with bfloat16. It takes longer without
-# bfloat16, and far less on a GPU.
+# After each epoch the network is scored, in evaluation mode, on a fixed sample of the training images and on the
+# validation images. The weights with the best validation accuracy are kept. The test images are not touched. The last
+# column is the time of the epoch: minutes on a CPU, seconds on a graphics card.
 
 # %%
 shuffle = torch.Generator().manual_seed(SEED)
 sample = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(SEED))[:5000].to(device)
-splits = {
-    "train": (train_images[sample], train_labels[sample]),
-    "val": (val_images, val_labels),
-    "test": (test_images, test_labels),
-}
 
 history, best_weights, seconds = [], {}, 0.0
 print("epoch  train loss  train accuracy  val loss  val accuracy  seconds")
 for epoch in range(1, EPOCHS + 1):
     began = time.perf_counter()
     train_epoch(network, train_images, train_labels, optimizer, shuffle)
-    scores = {name: test_epoch(network, *split) for name, split in splits.items()}
+    train_loss, train_accuracy = score(network, train_images[sample], train_labels[sample])
+    val_loss, val_accuracy = score(network, val_images, val_labels)
     took = time.perf_counter() - began
     seconds += took
-    if all(scores["val"][1] > earlier["val"][1] for earlier in history):
+    if all(val_accuracy > earlier["val_accuracy"] for earlier in history):
         best_weights, best_epoch = {key: value.clone() for key, value in network.state_dict().items()}, epoch
-    history.append(scores)
-    (train_loss, train_right), (val_loss, val_right) = scores["train"], scores["val"]
-    print(f"{epoch:>5} {train_loss:>11.3f} {train_right:>15.2%} {val_loss:>9.3f} {val_right:>13.2%} {took:>8.1f}")
+    history.append(
+        {
+            **{"epoch": epoch, "train_loss": train_loss, "train_accuracy": train_accuracy},
+            **{"val_loss": val_loss, "val_accuracy": val_accuracy},
+        }
+    )
+    print(f"{epoch:>5} {train_loss:>11.3f} {train_accuracy:>15.2%} {val_loss:>9.3f} {val_accuracy:>13.2%} {took:>8.1f}")
 
 # %% [markdown]
 # For comparison, the library's run of the same recipe (`notebook-resnet34`: the same network, data and optimiser, other
@@ -483,85 +512,110 @@ for epoch in range(1, EPOCHS + 1):
 # on validation, both after its last epoch, and <!--= test("notebook-resnet34") -->74.2 %<!--/--> on the test images.
 
 # %% [markdown]
-# ## 8. The test, then the curves
+# ## 8. The curves, then one test
 #
-# The test images are scored with the weights of the last epoch and with those of the epoch with the best validation
-# accuracy. The second score is the result; the first shows the effect of the choice. An accuracy on $n$ images has an
-# interval (Wilson's, 95 %): nineteen of twenty such intervals contain the accuracy on an unlimited number of images of
-# the same kind.
+# Where the training loss keeps falling and the validation loss does not, the network *overfits*: it learns properties
+# of the training images that other images do not have. The improvements below aim to reduce the gap between the two.
 
 # %%
-last = predict(network, test_images)
-network.load_state_dict(best_weights)
-logits = predict(network, test_images).cpu()
-truth = data.test.labels
-
-
-def accuracy_with_interval(right, of):
-    """Accuracy with Wilson's 95 % interval."""
-    low, high = wilson(right, of)
-    return f"{right / of:.2%} ({low:.1%} to {high:.1%})"
-
-
-print(f"test accuracy on {len(truth):,} images")
-for name, found in ((f"last epoch, {EPOCHS}", last.cpu()), (f"best epoch on validation, {best_epoch}", logits)):
-    print(f"{name:<27} {accuracy_with_interval(int((found.argmax(1) == truth).sum()), len(truth))}")
+show(curves_figure({"ResNet-34": history}, f"{data.name}, Adam"))
 
 # %% [markdown]
-# In the curves, the training loss keeps falling. Where the validation loss stops falling, the network begins to
-# overfit. The improvements below aim to reduce the gap between the training curve and the two others. The validation
-# and test curves are close to each other, as expected, because the network is trained on neither.
+# Now the test images are scored, once, with the weights of the epoch with the best validation accuracy. An accuracy on
+# $n$ images has an interval (Wilson's, 95 %): nineteen of twenty such intervals contain the accuracy on an unlimited
+# number of images of the same kind.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-epochs = range(1, EPOCHS + 1)
-for axis, index, scale, title in ((axes[0], 0, 1, "Loss (cross-entropy, nats)"), (axes[1], 1, 100, "Accuracy (%)")):
-    for key, colour, marker in (("train", TRAIN, "s"), ("val", VALIDATION, "o"), ("test", TEST, "^")):
-        values = [scale * scores[key][index] for scores in history]
-        name = {"train": "training sample", "val": "validation", "test": "test"}[key]
-        axis.plot(epochs, values, color=colour, marker=marker, markersize=4, label=name)
-    axis.axvline(best_epoch, color=MUTED, linestyle=":", linewidth=1, label="best on validation")
-    axis.set(title=title, xlabel="epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.grid(visible=True)
-axes[0].legend()
-plt.show()
+network.load_state_dict(best_weights)
+logits = predict(network, data.test.images.to(device)).cpu()
+truth, predicted = data.test.labels, logits.argmax(1)
+right = int((predicted == truth).sum())
+print(f"best epoch on validation: {best_epoch}")
+print(f"accuracy on {len(truth):,} test images: {accuracy_with_interval(right, len(truth))}")
 
 # %% [markdown]
 # ### One image, stage by stage
 #
-# The figure shows the activations of the trained network for one test image: after each stage the shape, mean and
-# standard deviation of the output, and the eight feature maps with the largest variance. The maps get smaller; the last
-# ones have a single pixel. On the left is a diagram of the network. (`resnetlab models RUN --image PICTURE
-# --save-figure FILE` draws this for any network.)
+# The figure shows the *activations* of the trained network, which are the outputs of its parts, for one test image:
+# after each stage the shape, mean and standard deviation of the output, and the eight feature maps with the largest
+# variance, on one scale for the whole layer. The maps get smaller; those of the last stage are single pixels, so the scale shows which
+# of them are large. On the left is a diagram of the network. (`resnetlab models RUN --image PICTURE --save-figure FILE`
+# draws this for any network.)
 
 # %%
 library = resnetlab.build_model("resnet34", len(classes), in_channels=train_images.shape[3], stem="imagenet")
 library.load_state_dict(network.state_dict())
 image = data.test.images[:1]
-stops = collect_activations(library.eval(), normalise(image.to(device)).cpu())
-picture = activations_figure(library, stops, image[0].numpy(), classes=classes, title="the trained ResNet-34")
-display(Image(rendered(picture, "png"), width=880))
+activations = collect_activations(library.eval(), normalise(image.to(device)).cpu())
+figure = activations_figure(library, activations, image[0].numpy(), classes=classes, title="the trained ResNet-34")
+show(figure)
 
 # %% [markdown]
-# ## 9. Saving, loading, and a summary
+# ## 9. A checkpoint, and a summary
 #
-# A checkpoint of a network is its `state_dict`: tensors by name. `weights_only=True` loads tensors and refuses code,
-# which a file from an unknown source could contain. To load the checkpoint, we build a new network; it must give the
-# same logits. (The library's model file also contains the classes, the preprocessing and a digest over every byte, so
-# it can be used without this notebook: `resnetlab.load`.)
+# A *checkpoint* is a file with everything that is needed later. To use the network again, we need its weights (the
+# `state_dict`: tensors by name), the names of the classes, and the constants of the normalisation: with other constants
+# the same weights give other logits. (To continue the training, one would also need the state of the optimiser.)
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
-    file = Path(folder, "resnet34.pt")
-    torch.save(network.state_dict(), file)
-    size = file.stat().st_size
-    reloaded = ResNet34(len(classes), in_channels=train_images.shape[3])
-    reloaded.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+CHECKPOINT = Path(tempfile.gettempdir() if QUICK else "", "my_resnet34_checkpoint.pt")
+torch.save(
+    {
+        "weights": network.state_dict(),
+        "classes": list(classes),
+        "mean": means,
+        "std": stds,
+        "epoch": best_epoch,
+        "val_accuracy": history[best_epoch - 1]["val_accuracy"],
+    },
+    CHECKPOINT,
+)
+print(f"{CHECKPOINT.name}: {CHECKPOINT.stat().st_size / 1e6:.1f} MB")
 
+# %% [markdown]
+# The next cell reads the file and shows its content. `weights_only=True` loads tensors, numbers, texts and lists, and
+# refuses code, which a file from an unknown source could contain.
+
+# %%
+stored = torch.load(CHECKPOINT, weights_only=True, map_location="cpu")
+tensors = stored["weights"]
+table(
+    ("key", "content"),
+    [
+        (
+            "weights",
+            f"{len(tensors)} tensors, {sum(value.numel() for value in tensors.values()):,} numbers: parameters and running averages",
+        ),
+        *((key, f"`{value}`") for key, value in stored.items() if key != "weights"),
+    ],
+)
+names = list(tensors)
+table(
+    ("tensor", "shape", "kind"),
+    [
+        (
+            f"`{key}`",
+            "×".join(map(str, tensors[key].shape)) or "one number",
+            str(tensors[key].dtype).removeprefix("torch."),
+        )
+        for key in (*names[:8], *names[-2:])
+    ],
+)
+print(f"the first eight and the last two of {len(names)} tensors; num_batches_tracked counts the training batches")
+
+# %% [markdown]
+# A new network with these weights must give the same logits:
+
+# %%
+reloaded = ResNet34(len(stored["classes"]), in_channels=len(stored["mean"]))
+reloaded.load_state_dict(stored["weights"])
 reloaded = reloaded.to(device, memory_format=torch.channels_last)
-same = torch.equal(predict(reloaded, test_images).cpu(), logits)
-print(f"{size / 1e6:.1f} MB written; the reloaded network gives the same logits: {same}")
+same = torch.equal(predict(reloaded, val_images), predict(network, val_images))
+print(f"the reloaded network gives the same logits for all validation images: {same}")
+
+# %% [markdown]
+# (The library's model file also contains a digest over every byte and the preprocessing of any image, so it can be used
+# without this notebook: [`resnetlab.load`](../src/resnetlab/inference/model_file.py).)
 
 # %%
 summary = {
@@ -570,23 +624,15 @@ summary = {
     "training": f"{EPOCHS} × {len(data.train) // BATCH} steps of {BATCH} images, Adam at 0.001, seed {SEED}",
     "device": f"{device.type}, {'bfloat16' if has_bf16 else 'float32'}, torch {torch.__version__}",
     "time": f"{seconds / 60:.1f} minutes, scoring included",
-    "best epoch": f"{best_epoch}, validation accuracy {history[best_epoch - 1]['val'][1]:.2%}",
-    "test accuracy": accuracy_with_interval(int((logits.argmax(1) == truth).sum()), len(truth)),
+    "best epoch": f"{best_epoch}, validation accuracy {history[best_epoch - 1]['val_accuracy']:.2%}",
+    "test accuracy": accuracy_with_interval(right, len(truth)),
 }
-
-
-def table(head, rows):
-    """Display a Markdown table; all columns but the first are aligned to the right."""
-    lines = [head, [":--"] + ["--:"] * (len(head) - 1), *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
-
 table(("run", "value"), summary.items())
 
 # %% [markdown]
 # ## 10. Improvements, each measured
 #
-# The tutorial ends with a list of things to try next. We try them, each on top of the previous one:
+# We try what many tutorials recommend next, each on top of the previous one:
 #
 # 1. random crops and mirror images,
 # 2. a decreasing learning rate, in steps or along a cosine,
@@ -603,7 +649,8 @@ table(("run", "value"), summary.items())
 # An image that is moved by up to four pixels, or mirrored, still shows the same object, but it is a different input.
 # The network rarely sees exactly the same input twice, so it is harder to memorise the images. Each image is padded
 # with four black pixels on each side and cropped to the original size at a random position; half of the images are
-# mirrored. Only training images are augmented. (For digits mirroring would be wrong: a mirrored 2 is not a 2.)
+# mirrored. Only training images are changed so (*augmented*). (For digits mirroring would be wrong: a mirrored 2 is not
+# a 2.)
 
 
 # %%
@@ -619,12 +666,8 @@ def crop_and_flip(images, generator, padding=4):
 
 
 draws = crop_and_flip(data.train.images[:1].expand(9, -1, -1, -1), torch.Generator().manual_seed(SEED))
-figure, axes = plt.subplots(1, 10, figsize=(10, 1.5), layout="constrained")
-show(axes[0], data.train.images[0], "stored")
-for axis, image in zip(axes[1:], draws, strict=True):
-    show(axis, image)
-figure.suptitle("One training image, and nine draws of crop and flip")
-plt.show()
+title = "One training image, and nine draws of crop and flip"
+show(image_rows([[data.train.images[0], *draws]], title, captions=[["stored"]]))
 
 # %% [markdown]
 # ### A decreasing learning rate
@@ -637,20 +680,18 @@ plt.show()
 # for step $t$ of $T$. Both depend only on $t/T$, so a short run has a complete schedule, not the beginning of a long
 # one.
 
+
 # %%
-done = torch.linspace(0, 1, 500)
-figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
-for name, factor, style in (
-    ("constant", torch.ones_like(done), "-"),
-    ("step: a tenth at 1/2 and at 3/4", 0.1 ** ((done >= 0.5).float() + (done >= 0.75).float()), "--"),
-    ("cosine", (1 + torch.cos(math.pi * done)) / 2, "-."),
-):
-    colour = {"-": MUTED, "--": TRAIN, "-.": VALIDATION}[style]
-    axis.plot(10 * done, 1e-3 * factor, style, color=colour, label=name)
-axis.set(title="Learning rate of Adam over 10 epochs", xlabel="epochs done", ylabel="learning rate")
-axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-axis.grid(visible=True)
-plt.show()
+def step_rate(done):
+    """A tenth of the rate at 1/2 and again at 3/4; `done` is the share of the training that is done."""
+    return 1e-3 * 0.1 ** ((done >= 0.5) + (done >= 0.75))
+
+
+def cosine_rate(done):
+    return 1e-3 * (1 + math.cos(math.pi * done)) / 2
+
+
+show(rates_figure({"constant": lambda _: 1e-3, "step": step_rate, "cosine": cosine_rate}, epochs=10))
 
 # %% [markdown]
 # ### The best checkpoint by validation
@@ -670,55 +711,22 @@ plt.show()
 # $$ F_1 = \frac{2\,P\,R}{P + R}. $$
 
 # %%
-predicted = logits.argmax(1)
-labels = range(len(classes))
-per_class = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
-macro = [values.mean() for values in per_class[:3]]
-table(
-    ("class", "precision", "recall", "F1", "images"),
-    [
-        *((name, f"{p:.2f}", f"{r:.2f}", f"{f:.2f}", n) for name, p, r, f, n in zip(classes, *per_class, strict=True)),
-        ("**mean of the classes**", *(f"{value:.2f}" for value in macro), len(truth)),
-    ],
-)
+class_table(truth, predicted, classes)
 
 # %% [markdown]
 # The confusion matrix counts the images by true class (rows) and predicted class (columns).
 
 # %%
-matrix = confusion_matrix(truth, predicted, labels=labels)
-figure, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
-axis.imshow(matrix / matrix.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
-for true in labels:
-    for said in labels:
-        colour = "white" if matrix[true, said] > matrix[true].sum() / 2 else INK
-        axis.text(said, true, matrix[true, said], ha="center", va="center", size=8, color=colour)
-axis.set_xticks(labels, classes, rotation=45, ha="right")
-axis.set_yticks(labels, classes)
-axis.set(title="Confusion matrix (test images)", xlabel="predicted class", ylabel="true class")
-axis.spines[:].set_visible(False)
-plt.show()
+show(confusion_figure(truth, predicted, classes, "test images"))
 
 # %% [markdown]
-# The figure shows test images with the predicted class and its probability: the first correct prediction of each class,
-# and the mistakes with the highest probability. Some of these mistakes are images that are hard for a person, too.
+# The figure shows random test images with the predicted class and its probability: correct predictions above, mistakes
+# below.
 
 # %%
-probability, _ = logits.softmax(1).max(1)
-right = [index for label in labels for index in ((predicted == truth) & (truth == label)).nonzero().flatten()[:1]]
-wrong = (predicted != truth).nonzero().flatten()
-wrong = wrong[probability[wrong].argsort(descending=True)][:10]
-
-figure, axes = plt.subplots(2, 10, figsize=(11, 3.3), layout="constrained")
-for axis in axes.flat:
-    axis.axis("off")
-for row, indices in zip(axes, (right, wrong), strict=True):
-    for axis, index in zip(row, indices, strict=False):
-        said, true = classes[predicted[index]], classes[truth[index]]
-        title = f"{said}\n{probability[index]:.0%}" + ("" if said == true else f"\nis: {true}")
-        show(axis, data.test.images[index], title)
-figure.suptitle("Test images: right answers (above), the surest mistakes (below)")
-plt.show()
+probabilities = logits.softmax(1)
+title = "Test images: correct predictions above, mistakes below"
+show(predictions_figure(data.test.images, truth, probabilities, classes, title=title))
 
 # %% [markdown]
 # ### A 3×3 stem
@@ -730,7 +738,7 @@ plt.show()
 small = ResNet34()
 small.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
 small.maxpool = nn.Identity()
-follow(small, torch.zeros(1, 3, 32, 32))
+table(("part", "output"), output_shapes(small, (3, 32, 32)).items())
 
 costs = {}
 for stem in ("imagenet", "cifar"):
@@ -740,20 +748,18 @@ for stem in ("imagenet", "cifar"):
 print(f"{costs['cifar'] / costs['imagenet']:.1f} times the multiply-adds")
 
 # %% [markdown]
-# Every stage works on sixteen times as many pixels, so an epoch costs many times as much. For that reason this run has
-# only <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs: fewer epochs than the other runs, but a complete
-# cosine schedule.
+# Every stage works on sixteen times as many pixels, so an epoch costs many times as much.
 
 # %% [markdown]
 # ### The effect of each
 #
-# All five runs use the same units and data, Adam with an initial rate of $10^{-3}$, and batches of 128. All but the
-# last use the 7×7 stem and ten epochs. The test accuracy is that of the epoch with the best validation accuracy. The
-# difference to the first run is in points, with a 95 % interval for two independent samples,
+# All runs use the same units and data, Adam with an initial rate of $10^{-3}$, and batches of 128. The test accuracy is that of the epoch with the best validation accuracy. The difference to the
+# first run is in points, with a 95 % interval for two independent samples,
 #
 # $$ p - q \pm 1{.}96\,\sqrt{\frac{p(1-p)}{n} + \frac{q(1-q)}{n}}. $$
 #
-# Both runs use the same test images, so the true interval is somewhat narrower. We measure cost in multiply-adds of the
+# It is given only for runs with as many epochs as the first. Both runs use the same test images, so the true interval
+# is somewhat narrower; but it covers other images only, not other seeds. We measure cost in multiply-adds of the
 # forward passes, because minutes depend on the other work of the machine.
 
 # %%
@@ -762,70 +768,38 @@ RUNS = {
     "+ crop and flip": "improvements/crop-flip",
     "+ step schedule": "improvements/crop-flip-step",
     "+ cosine schedule instead": "improvements/crop-flip-cosine",
-    "+ 3×3 stem, fewer epochs": "improvements/cifar-stem",
+    "+ 3×3 stem, short": "improvements/cifar-stem",
+    "+ 3×3 stem": "improvements/cifar-stem-10",
 }
-
-
-def stored(name):
-    """A stored run: its epochs, the cost of an epoch, the best epoch, and the test scores."""
-    folder = Path("../results", name)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no results/{name} here: python tools/experiments.py {name} --data cifar10")
-    with (folder / "metrics.csv").open(newline="") as file:
-        epochs = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    config = json.loads((folder / "config.json").read_text())
-    cost = 45_000 * costs[config["model"]["stem"]] / 1e12
-    test = json.loads((folder / "evaluation/test/metrics.json").read_text())
-    best = max(epochs, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-    return {"epochs": epochs, "cost": cost, "test": test, "best": best}
-
-
-def difference(run, first):
-    """Test accuracy minus that of the first run, and half its 95 % interval, both in points."""
-    (p, n), (q, m) = ((each["test"]["accuracy"], each["test"]["images"]) for each in (run, first))
-    half = 1.96 * math.sqrt(p * (1 - p) / n + q * (1 - q) / m)
-    return 100 * (p - q), 100 * half
-
-
-runs = {title: stored(name) for title, name in RUNS.items()}
-first = runs[next(iter(runs))]
+runs = {title: load_run(name) for title, name in RUNS.items() if is_stored(name)}
+first = runs["7×7 stem, constant rate"]
+differences = {
+    title: difference(run, first)
+    for title, run in runs.items()
+    if run is not first and len(run.epochs) == len(first.epochs)
+}
 table(
     ("run", "epochs", "10¹² multiply-adds", "train, last", "val, last", "val, best (epoch)", "test", "points"),
     [
         (
             title,
-            len(run["epochs"]),
-            f"{run['cost'] * len(run['epochs']):.0f}",
-            f"{run['epochs'][-1]['train_accuracy']:.1%}",
-            f"{run['epochs'][-1]['val_accuracy']:.1%}",
-            f"{run['best']['val_accuracy']:.1%} ({run['best']['epoch']:.0f})",
-            f"{run['test']['accuracy']:.1%}",
-            "" if run is first else "{:+.1f} ± {:.1f}".format(*difference(run, first)),
+            len(run.epochs),
+            f"{epoch_cost(run) * len(run.epochs):.0f}",
+            f"{run.epochs[-1]['train_accuracy']:.1%}",
+            f"{run.epochs[-1]['val_accuracy']:.1%}",
+            f"{run.best['val_accuracy']:.1%} ({run.best['epoch']:.0f})",
+            f"{run.test['accuracy']:.1%}",
+            "{:+.1f} ± {:.1f}".format(*differences[title]) if title in differences else "",
         )
         for title, run in runs.items()
     ],
 )
-settings = json.loads(Path("../results/notebook-resnet34/config.json").read_text())
-machine = json.loads(Path("../results/notebook-resnet34/environment.json").read_text())
-print(f"{settings['data']['name']}, {first['test']['images']:,} test images, seed {settings['seed']}")
-print(f"{machine['device_name']}, {machine['precision']}")
-clear = [title for title, run in runs.items() if abs(difference(run, first)[0]) > difference(run, first)[1]]
+print(f"{first.config['data']['name']}, {first.test['images']:,} test images, seed {first.config['seed']}")
+clear = [title for title, (points, half) in differences.items() if abs(points) > half]
 print("further from the first run than the interval:", "; ".join(clear) or "none")
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
-styles = zip((MUTED, TRAIN, TEST, VALIDATION, "#00795a"), "osv^D", strict=True)
-for (title, run), (colour, marker) in zip(runs.items(), styles, strict=True):
-    accuracy = [100 * row["val_accuracy"] for row in run["epochs"]]
-    done = np.arange(1, len(accuracy) + 1)
-    for axis, x in zip(axes, (done, done * run["cost"]), strict=True):
-        axis.plot(x, accuracy, color=colour, marker=marker, markersize=4, label=title)
-axes[0].set(title="Validation accuracy (%) by epoch", xlabel="epochs")
-axes[1].set(title="Validation accuracy (%) by cost", xlabel="10¹² multiply-adds of forward passes")
-for axis in axes:
-    axis.grid(visible=True)
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-plt.show()
+show(runs_figure(runs))
 
 # %% [markdown]
 # In numbers, on the test images, each compared with the run that it extends:
@@ -836,33 +810,110 @@ plt.show()
 #   Without crop and flip these were <!--= training("notebook-resnet34") -->93.7 %<!--/--> and <!--= validation("notebook-resnet34", -1) -->72.8 %<!--/-->.
 # - A step schedule on top: <!--= points("improvements/crop-flip-step", "improvements/crop-flip") -->+1.4<!--/-->
 #   points; a cosine schedule instead: <!--= points("improvements/crop-flip-cosine", "improvements/crop-flip") -->+2.7<!--/-->.
-# - The 3×3 stem on top of crop, flip and cosine: <!--= points("improvements/cifar-stem", "improvements/crop-flip-cosine") -->−7.2<!--/-->
-#   points, in <!--= epochs("improvements/cifar-stem") -->2<!--/--> epochs instead of <!--= epochs("improvements/crop-flip-cosine") -->10<!--/-->,
-#   and with <!--= cost("improvements/cifar-stem") -->104<!--/--> · 10¹² multiply-adds instead of <!--= cost("improvements/crop-flip-cosine") -->34<!--/-->
-#   · 10¹². These are few epochs: after two epochs the run with the 7×7 stem was right on <!--= validation("improvements/crop-flip-cosine", 2) -->60.7 %<!--/-->
-#   of the validation images, this one on <!--= validation("improvements/cifar-stem", 2) -->69.8 %<!--/-->. ResNet-18
-#   with the 3×3 stem, trained for <!--= epochs("cifar10-resnet18") -->8<!--/--> epochs with the recipe
-#   `cifar10-resnet18`, reaches <!--= test("cifar10-resnet18") -->85.8 %<!--/--> on the test images.
 #
-# Each run has one seed. Another seed is likely to change such an accuracy by about half a point, and other test images
-# by more, as the intervals show. A difference smaller than its interval is not significant. The line below the table
-# names the runs with a larger difference.
+# The 3×3 stem costs many times as much per epoch. Its effect is that of the stem alone only where the number of epochs
+# is the same:
+
+# %%
+cosine = runs["+ cosine schedule instead"]
+for title, run in runs.items():
+    if run.config["model"]["stem"] == "cifar":
+        times = len(run.epochs) * run.multiply_adds / (len(cosine.epochs) * cosine.multiply_adds)
+        same = len(run.epochs) == len(cosine.epochs)
+        said = signed(*difference(run, cosine)) if same else "another number of epochs, so not the effect of the stem"
+        print(f"{title}: {run.test['accuracy']:.1%} on the test images after {len(run.epochs)} epochs;", end=" ")
+        print(f"the 7×7 stem has {cosine.test['accuracy']:.1%} after {len(cosine.epochs)}: {said};", end=" ")
+        print(f"{times:.1f} times the multiply-adds")
 
 # %% [markdown]
-# ## 11. Comparison with a pretrained network
+# Each run has one seed. Another seed gives another accuracy, and none of the intervals contains that. A difference
+# smaller than its interval is not significant; the line below the table names the larger ones.
+
+# %% [markdown]
+# ## 11. Transfer: new classes from a few images
 #
-# With few images, one usually starts from a pretrained network. torchvision's ResNet-34 was trained on more than a
-# million photographs of ImageNet. Our class has the same names and shapes, so it can load those weights. Its weights
-# are then *frozen*, and only a new head is trained: logistic regression on the 512 pooled features, which are computed
-# once per image.
+# Often there are only a few images of the classes that one needs, but many of others. *Transfer* means to train a
+# network on the others first, and to begin the training on the few images with its weights. We measure how much that
+# helps, within CIFAR-10: ResNet-34 with the 7×7 stem is trained on the first six classes in alphabetical order. Then it
+# learns the other four from 5, 20 or 100 images each, in one of three ways:
+#
+# - *from scratch*: new weights, all of them trained; the first training is not used;
+# - *frozen*: the weights of the first training stay as they are, and only a new head is trained: logistic regression on
+#   the 512 means of the last maps;
+# - *fine-tuned*: a new head on the weights of the first training, and all of them are trained.
+#
+# This code does it. It is in [`tools/transfer.py`](../tools/transfer.py), and uses the library's ResNet-34, which
+# section 5 has shown to be equal to ours:
+
+# %%
+sys.path.append("../tools")
+transfer = importlib.import_module("transfer")
+
+print(inspect.getsource(transfer.trained))
+print(inspect.getsource(transfer.Scores.predictions))
+
+# %% [markdown]
+# The learning rate of the two trainings, and the regularisation of the logistic regression, are chosen on validation
+# images, for each way and number of images. (These are far more images than the few; in practice one would not have
+# them. All ways are treated alike.) Then everything is repeated with five other draws of the few images, each
+# with another seed, and scored on all test images of the four classes. The first training takes many minutes on a CPU,
+# so the result is stored. `python tools/transfer.py --data cifar10` reproduces it.
+
+# %%
+found = json.loads((RESULTS / "transfer" / "scores.json").read_text())
+print(f"known: {', '.join(found['known'])}; new: {', '.join(found['new'])}")
+right, of = found["test_of_known"]["right"], found["test_of_known"]["images"]
+print(f"first training: {found['epochs']} epochs, {right / of:.1%} of {of:,} test images of the known classes")
+
+accuracies = {}  # in percent, in the order of the draws
+for row in found["rows"]:
+    if row["split"] == "test":
+        accuracies.setdefault((row["way"], row["count"]), []).append(100 * row["right"] / row["images"])
+ways, counts = (list(dict.fromkeys(key[i] for key in accuracies)) for i in (0, 1))
+table(
+    ("way", *(f"{count} images of each class" for count in counts)),
+    [(way, *(mean_with_interval(accuracies[way, count]) for count in counts)) for way in ways],
+)
+show(transfer_figure(accuracies, chance=100 / len(found["new"])))
+
+# %% [markdown]
+# The table has the mean test accuracy (%) of the five draws and its 95 % interval (Student's $t$), the figure also the
+# single draws. The same draws are used for all ways, so we can compare them draw by draw:
+
+# %%
+table(
+    ("difference in points", *(f"{count} images of each class" for count in counts)),
+    [
+        (
+            f"{new} − {old}",
+            *(
+                mean_with_interval([a - b for a, b in zip(accuracies[new, n], accuracies[old, n], strict=True)])
+                for n in counts
+            ),
+        )
+        for new, old in (("frozen", "from scratch"), ("fine-tuned", "from scratch"), ("fine-tuned", "frozen"))
+    ],
+)
+
+# %% [markdown]
+# An interval that contains 0 means: no difference detected. The intervals cover other draws of the few images and other
+# seeds. They do not cover another first training, other test images or another choice of the six classes; classes that
+# resemble the known ones (a truck and an automobile, say) are easier to transfer to than others.
+
+# %% [markdown]
+# ## 12. Comparison with a network that learned from ImageNet
+#
+# torchvision's ResNet-34 was trained on more than a million photographs of ImageNet. Our class has the same names and
+# shapes, so it can load those weights. We use them *frozen*, as in the section before: a new head learns on the 512
+# means of the last maps, which are computed once per image.
 #
 # The images are enlarged to 128 pixels, because the filters were trained on larger objects, and normalised with
 # ImageNet's constants. To save time, the head is trained on only 5,000 of the training images. The two networks did not
-# have the same training data: ImageNet contains most of our ten classes in many varieties.
+# have the same training data: ImageNet contains nine of our ten classes, in many varieties. It has no deer; the nearest
+# to it are antelopes.
 #
 # The weights are read from the file that `RESNETLAB_RESNET34_WEIGHTS` names, from torch.hub's folder
-# (`~/.cache/torch/hub/checkpoints`), or from torchvision's server (83 MB). If none of these has them, the cell prints
-# what to do, and the notebook continues. With the weights, the cell takes a minute or two on two CPU cores.
+# (`~/.cache/torch/hub/checkpoints`), or from torchvision's server (83 MB). Without them this comparison is left out.
 
 # %% tags=["pretrained"]
 WEIGHTS = "resnet34-b627a593.pth"  # the name ends in the first digits of the file's SHA-256
@@ -921,9 +972,9 @@ def pretrained_predictions(file, train, test, pixels):
 file = find_weights(DOWNLOAD_WEIGHTS)
 if file is None:
     print(
-        f"ImageNet's weights are not here, so there is no comparison. Fetch https://download.pytorch.org/models/{WEIGHTS}"
-        f" on any machine, put it into ~/.cache/torch/hub/checkpoints or name it in RESNETLAB_RESNET34_WEIGHTS, and run"
-        " this cell again."
+        "This comparison is left out, because ImageNet's weights are not here. To make it, fetch "
+        f"https://download.pytorch.org/models/{WEIGHTS} on any machine, put it into ~/.cache/torch/hub/checkpoints or "
+        "name it in RESNETLAB_RESNET34_WEIGHTS, and run this cell again."
     )
 else:
     few = sample.cpu()
@@ -953,5 +1004,77 @@ else:
     print(f"difference {100 * (b - c) / n:+.1f} ± {100 * 1.96 * error:.1f} points; {took / 60:.1f} minutes")
 
 # %% [markdown]
-# `resnetlab baseline --data FOLDER` makes the full comparison, with a third network: ImageNet's weights, fine-tuned in
-# every layer.
+# `resnetlab baseline --data FOLDER` makes the full comparison on any folder of images, with a third network: ImageNet's
+# weights, fine-tuned in every layer.
+
+# %% [markdown]
+# ## 13. Exercises, and what to read next
+#
+# **1.** How many layers with weights has a network with the units `(3, 4, 23, 3)` of section 3? How many convolutions
+# more than layers does it have, and which?
+#
+# <details><summary>Answer</summary>
+#
+# $1 + 2\,(3 + 4 + 23 + 3) + 1 = 68$. It has three projections in addition, one in each of the stages 2 to 4. They are
+# not counted, because the path through $F$ is the longer one.
+#
+# </details>
+#
+# **2.** In a trained unit, set `bn2.weight` and `bn2.bias` to zero. What does the unit compute?
+#
+# <details><summary>Answer</summary>
+#
+# $F(x) = 0$, so $y = \mathrm{ReLU}(\mathrm{shortcut}(x))$. Where the shortcut is the identity, $x$ is the output of a
+# ReLU, and $y = x$. Networks are sometimes initialised with `bn2.weight = 0`: see the last section of
+# [`why_residuals`](why_residuals.ipynb).
+#
+# </details>
+#
+# **3.** The table in section 4 lists weights that are never used. Show it for one of them: change an outer weight of a
+# kernel in `layer4[1].conv1`, and compare the logits.
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# before = predict(network, val_images[:100])
+# with torch.no_grad():
+#     network.layer4[1].conv1.weight[:, :, 0, 0] += 1
+# print(torch.equal(predict(network, val_images[:100]), before))
+# ```
+#
+# It prints `True`: on a map of one pixel these weights are multiplied only by the zeros of the padding.
+#
+# </details>
+#
+# **4.** Add what is missing in the checkpoint to continue the training, and continue it for one epoch.
+#
+# <details><summary>Answer</summary>
+#
+# Save `optimizer.state_dict()` (Adam keeps two averages for every weight), `shuffle.get_state()` (the state of the
+# random order), and the weights of the *last* epoch, not of the best one. After loading all three, call `train_epoch`.
+# The library's `fit(…, folder=…, resume="auto")` does this, and equals an uninterrupted training bit for bit.
+#
+# </details>
+#
+# **5.** Someone trains ten networks, scores each on the test images, and reports the best score. Why is it too high,
+# and what should be reported?
+#
+# <details><summary>Answer</summary>
+#
+# The test images have chosen the network, so its score is the largest of ten partly random numbers. Choose by
+# validation accuracy, then score the chosen network once on the test images; or report the mean and the spread of all
+# ten.
+#
+# </details>
+#
+# **Read next**
+#
+# - The notebook [`why_residuals`](why_residuals.ipynb): plain and residual networks compared.
+# - The code: [the units](../src/resnetlab/models/blocks.py), [the network](../src/resnetlab/models/resnet.py),
+#   [Table 1](../src/resnetlab/models/zoo.py), [the training loop](../src/resnetlab/training/loop.py).
+# - K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition*: [arXiv:1512.03385](https://arxiv.org/abs/1512.03385).
+# - K. He, X. Zhang, S. Ren, J. Sun, *Delving Deep into Rectifiers*, for the initialisation: [arXiv:1502.01852](https://arxiv.org/abs/1502.01852).
+# - S. Ioffe, C. Szegedy, *Batch Normalization*: [arXiv:1502.03167](https://arxiv.org/abs/1502.03167).
+# - J. Yosinski, J. Clune, Y. Bengio, H. Lipson, *How transferable are features in deep neural networks?*:
+#   [arXiv:1411.1792](https://arxiv.org/abs/1411.1792).
+# - R. Wightman, H. Touvron, H. Jégou, *ResNet strikes back*, on better training of the same network: [arXiv:2110.00476](https://arxiv.org/abs/2110.00476).
