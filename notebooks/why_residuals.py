@@ -591,10 +591,10 @@ print(f"of its last {third} {np.mean(last_stage[-third:]):.2f}")
 # %% [markdown]
 # Where the shape changes, half of the shortcut's channels are zeros (option A), so $\mathcal{F}$ has to provide them.
 #
-# Two things are unexpected if one thinks of small corrections. Most units add a considerable share of their input. And
-# if the last line shows a growth, the corrections get *larger* towards the end of the last stage, where an almost
+# Two things are unexpected if one thinks of small corrections. Most units add a considerable share of their input (the
+# median above). And the corrections get *larger* towards the end of the last stage (the last line), where an almost
 # finished answer should need only small changes. We do not know the reason. One difference is that the output of the
-# last units goes to the head alone, and is not the input of many other units.
+# last units goes to the head, and is not the input of many other units.
 #
 # ## Removing units
 #
@@ -679,10 +679,10 @@ display(Markdown("\n".join(f"- {sentence}" for sentence in sentences)))
 # %% [markdown]
 # With 1,000 images, an accuracy is uncertain by sampling alone: differences below two or three points mean little.
 #
-# In the residual network most units can be removed at a small cost, as Veit et al. found. One unit is an exception: a
-# single removal destroys most of the accuracy, although this unit has a shortcut like the others. So the units are not
-# all alike paths among many. Does the cost go with the size of the correction? The next cell computes the rank
-# correlation of both over the units that keep the shape (1: the same order; 0: no relation):
+# In the residual network most units can be removed at a small cost, as Veit et al. found. One unit is an exception: its
+# removal destroys most of the accuracy, although it has a shortcut like the others. So not every unit can be left out.
+# Does the cost go with the size of the correction? The next cell looks up the size for this unit, and computes the rank
+# correlation of size and cost over all units that keep the shape (1: the same order; 0: no relation):
 
 # %%
 same_shape = [name for name, unit in units_of(residual).items() if keeps_shape(unit)]
@@ -723,9 +723,9 @@ table(
 )
 
 # %% [markdown]
-# The mean does not decrease smoothly, and from some $k$ on the orders differ greatly. One unit explains much of this if
-# the accuracy collapses in an order as soon as the costly unit from above is among the removed ones. The next cell
-# separates the two cases:
+# The mean does not decrease smoothly: it falls steeply from $k = 5$ on, and the orders differ greatly there. Is this the
+# number of removed units, or the costly unit from above? The next cell separates the orders in which that unit is among
+# the removed ones from those in which it is not:
 
 # %%
 includes = np.array([[costly in names[:k] for names in orders] for k in COUNTS])
@@ -741,6 +741,18 @@ table(
     ["mean accuracy in % (orders)", *COUNTS],
     [[f"{costly} is removed", *mean_where(includes)], [f"{costly} is kept", *mean_where(~includes)]],
 )
+removal_told = f"Removing units of {residual.name} at random: {costly} is never among them."
+if includes.any():
+    removal_told = (
+        f"Removing units of {residual.name} at random: with {costly} among them, its accuracy is "
+        f"{removed[includes].mean():.1f} % in the mean (guessing: {100 / classes:.0f} %); without, it is "
+        f"{removed[0][~includes[0]].mean():.1f} % with {COUNTS[0]} removed, {removed[~includes].mean():.1f} % in the mean."
+    )
+print(removal_told)
+
+# %% [markdown]
+# So the collapse of the mean is that of one unit. Where it is kept, the accuracy decreases step by step, as Veit et al.
+# found.
 
 # %% [markdown]
 # ## Shortcut options
@@ -824,7 +836,10 @@ gradients_told = "Before training, the relative gradient of the first kernel is 
 gradients_told += " and ".join(
     f"{ratio:,.1f} times that of the last one in {name}" for name, ratio in first_to_last.items()
 )
-found = (*verdicts, *deeper, f"{summary_of_depth}.", f"{gradients_told}.", *sentences, *shortcuts_told, zero_told)
+found = (
+    *(*verdicts, *deeper, f"{summary_of_depth}.", f"{gradients_told}."),
+    *(*sentences, costs_told, removal_told, *shortcuts_told, zero_told),
+)
 display(Markdown("\n".join(f"- {sentence}" for sentence in found)))
 
 # %% [markdown]
