@@ -741,12 +741,12 @@ table(
     ["mean accuracy in % (orders)", *COUNTS],
     [[f"{costly} is removed", *mean_where(includes)], [f"{costly} is kept", *mean_where(~includes)]],
 )
-removal_told = f"Removing units of {residual.name} at random: {costly} is never among them."
+removal_told = f"In these orders, {costly} is never among the removed units."
 if includes.any():
     removal_told = (
-        f"Removing units of {residual.name} at random: with {costly} among them, its accuracy is "
-        f"{removed[includes].mean():.1f} % in the mean (guessing: {100 / classes:.0f} %); without, it is "
-        f"{removed[0][~includes[0]].mean():.1f} % with {COUNTS[0]} removed, {removed[~includes].mean():.1f} % in the mean."
+        f"Removing up to {max(COUNTS)} units of {residual.name} at random: with {costly} among them, its accuracy is at "
+        f"most {removed[includes].max():.1f} % (guessing: {100 / classes:.0f} %); without, it is "
+        f"{removed[~includes].mean():.1f} % in the mean."
     )
 print(removal_told)
 
