@@ -93,6 +93,7 @@ def test_a_first_training_then_every_way_and_the_second_call_computes_nothing(
             assert {row["draw"] for row in tested} == {0, 1}
             best = max(chosen, key=lambda row: row["right"])["setting"]
             assert {row["setting"] for row in tested} == {best}
+    assert len((tmp_path / "stored" / "first_training.csv").read_text().splitlines()) == 2
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) == len(rows)
 

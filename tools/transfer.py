@@ -81,7 +81,7 @@ def main() -> None:
     }
     given.results.mkdir(parents=True, exist_ok=True)
     write_text(given.results / "scores.json", json.dumps(facts, indent=1) + "\n")
-    shutil.copyfile(given.run / "pretrained" / "metrics.csv", given.results / "metrics.csv")
+    shutil.copyfile(given.run / "pretrained" / "metrics.csv", given.results / "first_training.csv")
 
 
 def only(data: ImageData, first: int, last: int) -> ImageData:
