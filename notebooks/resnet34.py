@@ -896,7 +896,8 @@ table(
 )
 
 # %% [markdown]
-# An interval that contains 0 means: no difference detected. The intervals cover other draws of the few images and other
+# An interval that contains 0 means: no difference detected. All trainings on few images have the same number of steps; a
+# longer one from scratch might gain more than the others. The intervals cover other draws of the few images and other
 # seeds. They do not cover another first training, other test images or another choice of the six classes; classes that
 # resemble the known ones (a truck and an automobile, say) are easier to transfer to than others.
 
