@@ -202,7 +202,7 @@ def test_the_time_limit_is_that_of_all_runs_together(tmp_path: Path, monkeypatch
         given.append((seed, stop.reason))
         time.sleep(0.3)
 
-    monkeypatch.setattr(seeds, "train_seed", pretend)
+    monkeypatch.setattr(seeds, "train_one", pretend)
     with pytest.raises(Stopped, match="stopped by the time limit before seed 2; resume with: resnetlab resume"):
         seeds.train_series(recipes.quickstart(), 9, tmp_path / "out", max_minutes=0.5 / 60)
     assert given == [(0, None), (1, None)]

@@ -83,6 +83,9 @@ class TrainArguments(RecipeArguments):
     seeds: int | None = None
     """number of runs, with consecutive seeds from --seed, in sub-folders of --out, with a summary of their scores;
     default: one run, no summary"""
+    folds: int | None = None
+    """cross-validation: number of folds, each the test split of one run in a sub-folder of --out; all predictions are
+    then scored as one set; default: off"""
     print_config: bool = False
     """print all settings as JSON and exit without training"""
 

@@ -30,6 +30,9 @@ from resnetlab.runs.log import LOGGER
 
 def train(arguments: Sequence[str]) -> None:
     given = parse(TrainArguments, arguments, "resnetlab train")
+    if given.folds is not None:
+        require_folds(given)
+        given = given.model_copy(update={"changes": with_folds(given.changes, given.folds)})
     config = given.run_config()
     if given.print_config:
         print(json_text(config.to_json()))
@@ -48,16 +51,33 @@ def train(arguments: Sequence[str]) -> None:
         for sentence in without_effect(config, [path for path in flat(given.changes) if path not in chosen(config)]):
             LOGGER.warning(sentence)  # `train` warns of the others
         watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
-        if given.seeds is not None:
+        count = given.folds or given.seeds
+        if count is not None:
             from resnetlab.cli import tables
             from resnetlab.runs.seeds import train_series
 
             is_resumed = given.resume is not None
-            tables.show_series(train_series(config, given.seeds, given.out, resume=is_resumed, **watched))
+            tables.show_series(train_series(config, count, given.out, resume=is_resumed, **watched))
         elif given.resume and given.out and (given.out / "config.json").exists():
             resume(given.out, changes=resolved(config).to_json(), **watched)
         else:
             train(config, given.out, **watched)
+
+
+def require_folds(given: TrainArguments) -> None:
+    """Raise BadInput for a cross-validation with seeds, with one fold only, or of one fold."""
+    if given.seeds is not None:
+        raise BadInput("--folds and --seeds cannot be combined; train a cross-validation for each --seed")
+    if given.folds is not None and given.folds < 2:
+        raise BadInput(f"--folds is {given.folds}, but a cross-validation needs 2 folds or more")
+    data = given.changes.get("data", {})
+    for name in ("fold", "folds"):
+        if name in data:
+            raise BadInput(f"--folds trains every fold; omit --data.{name}")
+
+
+def with_folds(changes: dict[str, Any], folds: int) -> dict[str, Any]:
+    return changes | {"data": changes.get("data", {}) | {"folds": folds, "fold": None}}
 
 
 def find_lr(arguments: Sequence[str]) -> None:
@@ -72,7 +92,10 @@ def find_lr(arguments: Sequence[str]) -> None:
     from resnetlab.cli import tables
     from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
+    from resnetlab.runs.build import require_outside
     from resnetlab.runs.find_lr import draw, find_lr
+
+    require_outside(given.out, config.data.name)
 
     tune()
     with Console(quiet=given.json_) as console:
@@ -208,10 +231,10 @@ def compare(arguments: Sequence[str]) -> None:
     from resnetlab.report.comparison import write_comparison
     from resnetlab.report.score_table import write_latex, write_scores_csv
     from resnetlab.runs import compare
-    from resnetlab.runs.series import is_series
+    from resnetlab.runs.series import has_seeds
 
     written = []
-    if any(map(is_series, given.runs)):
+    if any(map(has_seeds, given.runs)):
         if given.out is not None:
             raise BadInput("--out writes a page about single runs; for a series use --latex, --csv or --json")
         summaries = compare.summarize(given.runs, given.split)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from resnetlab.runs.label_issues import Examined
 
 
-WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed", "settings")
+WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed", "fold", "settings")
 
 
 def show_json(value: Mapping[str, Any]) -> None:
@@ -102,19 +102,22 @@ def show_series(series: Series) -> None:
     """Print the scores of each run of a series, and their mean, spread and range."""
     summary = series.summary()
     rows, together = summary["runs"], summary["together"]
-    table = make_table("seed", "accuracy", "macro-F1", "loss", "training, s")
+    table = make_table(series.kind, "accuracy", "macro-F1", "loss", "training, s")
     forms = {"accuracy": "{:.2%}", "macro_f1": "{:.2%}", "loss": "{:.4f}", "train_seconds": "{:.1f}"}
     for row in rows:
-        table.add_row(str(row["seed"]), *(formatted(form, row[score]) for score, form in forms.items()))
+        table.add_row(str(row[series.kind]), *(formatted(form, row[score]) for score, form in forms.items()))
     table.add_section()
     for label, numbers in (
         ("mean ± std", ("mean", "std")),
         ("min", ("min",)),
         ("max", ("max",)),
-        (f"{summary['level']:.0%} interval of the mean", ("interval",)),
+        *([(f"{summary['level']:.0%} interval of the mean", ("interval",))] if series.kind == "seed" else []),
     ):
         table.add_row(label, *(formatted_statistics(form, together[score], numbers) for score, form in forms.items()))
     output().print(table)
+    if series.kind == "fold":
+        show_pooled(series, summary)
+        return
     images = f"{rows[0]['images']:,} " if rows else ""
     chosen = "" if summary["split"] == "test" else ", on which each run selected its best epoch"
     print_line(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
@@ -170,6 +173,17 @@ def show_suspects(examined: Examined) -> None:
         output().print(table)
     count = f"{len(suspects):,} of {len(examined.names):,} labels are suspected to be wrong"
     print_line(f"{count}; examined were {examined.source}")
+
+
+def show_pooled(series: Series, summary: Mapping[str, Any]) -> None:
+    """Print the scores of the predictions of all folds as one set."""
+    pooled = summary["pooled"]
+    if pooled is not None:
+        print_line(score_line(pooled))
+        print_line(calibration_line(pooled["calibration"]))
+    print_line(
+        f"the series is in {series.path}: {SUMMARY}, evaluation/test, {', '.join(r['folder'] for r in summary['runs'])}"
+    )
 
 
 def formatted(form: str, value: float | None) -> str:

@@ -21,7 +21,7 @@ from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.models.build import build_model
 from resnetlab.models.pretrained import load_pretrained
@@ -254,3 +254,19 @@ def resolved(config: RunConfig) -> RunConfig:
     if config.data.name in DATASETS or not source.exists():
         return config
     return config.changed({"data": {"name": str(source.resolve()), "root": root and str(Path(root).resolve())}})
+
+
+def require_outside(out: Path | str | None, data: str) -> None:
+    """Raise BadInput for output that would lie among the images of a data folder, and become images itself.
+
+    A folder `runs` directly in the data folder is allowed: it is the default, and never read as images.
+    """
+    if out is None or data in DATASETS or not Path(data).is_dir():
+        return
+    folder = Path(data).resolve()
+    inside = Path(out).resolve()
+    if inside == folder or (folder in inside.parents and inside.relative_to(folder).parts[0] != "runs"):
+        raise BadInput(
+            f"--out is {printable(out)}, which lies in the data folder {printable(data)}: its pictures would become "
+            "images to train on; give a folder outside of it"
+        )

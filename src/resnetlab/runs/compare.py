@@ -29,7 +29,7 @@ from resnetlab.runs.config import differing
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
 from resnetlab.runs.folder import ENVIRONMENT, RunFolder
 from resnetlab.runs.score import SPLITS, SplitName
-from resnetlab.runs.series import Series, is_series
+from resnetlab.runs.series import Pooled, Series, has_seeds
 
 Paths: TypeAlias = Sequence[str | os.PathLike[str]]
 NOT_ALL_TESTED = (
@@ -39,14 +39,14 @@ NOT_ALL_TESTED = (
 
 
 def compare(folders: Paths, split: SplitName | None = None) -> Comparison:
-    """Compare the runs in `folders` by their scores on the same split.
+    """Compare the runs in `folders` by their scores on the same split; a cross-validation (`train --folds`) is one run.
 
     Without a `split` it is the test split if all runs have been scored on it, else validation.
 
     Raises BadInput if a run has not been scored on the split, has other weights now than when it was scored, or was
     scored on other images than the rest; Damaged if its predictions do not belong to its scores.
     """
-    runs = [RunFolder.open(path) for path in paths_of(folders, split)]
+    runs = [Pooled.open(path) for path in paths_of(folders, split)]
     metrics, split, notes = scores_on(runs, split)
     together = access_logs(runs, split)
     compared = [compared_run(*given, split) for given in zip(runs, metrics, distinct_names(runs), strict=True)]
@@ -70,13 +70,13 @@ def summarize(folders: Paths, split: SplitName | None = None) -> SummaryTable:
     paths, notes = paths_of(folders, split), []
     groups: list[list[RunFolder]] = []
     for path in paths:
-        series = Series.open(path) if is_series(path) else None
-        finished = [series.run(seed) for seed in series.seeds if series.is_finished(seed)] if series else []
+        series = Series.open(path) if has_seeds(path) else None
+        finished = [series.run(seed) for seed in series.numbers if series.is_finished(seed)] if series else []
         if series and not finished:
             raise BadInput(f"no run of the series in {printable(path)} is finished; resnetlab resume continues it")
         if series and len(finished) < series.count:
             notes.append(f"{printable(path.name)}: {len(finished)} of its {series.count} runs are finished")
-        groups.append(finished or [RunFolder.open(path)])
+        groups.append(finished or [Pooled.open(path)])
     runs = [run for group in groups for run in group]
     metrics, split, split_notes = scores_on(runs, split)
     compared = iter([compared_run(*given, split) for given in zip(runs, metrics, distinct_names(runs), strict=True)])

@@ -150,7 +150,6 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibr
     from resnetlab.plots.style import save
 
     labels, predicted, probability = evaluation.labels, evaluation.predicted, evaluation.probabilities.max(1)
-    images = np.asarray(evaluation.preprocessing.center_crop(evaluation.split.images).cpu())
     about: Any = {"classes": evaluation.classes, "title": evaluation.title}
     loss = losses(evaluation.probabilities, labels)
     save(confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
@@ -159,6 +158,9 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibr
     if calibration["after"]:
         panels[f"at temperature {calibration['temperature']['value']:.3g}"] = calibration["after"]["bins"]
     save(reliability_diagram(panels, evaluation.title), folder / "calibration.png")
+    if not evaluation.split.images.numel():  # those of a cross-validation are in its folds
+        return
+    images = np.asarray(evaluation.preprocessing.center_crop(evaluation.split.images).cpu())
     save(samples(images, labels, predicted, probability, **about), folder / "samples.png")
     save(mistakes(images, labels, predicted, probability, loss, **about), folder / "mistakes.png")
 

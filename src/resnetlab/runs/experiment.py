@@ -9,7 +9,7 @@ from resnetlab.evaluation.metrics import Score
 from resnetlab.files import as_path
 from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.models.resnet import ResNet
-from resnetlab.runs.build import Experiment, resolved
+from resnetlab.runs.build import Experiment, require_outside, resolved
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.effects import chosen, long_warm_up, without_effect
 from resnetlab.runs.folder import RunFolder
@@ -62,6 +62,7 @@ def train(
     if path is not None:
         RunFolder.require_free(path)
     config = resolved(config)
+    require_outside(path, config.data.name)
     require_tensorboard(config)
     experiment = Experiment.of(config)
     with stop.watched():
@@ -142,7 +143,8 @@ def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
                 raise Stopped(f"stopped by {stop.reason} while scoring; {session.resume_hint}") from None
             if split == "test":
                 record_access(run.access_log, scored.evaluation, log)
-            scores = scored.write(run.evaluation(split))
+            is_fold = experiment.config.data.fold is not None  # `pooling` needs the probability of every class
+            scores = scored.write(run.evaluation(split), all_probabilities=is_fold)
         temperature = temperature_of(scores)
         log.info(score_line(scores))
         if split == "test":

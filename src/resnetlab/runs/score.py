@@ -22,7 +22,7 @@ from resnetlab.files import as_path
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.interpret.embedding import MOST, catching_features, spread
 from resnetlab.models.resnet import ResNet
-from resnetlab.runs.build import evaluation_batches, open_data
+from resnetlab.runs.build import evaluation_batches, open_data, require_outside
 from resnetlab.runs.config import DataConfig
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
@@ -93,6 +93,7 @@ def evaluate(
         model, config = read_model(path), DataConfig()
     if data is not None:
         config = config.model_copy(update={"name": data})
+    require_outside(out, config.name)
     opened, device_ = open_data(config, model.preprocessing), start(device, "fp32").device
     temperature = None if split == "val" else fitted_temperature(run_of(path), model, tta)
     scored = score_split(model, opened, split, device_, temperature=temperature, tta=tta)

@@ -1,4 +1,4 @@
-"""Train a series of runs that differ only in their seeds."""
+"""Train a series of runs that differ only in their seeds, or in the fold that is their test split."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resnetlab.errors import BadInput, Stopped, printable
-from resnetlab.runs.build import resolved
+from resnetlab.runs.build import require_outside, resolved
 from resnetlab.runs.config import HARMLESS, RunConfig, differences
-from resnetlab.runs.evaluation_files import make_folder
+from resnetlab.runs.evaluation_files import make_folder, read_metrics
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder, claim_next
 from resnetlab.runs.log import RunLog
+from resnetlab.runs.pooling import write_pooled
 from resnetlab.runs.resume import resume
 from resnetlab.runs.series import SUMMARY, Series, is_series
 from resnetlab.runs.session import OnEvent
@@ -30,17 +31,22 @@ def train_series(
     on_event: OnEvent | None = None,
 ) -> Series:
     """Train `config` with `count` consecutive seeds, starting with its own, in a new or empty folder (default: as for
-    `train`).
+    `train`). A config with `data.folds` and without `data.fold` is trained once for each fold instead, and the
+    predictions of all folds are scored as one set.
 
     With `resume` the folder may hold a series with the same settings, which is then resumed, and may get more seeds.
     Raises BadInput before anything is written, NonFinite, DiskTrouble or Stopped. The time limit is for all runs
     together.
     """
     stop = StopRequest.within(max_minutes, stop)
-    if count < 2:
+    if Series(Path(), config, count).kind == "fold":
+        require_scored(config)
+    elif count < 2:
         raise BadInput(f"`count` is {count}, but a series needs 2 seeds or more; without `count` it is one run")
     config = resolved(config)
-    config.changed({"seed": config.seed + count - 1})  # BadInput if a seed is out of range
+    require_outside(folder, config.data.name)
+    plan = Series(Path(), config, count)
+    plan.config_of(plan.numbers[-1])  # BadInput if a seed is out of range
     if folder is not None and is_series(folder):
         if not resume:
             raise BadInput(f"there is a series in {printable(folder)}; give another `folder`, or add `resume=True`")
@@ -94,32 +100,41 @@ def require_unchanged(path: Path, had: RunConfig, wanted: RunConfig, advice: str
         raise BadInput(f"{printable(path)}: all runs of a series have the same settings, but {change}; {advice}")
 
 
+def require_scored(config: RunConfig) -> None:
+    """Raise BadInput unless each fold is scored: a cross-validation is made of these scores."""
+    if config.final_test == "never":
+        raise BadInput("--folds scores every fold as the test split of one run; omit --final-test never")
+
+
 def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, strict: bool = False) -> Series:
-    """Train the unfinished runs in the order of their seeds, and write the summary after each."""
+    """Train the unfinished runs in the order of their numbers, and write the summary after each."""
     log, resume_hint = RunLog(), f"resume with: resnetlab resume {series.path}"
-    for seed in filter(series.is_begun, series.seeds):
+    for number in filter(series.is_begun, series.numbers):
         advice = "move that run away, and the series trains it anew"
-        require_unchanged(series.run(seed).path, series.config_of(seed), series.run(seed).config, advice)
-    unfinished = [seed for seed in series.seeds if not series.is_finished(seed)]
+        require_unchanged(series.run(number).path, series.config_of(number), series.run(number).config, advice)
+    unfinished = [number for number in series.numbers if not series.is_finished(number)]
     make_folder(series.path)
     series.write_summary()
-    for number, seed in enumerate(unfinished):
-        if number and stop.reason:
-            raise Stopped(f"stopped by {stop.reason} before seed {seed}; {resume_hint}")
-        log.info(f"seed     {seed}: run {series.seeds.index(seed) + 1} of {series.count}")
+    for place, number in enumerate(unfinished):
+        if place and stop.reason:
+            raise Stopped(f"stopped by {stop.reason} before {series.kind} {number}; {resume_hint}")
+        log.info(f"{series.kind:<8} {number}: run {series.numbers.index(number) + 1} of {series.count}")
         try:
-            train_seed(series, seed, stop, on_event, strict=strict)
+            train_one(series, number, stop, on_event, strict=strict)
         except Stopped as error:
             where = str(error).split("; ")[0]
-            raise Stopped(f"seed {seed}: {where}; {resume_hint}") from None
+            raise Stopped(f"{series.kind} {number}: {where}; {resume_hint}") from None
+        series.write_summary()
+    if series.kind == "fold" and (unfinished or read_metrics(series.pooled) is None):
+        write_pooled(series)
         series.write_summary()
     return series
 
 
-def train_seed(series: Series, seed: int, stop: StopRequest, on_event: OnEvent | None, *, strict: bool) -> None:
+def train_one(series: Series, number: int, stop: StopRequest, on_event: OnEvent | None, *, strict: bool) -> None:
     """Train one run of a series to its end; resume it if it has been begun."""
-    config, path = series.config_of(seed), series.run(seed).path
-    if series.is_begun(seed):
+    config, path = series.config_of(number), series.run(number).path
+    if series.is_begun(number):
         resume(path, changes=config.to_json(), strict=strict, stop=stop, on_event=on_event)
     else:
         train(config, path, stop=stop, on_event=on_event)
@@ -131,7 +146,7 @@ def removed_unless_begun(path: Path, made: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not list(path.glob("seed-*")):
+        if not [*path.glob("seed-*"), *path.glob("fold-*")]:
             (path / SUMMARY).unlink(missing_ok=True)
             for folder in made:
                 if folder.exists() and not any(folder.iterdir()):
