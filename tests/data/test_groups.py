@@ -106,6 +106,12 @@ def test_each_fold_is_the_test_split_of_one_run():
     assert sorted(tests) == sorted(f"{i}.png" for i in range(len(labels)))
 
 
+def test_folds_of_data_with_a_test_split_are_refused():
+    files = Files(("a", "b"), np.array([0, 1]))
+    with pytest.raises(BadInput, match=r"the data has 2 test images of its own; give the other images alone"):
+        HoldOut(0.2, 0.2, 0, folds=2, fold=1).draw("ab", files, None, files)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -150,8 +150,7 @@ class HoldOut:
     """The sizes and the seed of missing splits: test is drawn first, then val from the rest.
 
     `test_fraction` is a share of the training images, `val_fraction` a share of those that are left. With `folds`, the
-    test split is fold number `fold` (from 1) of the training images, in place of any other. Images of one group stay in
-    one split.
+    test split is fold number `fold` (from 1) of the training images. Images of one group stay in one split.
     """
 
     val_fraction: float
@@ -176,12 +175,11 @@ class HoldOut:
 
         Raises BadInput if a class has too few images.
         """
-        notes = []
         if self.folds is not None and test is not None:
-            notes.append(
-                f"the test split of the data is left out ({len(test.labels):,} images): a fold takes its place"
+            raise BadInput(
+                f"folds are test splits, but the data has {len(test.labels):,} test images of its own; give the other "
+                "images alone, such as --data FOLDER/train"
             )
-            test = None
         missing = [name for name, split in (("test", test), ("val", val)) if split is None]
         counts = np.bincount(train.labels, minlength=len(classes))
         smallest = int(counts.min())
@@ -190,6 +188,7 @@ class HoldOut:
                 f"class {printable(classes[int(counts.argmin())])!r} has {smallest} image{'s' * (smallest != 1)}; at "
                 f"least {1 + len(missing)} are needed, one each for train and the splits to draw ({', '.join(missing)})"
             )
+        notes = []
         if test is None:
             train, test, note = self._draw_one("test", self.test_fraction, classes, train)
             notes.append(note)
