@@ -41,6 +41,7 @@ def train_series(
     stop = StopRequest.within(max_minutes, stop)
     if Series(Path(), config, count).kind == "fold":
         require_scored(config)
+        count = config.data.folds or count
     elif count < 2:
         raise BadInput(f"`count` is {count}, but a series needs 2 seeds or more; without `count` it is one run")
     config = resolved(config)
