@@ -43,7 +43,7 @@ def test_runs_inside_the_data_folder_never_become_a_class(command: Any, tmp_path
     assert code == 0, err
     code, out, err = command(*words)
     assert code == 0, err
-    assert "28 train, 4 val, 8 test; 2 classes" in out
+    assert "29 train, 3 val, 8 test; 2 classes" in out
     assert "classes  cat, dog\n" in out
     assert "skipped: output of resnetlab: runs" in out
     assert command("evaluate", "runs/folder-001")[0] == 0

@@ -59,10 +59,10 @@ def train(
     """
     stop = StopRequest.within(max_minutes, stop)
     path = None if folder is None else as_path(folder, "folder")
-    if path is not None:
-        RunFolder.require_free(path)
     config = resolved(config)
     require_outside(path, config.data.name)
+    if path is not None:
+        RunFolder.require_free(path)
     require_tensorboard(config)
     experiment = Experiment.of(config)
     with stop.watched():
