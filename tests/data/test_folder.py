@@ -264,7 +264,7 @@ def test_class_names_that_are_alike_are_pointed_out(tmp_path):
     (note,) = listing.notes
     assert "'Cat' and 'cat '" in note
     assert "'cafe\u0301' and 'caf\u00e9'" in note
-    assert "--data.merge" in note
+    assert "merge=" in note
     touch(tmp_path / "f", "train/Cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png")
     with pytest.raises(BadInput, match="names that differ only in spelling must be made equal"):
         scan(tmp_path / "f")

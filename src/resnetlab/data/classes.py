@@ -136,7 +136,7 @@ def notes_on_alike(names: Iterable[str]) -> tuple[str, ...]:
         return ()
     return (
         f"classes whose names differ only in case, spaces or Unicode form: {shortened(found, 5)}; if they are the "
-        "same, merge them: --data.merge NAME=A,B",
+        "same, merge them: `merge=['NAME=A,B']`",
     )
 
 

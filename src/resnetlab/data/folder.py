@@ -280,7 +280,7 @@ def _split_folders(root: Path, top: Folder) -> dict[str, Folder]:
         names = quoted(folder.name for folder in others)
         raise BadInput(
             f"{printable(root / top.path)} has {printable(chosen['train'].name)} with sub-folders, and {names} with "
-            "images: are they all classes? Then name the classes, such as --data.classes A,B; else move the others away"
+            "images: are they all classes? Then name them, such as `classes=['A', 'B']`; else move the others away"
         )
     return chosen
 
@@ -294,7 +294,7 @@ def _other_words(top: Folder) -> list[tuple[str, ...]]:
 
 def _require_classes(root: Path, top: Folder) -> None:
     """Raise BadInput if the sub-folders look like splits, or like parts of classes, and not like classes."""
-    shown, override = printable(root / top.path), "; if they are the classes, name them with --data.classes A,B"
+    shown, override = printable(root / top.path), "; if they are the classes, name them with `classes=['A', 'B']`"
     for rest in _other_words(top)[1:]:
         names = [folder.name for named in _named_parts(top.folders.values(), rest).values() for folder in named]
         raise BadInput(

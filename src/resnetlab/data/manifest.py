@@ -189,7 +189,7 @@ def _normalised(shown: str, rows: Sequence[Row], root: Path) -> list[Row]:
         found.append(replace(row, file=file))
         if file.startswith(("/", "../")) or file in ("..", ".") or re.match("[A-Za-z]:/", file):
             outside.append(found[-1])
-    advice = "give the folder that holds all of them with --data.root FOLDER"
+    advice = "give the folder that holds all of them with `root='FOLDER'`"
     _refuse(shown, found, outside, f"a file outside {printable(root)}", "file", advice=advice)
     return found
 
@@ -222,4 +222,4 @@ def _values(rows: Sequence[Row], name: str) -> dict[str, set[str]]:
 def _advice(gone: Sequence[Row]) -> str:
     if gone and not any(posixpath.splitext(row.file)[1] for row in gone):
         return "the file names need their suffix, such as .jpg"
-    return "correct the paths, or give the folder that they are relative to with --data.root FOLDER"
+    return "correct the paths, or give the folder that they are relative to with `root='FOLDER'`"

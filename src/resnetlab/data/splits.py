@@ -178,7 +178,7 @@ class HoldOut:
         if self.folds is not None and test is not None:
             raise BadInput(
                 f"folds are test splits, but the data has {len(test.labels):,} test images of its own; give the other "
-                "images alone, such as --data FOLDER/train"
+                "images alone, such as FOLDER/train"
             )
         missing = [name for name, split in (("test", test), ("val", val)) if split is None]
         counts = np.bincount(train.labels, minlength=len(classes))

@@ -267,6 +267,6 @@ def require_outside(out: Path | str | None, data: str) -> None:
     inside = Path(out).resolve()
     if inside == folder or (folder in inside.parents and inside.relative_to(folder).parts[0] != "runs"):
         raise BadInput(
-            f"--out is {printable(out)}, which lies in the data folder {printable(data)}: its pictures would become "
+            f"`out` is {printable(out)}, which lies in the data folder {printable(data)}: its pictures would become "
             "images to train on; give a folder outside of it"
         )

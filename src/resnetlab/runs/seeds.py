@@ -104,7 +104,7 @@ def require_unchanged(path: Path, had: RunConfig, wanted: RunConfig, advice: str
 def require_scored(config: RunConfig) -> None:
     """Raise BadInput unless each fold is scored: a cross-validation is made of these scores."""
     if config.final_test == "never":
-        raise BadInput("--folds scores every fold as the test split of one run; omit --final-test never")
+        raise BadInput("a cross-validation scores every fold as the test split of one run; keep `final_test='once'`")
 
 
 def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, strict: bool = False) -> Series:
