@@ -97,7 +97,7 @@ def test_a_cross_validation_resumes_to_the_same_result(command: Any, tmp_path: P
         (["--folds", "2", "--seeds", "2"], "--folds and --seeds cannot be combined"),
         (["--folds", "2", "--final-test", "never"], "keep --final-test once"),
         (["--folds", "2", "--data.fold", "1"], "--folds trains every fold; omit --data.fold"),
-        (["--data.folds", "2"], "which of them is missing; give data.fold, or use --folds"),
+        (["--data.folds", "2"], "which of them is missing; give --data.fold, or use --folds"),
         (["--data.fold", "2"], "the number of folds is missing"),
         (["--data.folds", "2", "--data.fold", "3"], "must be in 1..2"),
         (["--folds", "2000"], "cannot be divided into 2000 folds"),
