@@ -366,7 +366,7 @@ def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
         env=os.environ | {"COLUMNS": "20"},
     )
     assert done.returncode == 2
-    assert done.stderr == "resnetlab: optim.lr is 0, but must be greater than 0\n"
+    assert done.stderr == "resnetlab: --lr is 0, but must be greater than 0\n"
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
         ("--version", ">&-", 0, ""),
         ("train --help", "<&- >&-", 0, ""),
         ("train --print-config", ">/dev/full", 4, "resnetlab: No space left on device\n"),
-        ("train --lr 0", ">&-", 2, "resnetlab: optim.lr is 0, but must be greater than 0\n"),
+        ("train --lr 0", ">&-", 2, "resnetlab: --lr is 0, but must be greater than 0\n"),
         ("train --lr 0", "2>&-", 2, ""),
     ],
 )

@@ -55,7 +55,7 @@ def page() -> str:
         about=HOSTILE,
         sections={"scores": HOSTILE},
         sentences=[HOSTILE],
-        **dict.fromkeys(("quality", "pairs", "cost"), cells),
+        **dict.fromkeys(("settings", "quality", "pairs", "cost"), cells),
         curves=PICTURE,
         words=["run"],
         method=HOSTILE,
@@ -70,7 +70,7 @@ def test_names_are_text_wherever_they_stand() -> None:
     assert "\x1b" not in html
     in_text = "".join(read.words).count("<script>alert(1)")
     in_attributes = sum("<script>alert(1)" in (value or "") for _, value in read.attributes)
-    assert html.count("{{ title }}") == html.count("&lt;script&gt;") == in_text + in_attributes == 20
+    assert html.count("{{ title }}") == html.count("&lt;script&gt;") == in_text + in_attributes == 23
     assert {name for name, value in read.attributes if value and "<script>" in value} == {"alt", "aria-label"}
     assert not any(name.startswith("on") for name, _ in read.attributes)
 

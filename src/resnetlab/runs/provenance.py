@@ -37,7 +37,9 @@ def session_record(runtime: Runtime, step: int = 0, changes: Iterable[Difference
 
 def command() -> list[str]:
     """The command line of this process."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    program = Path(sys.argv[0])
+    is_module = program.name == "__main__.py" and program.parent.name == "resnetlab"  # python -m resnetlab
+    return ["resnetlab" if is_module else program.name, *sys.argv[1:]]
 
 
 def split_record(data: ImageData, split_seed: int) -> dict[str, Any]:
