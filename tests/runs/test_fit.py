@@ -417,6 +417,7 @@ def test_messages_are_logged_and_an_inexact_resume_is_named(
         resnetlab.fit(network(), data, data, stop=stop, **SETTINGS)
     words = [message.split()[0] for message in caplog.messages]
     assert words == ["data", "network", "training", "machine"]
+    assert caplog.messages[1].split()[1] == "ResNet,"  # its class, accelerated or not
     with pytest.raises(Stopped):
         resnetlab.fit(network(), data, data, stop=stop, **options, **SETTINGS)
     monkeypatch.setattr(Runtime, "facts", lambda _: {"threads": 99})

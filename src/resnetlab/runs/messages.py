@@ -35,9 +35,12 @@ def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: R
 
 def fit_introduction(config: RunConfig, counts: Sequence[int], model: nn.Module, runtime: Runtime) -> list[str]:
     """Data, network, training and machine of `fit`, a line each. `counts` are of training and validation images."""
+    from resnetlab.kernels.swap import Fast
+
+    kind = model.plain if isinstance(model, Fast) else type(model)
     return [
         f"data     {counts[0]:,} train, {counts[1]:,} val",
-        f"network  {type(model).__name__}, {trained_parameters(model)}",
+        f"network  {kind.__name__}, {trained_parameters(model)}",
         f"training {settings_line(config)}",
         f"machine  {runtime.describe()}",
     ]
