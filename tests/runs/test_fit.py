@@ -16,9 +16,11 @@ import resnetlab
 from resnetlab.errors import BadInput, NonFinite, Stopped
 from resnetlab.files import read_sealed
 from resnetlab.kernels.accelerate import count_accelerated
+from resnetlab.runs.config import RunConfig
 from resnetlab.runs.fit_data import Scaling
+from resnetlab.runs.messages import fit_introduction
 from resnetlab.runs.stop import StopRequest
-from resnetlab.runtime import Runtime
+from resnetlab.runtime import Runtime, start
 from resnetlab.training.loop import EpochReport, StepDone
 
 
@@ -417,10 +419,14 @@ def test_messages_are_logged_and_an_inexact_resume_is_named(
         resnetlab.fit(network(), data, data, stop=stop, **SETTINGS)
     words = [message.split()[0] for message in caplog.messages]
     assert words == ["data", "network", "training", "machine"]
-    assert caplog.messages[1].split()[1] == "ResNet,"  # its class, accelerated or not
     with pytest.raises(Stopped):
         resnetlab.fit(network(), data, data, stop=stop, **options, **SETTINGS)
     monkeypatch.setattr(Runtime, "facts", lambda _: {"threads": 99})
     resnetlab.fit(network(), data, data, **options, **SETTINGS)
     assert "now 99: from here on not exact to the bit" in (tmp_path / "fit" / "log.txt").read_text()
     assert caplog.messages[-1].startswith("epoch 3/3")
+
+
+def test_an_accelerated_network_is_named_by_its_own_class() -> None:
+    model = resnetlab.accelerate(resnetlab.resnet20(10))
+    assert fit_introduction(RunConfig(), (1, 1), model, start("cpu"))[1].startswith("network  ResNet, 0.27 M")
