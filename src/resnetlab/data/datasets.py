@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from resnetlab.data import DATASETS
-from resnetlab.data.classes import ClassChoice, Order
-from resnetlab.data.contents import content_digest, remember
+from resnetlab.data.classes import ClassChoice, Order, quoted
+from resnetlab.data.contents import content_digest, contents_of, remember
 from resnetlab.data.decode import MAX_PIXELS
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.named import Arrays, NamedDataset, open_named
@@ -50,6 +50,7 @@ class ImageData:
     """A data set in memory: three splits, the class names by label, and the preprocessing of its images.
 
     `notes` are sentences for the log: the image size and its reason, the splits that were drawn, skipped images.
+    `unread` has, for each split, the images that could not be read and were left out, with their content digests.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageData:
     test: Split
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
+    unread: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def open_dataset(
@@ -225,20 +227,56 @@ def _load_folder(
     if lost:
         name = printable(listing.classes[lost[0]])
         raise BadInput(f"class {name!r} has no image to train on, after {len(bad.skipped)} bad images were skipped")
-    return ImageData(listing.name, listing.classes, train, val, test, preprocessing, (*notes, *drawn, *bad.notes()))
+    read = {"train": train, "val": val, "test": test}
+    bad_names = {name for name, _ in bad.skipped}
+    unread = {
+        part: _contents(listing.root, [name for name in files.names if name in bad_names])
+        for part, files in zip(read, splits, strict=True)
+    }
+    notes = (*notes, *drawn, *bad.notes(), *lacking_classes(read, listing.classes))
+    return ImageData(listing.name, listing.classes, train, val, test, preprocessing, notes, unread)
+
+
+def _contents(root: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the content digests of images that could not be decoded, "" for those that are no files."""
+    found = contents_of(root, names)
+    return {name: found.get(name, "") for name in names}
+
+
+def lacking_classes(splits: Mapping[str, Split], classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence for each split that has no image of some class.
+
+    >>> import torch
+    >>> split = Split(torch.zeros(1, 8, 8, 1, dtype=torch.uint8), torch.tensor([0]), ("a.png",))
+    >>> lacking_classes({"val": split}, ("a", "b"))
+    ("val has no image of class 'b': its scores there are undefined, and means leave it out",)
+    """
+    sentences = []
+    for part, split in splits.items():
+        if lost := sorted(set(range(len(classes))) - set(split.labels.tolist())):
+            names = quoted([classes[label] for label in lost])
+            which, its = ("class", "its") if len(lost) == 1 else ("the classes", "their")
+            end = "it" if len(lost) == 1 else "them"
+            sentences.append(
+                f"{part} has no image of {which} {names}: {its} scores there are undefined, and means leave {end} out"
+            )
+    return tuple(sentences)
 
 
 def _resized(arrays: Arrays, preprocessing: Preprocessing) -> Split:
+    return resized(arrays.images, arrays.labels, arrays.names, preprocessing)
+
+
+def resized(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...], preprocessing: Preprocessing) -> Split:
     """Return published images as a split at the stored size; the same pixels if that is the published size."""
     import torch
     from PIL import Image
 
-    images = arrays.images
+    contents = tuple(map(content_digest, images))
     shape = (len(images), preprocessing.resize_to, preprocessing.resize_to, preprocessing.channels)
     if images.shape != shape:
-        resized = np.empty(shape, dtype=np.uint8)
+        at_size = np.empty(shape, dtype=np.uint8)
         for i, pixels in enumerate(images):
-            resized[i] = preprocessing.resize(Image.fromarray(pixels.squeeze()))
-        images = resized
-    contents = tuple(map(content_digest, arrays.images))
-    return Split(torch.from_numpy(images), torch.from_numpy(arrays.labels), arrays.names, contents)
+            at_size[i] = preprocessing.resize(Image.fromarray(pixels.squeeze()))
+        images = at_size
+    return Split(torch.from_numpy(images), torch.from_numpy(labels), names, contents)
