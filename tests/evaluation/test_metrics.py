@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
 from resnetlab.errors import BadInput
+from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import (
     TOP,
     Labels,
@@ -99,9 +100,9 @@ def brute_force(probabilities: Probabilities, labels: Labels) -> dict[str, Any]:
         per_class.append(
             {
                 "name": f"class {c}",
-                "precision": ratio(hits, predicted),
+                "precision": ratio(hits, predicted) if actual else None,
                 "recall": ratio(hits, actual),
-                "f1": ratio(2 * hits, predicted + actual),
+                "f1": ratio(2 * hits, predicted + actual) if actual else None,
                 "roc_auc": area(rows, true, c),
                 "support": actual,
             }
@@ -117,8 +118,8 @@ def brute_force(probabilities: Probabilities, labels: Labels) -> dict[str, Any]:
         "images": len(true),
         "loss": sum(-math.log(row[t]) for row, t in zip(rows, true, strict=True)) / len(true),
         "accuracy": accuracy,
-        "top5_accuracy": top(5),
-        "top_k_accuracy": {str(k): top(k) for k in TOP},
+        "top5_accuracy": top(5) if len(classes) > 5 else None,
+        "top_k_accuracy": {str(k): top(k) for k in TOP if len(classes) > k},
         "balanced_accuracy": mean([row["recall"] for row in per_class], [1 for _ in classes]),
         "mcc": correlation(pairs, classes),
         "cohen_kappa": kappa(pairs, classes),
@@ -159,10 +160,11 @@ def test_metrics_equal_a_brute_force_count(case: tuple[Probabilities, Labels]) -
 def test_scores_equal_scikit_learns_where_there_is_something_to_weigh(case: tuple[Probabilities, Labels]) -> None:
     probabilities, labels = case
     predicted, classes = probabilities.argmax(1), range(probabilities.shape[1])
+    present = sorted(set(labels.tolist()))
     said = metrics(probabilities, labels, names(probabilities))
-    for average in ("macro", "micro", "weighted"):
+    for average in ("macro", "weighted"):
         expected = theirs.precision_recall_fscore_support(
-            labels, predicted, labels=classes, average=average, zero_division=np.nan
+            labels, predicted, labels=present, average=average, zero_division=np.nan
         )
         for key, value in zip(("precision", "recall", "f1"), expected, strict=False):
             assert said[average][key] is None or said[average][key] == pytest.approx(value, rel=1e-12)
@@ -230,20 +232,32 @@ def test_an_undecided_network_is_right_about_the_first_class_only() -> None:
     assert [row["recall"] for row in said["per_class"]] == [1.0] + [0.0] * 9
 
 
-def test_a_class_that_is_absent_and_never_predicted_is_undefined_and_left_out_of_means() -> None:
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1]])
-    said = metrics(probabilities, np.array([0, 1]), ["a", "b", "c"])
+@pytest.mark.parametrize("last", [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], ids=["never predicted", "predicted once"])
+def test_a_class_without_images_is_undefined_and_left_out_of_means(last: list[float]) -> None:
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], last])
+    said = metrics(probabilities, np.array([0, 1, 1]), ["a", "b", "c"])
     absent = {"name": "c", "precision": None, "recall": None, "f1": None, "roc_auc": None, "support": 0}
     assert said["per_class"][2] == absent
-    assert said["macro"] == said["weighted"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "roc_auc": 1.0}
+    for key in ("precision", "recall", "f1", "roc_auc"):
+        assert said["macro"][key] == pytest.approx(sum(row[key] for row in said["per_class"][:2]) / 2)
     assert said["undefined_classes"] == 1
+    low, high = intervals(confusion(probabilities, np.array([0, 1, 1])))["macro_f1"] or (1.0, 1.0)
+    assert low <= said["macro"]["f1"] <= high
 
 
 def test_a_mean_without_anything_to_weigh_is_undefined() -> None:
     """No class that is there was ever predicted: the share of right answers among those predictions is 0/0."""
     said = metrics(np.array([[0.1, 0.9]]), np.array([0]), ["a", "b"])
     assert said["weighted"] == {"precision": None, "recall": 0.0, "f1": 0.0, "roc_auc": None}
-    assert said["macro"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "roc_auc": None}
+    assert said["macro"] == {"precision": None, "recall": 0.0, "f1": 0.0, "roc_auc": None}
+
+
+@pytest.mark.parametrize(("classes", "known"), [(2, ["1"]), (3, ["1", "2"]), (5, ["1", "2", "3"]), (6, [*"1235"])])
+def test_top_k_accuracy_is_given_only_where_there_are_more_classes(classes: int, known: list[str]) -> None:
+    probabilities = np.full((classes, classes), 1 / classes)
+    said = metrics(probabilities, np.arange(classes), names(probabilities))
+    assert list(said["top_k_accuracy"]) == known
+    assert said["top5_accuracy"] == (pytest.approx(5 / 6) if classes > 5 else None)
 
 
 def test_correlation_and_kappa_are_undefined_exactly_where_they_are_0_by_0() -> None:

@@ -403,7 +403,7 @@ def test_a_run_notices_that_its_images_have_changed(shapes: Path, tmp_path: Path
     extra = shapes / "bars" / "extra.png"
     (shapes / "bars" / "0.png").rename(extra)
     try:
-        with pytest.raises(BadInput, match="split has changed since this run began"):
+        with pytest.raises(BadInput, match=r"1 image is under another name \(bars/0.png, now bars/extra.png\)"):
             resume.resume(tmp_path / "run")
     finally:
         extra.rename(shapes / "bars" / "0.png")

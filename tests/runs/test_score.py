@@ -17,7 +17,7 @@ from resnetlab.errors import Stopped
 from resnetlab.evaluation.access_log import read
 from resnetlab.evaluation.calibration import tempered
 from resnetlab.evaluation.metrics import losses
-from resnetlab.runs import build, experiment, recipes, resume, score
+from resnetlab.runs import build, experiment, recipes, resume, saved_data, score
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.score import evaluate
@@ -122,6 +122,7 @@ class Untouchable:
 
     def __init__(self, split: Split) -> None:
         self.names, self.labels, self.digest = split.names, split.labels, split.digest
+        self.contents, self.contents_digest = split.contents, split.contents_digest
 
     def __len__(self) -> int:
         return len(self.names)
@@ -139,10 +140,18 @@ def test_training_selecting_and_validating_touch_no_test_image(tmp_path: Path, m
         return dataclasses.replace(data, test=Untouchable(data.test))
 
     monkeypatch.setattr(build, "open_dataset", sealed)
-    run = train(tmp_path / "run", final_test="never")
-    evaluate(run.path, split="val")
     with pytest.raises(AssertionError, match="were touched"):
-        evaluate(run.path, split="test")
+        train(tmp_path / "tested")
+    run = train(tmp_path / "run", final_test="never")
+    read, open_stored = [], saved_data.open_stored
+
+    def recorded(images: Any, stored: Any, parts: Any, **options: Any) -> Any:
+        read.append(tuple(parts))
+        return open_stored(images, stored, parts, **options)
+
+    monkeypatch.setattr(saved_data, "open_stored", recorded)
+    evaluate(run.path, split="val")
+    assert read == [("val",)]
 
 
 def test_a_finished_run_that_is_resumed_looks_no_second_time(run: RunFolder) -> None:

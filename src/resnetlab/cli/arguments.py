@@ -188,8 +188,9 @@ class EvaluateArguments(Arguments):
     source: Annotated[Path, Positional("RUN|MODEL")]
     """folder of a run, or a model file"""
     data: Annotated[str | None, Metavar("NAME|FOLDER|FILE")] = None
-    """other data to score on: digits, cifar10, cifar100, a folder of images, or a .csv file that lists images; default:
-    the data of the run"""
+    """other data to score on: digits, cifar10 or cifar100; a folder with one sub-folder per class, or a .csv file that
+    lists images, all of it; one with a test or val split; or the new place of the run's own data; default: the data of
+    the run"""
     split: Literal["val", "test"] = "val"
     """split to score on; each use of the test split is recorded in the run's access log"""
     tta: Literal["none", "flip", "flip-shift"] = "none"
@@ -199,6 +200,9 @@ class EvaluateArguments(Arguments):
     """print metrics.json instead of a table"""
     out: Annotated[Path | None, Folder] = None
     """folder for tables and figures; default: evaluation/SPLIT in the run, with --tta evaluation/SPLIT-TTA"""
+    allow_changed_data: bool = False
+    """if images of the run are new, gone or changed, score the recorded ones that are still the same, into a folder of
+    their own (evaluation/changed-SPLIT); default: refuse"""
     all_probabilities: bool = False
     """write the probability of every class to predictions.csv"""
     device: Device = "auto"

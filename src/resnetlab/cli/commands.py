@@ -174,19 +174,22 @@ def resume(arguments: Sequence[str]) -> None:
 def evaluate(arguments: Sequence[str]) -> None:
     given = parse(EvaluateArguments, arguments, "resnetlab evaluate")
     from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
     from resnetlab.runs import score
 
     tune()
-    result = score.evaluate(
-        given.source,
-        given.data,
-        given.split,
-        tta=given.tta,
-        out=given.out,
-        all_probabilities=given.all_probabilities,
-        device=given.device,
-    )
+    with Console(quiet=given.json_):
+        result = score.evaluate(
+            given.source,
+            given.data,
+            given.split,
+            tta=given.tta,
+            out=given.out,
+            all_probabilities=given.all_probabilities,
+            device=given.device,
+            allow_changed_data=given.allow_changed_data,
+        )
     if given.json_:
         tables.show_json(result)
         return

@@ -313,7 +313,7 @@ def output() -> Console:
 
 
 def rates(row: Mapping[str, float | None]) -> list[str]:
-    return [percent(row[name]) for name in ("precision", "recall", "f1")]
+    return ["undefined" if row[name] is None else percent(row[name]) for name in ("precision", "recall", "f1")]
 
 
 def millions(count: int) -> str:

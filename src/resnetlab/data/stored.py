@@ -127,15 +127,16 @@ class StoredSplits:
 
 @dataclass(frozen=True)
 class Changes:
-    """The images that differ from the record, by name; `moved` are in another class now."""
+    """The images that differ from the record, by name; `moved` are in another class now, `renamed` in the same."""
 
     gone: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return any((self.gone, self.moved, self.changed, self.new))
+        return any(vars(self).values())
 
     def sentence(self) -> str:
         """Return the numbers of changes, with a few names of each.
@@ -143,14 +144,18 @@ class Changes:
         >>> Changes(gone=("cat/1.jpg",), new=("cat/2.jpg", "dog/3.jpg")).sentence()
         '1 image is gone (cat/1.jpg), 2 images are new (cat/2.jpg, dog/3.jpg)'
         """
-        kinds = {"gone": self.gone, "in another class": self.moved, "changed": self.changed, "new": self.new}
+        kinds = {
+            "gone": self.gone,
+            "in another class": self.moved,
+            "under another name": self.renamed,
+            "changed": self.changed,
+            "new": self.new,
+        }
         return ", ".join(f"{count(names)} {kind} ({few(names)})" for kind, names in kinds.items() if names)
 
     def to_json(self) -> dict[str, int]:
         """Return the number of images of each kind."""
-        return {
-            "gone": len(self.gone), "moved": len(self.moved), "changed": len(self.changed), "new": len(self.new)
-        }  # fmt: skip
+        return {kind: len(names) for kind, names in vars(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,10 +263,13 @@ def compare_with(
         new = [name for name in new if images.is_readable(name)]
     contents = images.contents([*recorded, *unread])
     label = {name: number for number, name in enumerate(stored.classes)}
-    gone, moved, changed = [], [], [name for name, had in unread.items() if contents.get(name, had) != had]
+    gone: list[str] = []
+    moved: list[str] = []
+    renamed: list[str] = []
+    changed = [name for name, had in unread.items() if contents.get(name, had) != had]
     same: dict[str, list[str]] = {}
     labels: dict[str, int] = {}
-    lost: dict[str, list[str]] = {}
+    lost: dict[str, list[tuple[str, int]]] = {}
     for split, record in stored.splits.items():
         same[split] = []
         for place, name in enumerate(known[split]):
@@ -270,7 +278,7 @@ def compare_with(
             if name not in contents or had is None:
                 gone.append(name)
                 if record.contents:
-                    lost.setdefault(record.contents[place], []).append(name)
+                    lost.setdefault(record.contents[place], []).append((name, int(had or 0)))
             elif record.contents and contents[name] != record.contents[place]:
                 changed.append(name)
             elif name in images.classes and now != had:
@@ -281,11 +289,12 @@ def compare_with(
     if lost and new:
         for name, content in images.contents(new).items():
             if lost.get(content):
-                before = lost[content].pop()
+                before, had = lost[content].pop()
                 gone.remove(before)
                 new.remove(name)
-                moved.append(f"{before}, now {name}")
-    return same, labels, Changes(tuple(gone), tuple(moved), tuple(changed), tuple(new))
+                kind = renamed if label.get(images.classes[name]) == had else moved
+                kind.append(f"{before}, now {name}")
+    return same, labels, Changes(tuple(gone), tuple(moved), tuple(renamed), tuple(changed), tuple(new))
 
 
 def few(names: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ def intervals(matrix: Counts) -> dict[str, Any]:
 
 
 def bootstrap(matrix: Counts) -> tuple[Floats, Floats]:
-    """Accuracy and macro-F1 of each resample (RESAMPLES,); a class that a resample lacks is left out of its mean.
+    """Accuracy and macro-F1 of each resample (RESAMPLES,); a class without images in it is left out of its mean.
 
     Both scores depend only on the confusion matrix, and the matrix of N images drawn with replacement is one draw from
     a multinomial distribution, so the images themselves are not needed.
@@ -71,7 +71,8 @@ def bootstrap(matrix: Counts) -> tuple[Floats, Floats]:
     accuracy, macro_f1 = [], []
     for draws in resampled(matrix[rows, columns]):
         correct = draws @ (true * predicted)
-        of_both = draws @ (true + predicted)
+        of_class = draws @ true
+        of_both = (of_class + draws @ predicted) * (of_class > 0)
         f1 = np.divide(2 * correct, of_both, out=np.zeros_like(correct), where=of_both > 0)
         accuracy.append(correct.sum(1) / matrix.sum())
         macro_f1.append(f1.sum(1) / (of_both > 0).sum(1))

@@ -16,7 +16,7 @@ Probabilities: TypeAlias = NDArray[np.float64]  # (N, K), rows sum to 1
 Labels: TypeAlias = NDArray[np.int64]  # (N,)
 Floats: TypeAlias = NDArray[np.float64]
 
-TOP = (1, 2, 3, 5)  # the keys of `top_k_accuracy` in metrics.json
+TOP = (1, 2, 3, 5)  # the keys of `top_k_accuracy` in metrics.json, as far as there are more classes
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def losses(probabilities: Probabilities, labels: Labels) -> Floats:
 def metrics(probabilities: Probabilities, labels: Labels, classes: Sequence[str]) -> dict[str, Any]:
     """Scores of a split for metrics.json, JSON-able; an undefined score (0/0) is None, never 0.
 
-    `loss` is the log-loss. Recall is undefined for a class without images, precision for a class that was never
-    predicted, F1 for a class with neither images nor predictions, and ROC AUC for a class of no image or of all images.
+    `loss` is the log-loss. All scores of a class without images are undefined; so is the precision of a class that was
+    never predicted, and the ROC AUC of a class of all images. Top-k accuracy is given where there are more than k
+    classes, and top-5 accuracy, undefined else, with six classes or more.
     Means are over the classes with a defined score, so balanced accuracy, the mean recall, equals macro recall. With
     one label per image, micro precision, recall and F1 equal the accuracy. Matthews' correlation is undefined if all
     labels or all predictions are of one class, and Cohen's kappa if both are of the same class.
@@ -69,13 +70,14 @@ def metrics(probabilities: Probabilities, labels: Labels, classes: Sequence[str]
         for i, name in enumerate(classes)
     ]
     overall, place = score(probabilities, labels), places(probabilities, labels)
+    top = {k: float((place < k).mean()) for k in TOP if k < len(classes)}
     macro = {key: _number(_mean(values)) for key, values in by_class.items()}
     return {
         "images": len(labels),
         "loss": overall.loss,
         "accuracy": overall.accuracy,
-        "top5_accuracy": float((place < 5).mean()),
-        "top_k_accuracy": {str(k): float((place < k).mean()) for k in TOP},
+        "top5_accuracy": top.get(5),
+        "top_k_accuracy": {str(k): share for k, share in top.items()},
         "balanced_accuracy": macro["recall"],
         "mcc": _number(matthews(predicted, labels)),
         "cohen_kappa": _number(cohen_kappa(predicted, labels)),
@@ -89,13 +91,20 @@ def metrics(probabilities: Probabilities, labels: Labels, classes: Sequence[str]
 
 
 def rates(predicted: Labels, labels: Labels, num_classes: int) -> dict[str, Floats]:
-    """Precision, recall and F1 of each class (K,), NaN where undefined."""
+    """Precision, recall and F1 of each class (K,), NaN where undefined.
+
+    scikit-learn gives a class without images that was predicted a precision and an F1 of 0, which say nothing about it.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     *columns, _ = precision_recall_fscore_support(
         labels, predicted, labels=range(num_classes), average=None, zero_division=np.nan
     )
-    return dict(zip(("precision", "recall", "f1"), columns, strict=True))
+    has_images = np.bincount(labels, minlength=num_classes) > 0
+    return {
+        name: np.where(has_images, values, np.nan)
+        for name, values in zip(("precision", "recall", "f1"), columns, strict=True)
+    }
 
 
 def roc_auc(probabilities: Probabilities, labels: Labels) -> Floats:

@@ -31,12 +31,12 @@ ACCURACY = Row("Accuracy", ("accuracy",), interval=("intervals", "accuracy"))
 MACRO_F1 = Row("Macro-F1", ("macro", "f1"), interval=("intervals", "macro_f1"))
 LOSS = Row("Log-loss", ("loss",), "plain")
 ECE = Row("Calibration error (ECE)", ("calibration", "ece"))
+TOP_K = {("top_k_accuracy", "2"): 2, ("top_k_accuracy", "3"): 3, ("top5_accuracy",): 5}
 TILES = (ACCURACY, MACRO_F1, LOSS, ECE)
 SCORES = (
     Row("Images", ("images",), "count"),
     ACCURACY,
-    *(Row(f"Top-{k} accuracy", ("top_k_accuracy", str(k))) for k in (2, 3)),
-    Row("Top-5 accuracy", ("top5_accuracy",)),
+    *(Row(f"Top-{k} accuracy", path) for path, k in TOP_K.items()),
     Row("Balanced accuracy", ("balanced_accuracy",)),
     Row("Macro precision", ("macro", "precision")),
     Row("Macro recall", ("macro", "recall")),
@@ -135,7 +135,9 @@ def about(facts: Facts) -> str:
 
 
 def is_known(row: Row, facts: Facts) -> bool:
-    """False for a score that only newer versions write and none of the splits has."""
+    """False for a score that only newer versions write and none of the splits has, and for top-k of k classes."""
+    if TOP_K.get(row.path, 0) >= max((len(scored.classes) for scored in facts.scored.values()), default=0):
+        return False
     return row.path[0] not in NEWER or any(scored.at(*row.path) is not None for scored in facts.scored.values())
 
 

@@ -60,26 +60,17 @@ class Experiment(Training):
     extended_at: tuple[int, ...] = ()  # the steps at which the run was finished and then extended
 
     @classmethod
-    def of(cls, config: RunConfig, extended_at: tuple[int, ...] = ()) -> Experiment:
-        """Read the data and build everything else. Raises BadInput if the config cannot be trained."""
+    def of(cls, config: RunConfig, extended_at: tuple[int, ...] = (), *, data: ImageData | None = None) -> Experiment:
+        """Read the data, unless it is given, and build everything else. Raises BadInput if it cannot be trained."""
         runtime = start(config.device, config.precision, deterministic=config.deterministic)
-        data = open_data(config.data)
+        data = open_data(config.data) if data is None else data
         network, notes = make_network(config, data)
         batches = make_batches(config, data, runtime, extended_at)
         plan = make_plan(config, len(batches.train), extended_at)
         state = make_state(config, network, runtime)
         *extended, _ = lengths(config, len(batches.train), extended_at)
-        return cls(
-            state,
-            batches,
-            plan,
-            runtime,
-            config,
-            data,
-            network,
-            (*data.notes, *notes_on_copies(data), *notes),
-            tuple(extended),
-        )
+        notes = [*data.notes, *notes_on_copies(data), *notes, *dropped(len(data.train), config.batch_size)]
+        return cls(state, batches, plan, runtime, config, data, network, tuple(notes), tuple(extended))
 
 
 def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) -> ImageData:
@@ -179,6 +170,24 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),
     )
+
+
+def dropped(images: int, batch_size: int) -> list[str]:
+    """A sentence about the images that are left out of each epoch with its incomplete last batch, or nothing.
+
+    >>> dropped(63, 32)
+    ['31 of the 63 training images are left out of each epoch, others every time: batches have 32 images']
+    >>> dropped(64, 32), dropped(31, 32)
+    ([], [])
+    """
+    rest = images % batch_size if images > batch_size else 0
+    if not rest:
+        return []
+    are = "is" if rest == 1 else "are"
+    return [
+        f"{rest:,} of the {images:,} training images {are} left out of each epoch, others every time: batches have "
+        f"{batch_size:,} images"
+    ]
 
 
 def evaluation_batches(split: Split, data: ImageData, runtime: Runtime) -> EvalBatches:

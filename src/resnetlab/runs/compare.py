@@ -28,7 +28,7 @@ from resnetlab.models.summary import count_macs
 from resnetlab.runs.config import differing
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
 from resnetlab.runs.folder import ENVIRONMENT, RunFolder
-from resnetlab.runs.score import SPLITS, SplitName
+from resnetlab.runs.scoring_data import SPLITS, SplitName
 from resnetlab.runs.series import Pooled, Series, has_seeds
 
 Paths: TypeAlias = Sequence[str | os.PathLike[str]]

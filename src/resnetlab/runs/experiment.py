@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from resnetlab.data.splits import Split
 from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import as_path
-from resnetlab.inference.model_file import read_model, save_model
+from resnetlab.inference.model_file import Model, read_model, save_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.runs.build import Experiment, require_outside, resolved
 from resnetlab.runs.config import RunConfig
@@ -17,7 +20,8 @@ from resnetlab.runs.history import History
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.messages import introduction, score_line
 from resnetlab.runs.provenance import provenance, session_record, split_record
-from resnetlab.runs.score import SplitName, record_access, score_split, temperature_of, test_set_line
+from resnetlab.runs.score import record_access, score_split, temperature_of, test_set_line
+from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest, StopRequested
 from resnetlab.runs.tensorboard import TensorBoardWriter, require_tensorboard
@@ -68,7 +72,7 @@ def train(
     with stop.watched():
         run = RunFolder.create(path, config.recipe)
         with run.claimed():
-            run.write("split.json", split_record(experiment.data, config.data.split_seed))
+            run.write("split.json", split_record(experiment.data, config.data))
             run.write_config(experiment.config)
             run.add_session(session_record(experiment.runtime))
             session = begin(experiment, run, stop, on_event)
@@ -134,11 +138,10 @@ def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
     temperature = None
     for split in splits:
         scores = run.final_metrics(split)
-        if scores is None or scores["weights_digest"] != model.weights_digest:
+        if scores is None or is_of_others(scores, model, getattr(experiment.data, split)):
             try:
-                scored = score_split(
-                    model, experiment.data, split, experiment.runtime.device, temperature=temperature, stop=stop
-                )
+                data = ScoringData.own(experiment.data, split)
+                scored = score_split(model, data, experiment.runtime.device, temperature=temperature, stop=stop)
             except StopRequested:
                 raise Stopped(f"stopped by {stop.reason} while scoring; {session.resume_hint}") from None
             if split == "test":
@@ -151,6 +154,11 @@ def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
             log.info(test_set_line(run.access_log, scores))
     draw_curves(experiment.config, run, session.writer.history)
     log.info(f"the run is in {run.path}: curves.png, best.safetensors, evaluation/")
+
+
+def is_of_others(scores: Mapping[str, Any], model: Model, split: Split) -> bool:
+    """True if scores are of other weights or of other images."""
+    return (scores["weights_digest"], scores["split_digest"]) != (model.weights_digest, split.digest)
 
 
 def draw_curves(config: RunConfig, run: RunFolder, history: History) -> None:

@@ -197,9 +197,13 @@ class RunFolder:
         last = "test" if self.config.final_test == "once" else "val"
         return self.final_metrics(last) is not None
 
-    def evaluation(self, split: str, tta: str = "none") -> Path:
-        """The folder for the scores of a split; those with test-time augmentation have a folder of their own."""
-        return self.path / "evaluation" / (split if tta == "none" else f"{split}-{tta}")
+    def evaluation(self, split: str, tta: str = "none", *, changed: bool = False) -> Path:
+        """The folder for the scores of a split.
+
+        Those with test-time augmentation, and those of data that has changed since, have a folder of their own.
+        """
+        name = split if tta == "none" else f"{split}-{tta}"
+        return self.path / "evaluation" / (f"changed-{name}" if changed else name)
 
     def final_metrics(self, split: str, tta: str = "none") -> dict[str, Any] | None:
         """The content of metrics.json of a split; None if it has not been scored."""

@@ -73,11 +73,12 @@ def epoch_line(report: EpochReport, epochs: int, *, is_best: bool) -> str:
 def score_line(scores: Mapping[str, Any]) -> str:
     """The headline numbers of a split."""
     f1, spread = scores["macro"]["f1"], scores.get("intervals", {}).get("accuracy")  # older files have none
-    tta, folds = scores.get("tta", "none"), scores.get("folds")
+    tta, folds, skipped = scores.get("tta", "none"), scores.get("folds"), scores.get("skipped_images", 0)
     weights = "best weights in fp32" if folds is None else f"each scored once, in one of {folds} folds"
     return (
         f"{scores['split']:<5} accuracy {scores['accuracy']:.2%}{between(spread)}, loss {scores['loss']:.4f}, "
-        f"macro-F1 {'undefined' if f1 is None else f'{f1:.2%}'}, {scores['images']:,} images, {weights}"
+        f"macro-F1 {'undefined' if f1 is None else f'{f1:.2%}'}, {scores['images']:,} images"
+        f"{f' ({skipped:,} more could not be read)' if skipped else ''}, {weights}"
         f"{'' if tta == 'none' else f', test-time augmentation: {tta}'}"
     )
 

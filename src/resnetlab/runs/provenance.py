@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetlab.data import DATASETS
-from resnetlab.errors import printable
-from resnetlab.runs.config import Difference, RunConfig
+from resnetlab.runs.config import DataConfig, Difference, RunConfig
 
 if TYPE_CHECKING:
     from resnetlab.data.datasets import ImageData
@@ -42,18 +41,12 @@ def command() -> list[str]:
     return ["resnetlab" if is_module else program.name, *sys.argv[1:]]
 
 
-def split_record(data: ImageData, split_seed: int) -> dict[str, Any]:
-    """The images of each split, by name."""
-    splits = {name: getattr(data, name) for name in SPLITS}
-    return {
-        "data": data.name,
-        "classes": list(data.classes),
-        "split_seed": split_seed,
-        "splits": {
-            name: {"images": len(split), "digest": split.digest, "names": [printable(n) for n in split.names]}
-            for name, split in splits.items()
-        },
-    }
+def split_record(data: ImageData, config: DataConfig) -> dict[str, Any]:
+    """The images of each split, by name, with their labels and content digests, for split.json."""
+    from resnetlab.data.stored import StoredSplits  # imports Pillow, which readers of metrics.json do not need
+
+    fractions = {name: getattr(config, name) for name in ("split_seed", "val_fraction", "test_fraction")}
+    return {"data": data.name, **fractions, **StoredSplits.of(data).to_json()}
 
 
 def provenance(config: RunConfig, data: ImageData, report: EpochReport) -> dict[str, Any]:
@@ -63,7 +56,9 @@ def provenance(config: RunConfig, data: ImageData, report: EpochReport) -> dict[
         "seed": config.seed,
         "data": data.name,
         "class_order": "published" if config.data.name in DATASETS else config.data.class_order,
+        "data_settings": config.data.model_dump(mode="json", exclude={"name", "root", "download"}),
         "split_digests": {name: getattr(data, name).digest for name in SPLITS},
+        "contents_digests": {name: getattr(data, name).contents_digest for name in SPLITS},
         "epoch": report.epoch,
         "step": report.step,
         "val": {"loss": report.val.loss, "accuracy": report.val.accuracy, "macro_f1": finite(report.val.macro_f1)},

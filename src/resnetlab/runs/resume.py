@@ -8,14 +8,17 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from resnetlab.data.datasets import ImageData
-from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint, printable
+from resnetlab.data.splits import Split
+from resnetlab.data.stored import StoredSplits
+from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
 from resnetlab.files import as_path
-from resnetlab.runs.build import Experiment, make_plan
-from resnetlab.runs.config import HARMLESS, LENGTH, RunConfig, differences
+from resnetlab.runs.build import Experiment, make_plan, open_data, resolved
+from resnetlab.runs.config import HARMLESS, LENGTH, DataConfig, RunConfig, differences
 from resnetlab.runs.experiment import begin, finish
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.provenance import SPLITS, session_record
+from resnetlab.runs.provenance import session_record
+from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, open_saved, require_unchanged, stored_splits
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import one_thread_after_fork
@@ -38,6 +41,7 @@ def resume(
 
     `changes` are settings as for `RunConfig.changed`. A finished run may get a new length. Any other change that
     affects the result must be in `allowed`, by its path ("optim.lr"; "epochs" for the length of an unfinished run).
+    A new `data.name` is accepted if the same images are there, with the same contents.
     If the environment makes the result inexact (another torch version, thread count, precision, …), the difference is
     logged, or refused with `strict`. `max_minutes`, `stop` and `on_event` are those of `train`.
 
@@ -48,10 +52,13 @@ def resume(
     with run.claimed():
         log = RunLog(run.log)
         had = run.config
-        wanted = had.changed(changes or {})
-        notes = accepted_changes(had, wanted, allowed)
-        experiment = Experiment.of(wanted.changed({name: getattr(had, name) for name in LENGTH}), run.extended_at)
-        require_same_splits(run, experiment.data)
+        wanted = resolved(had.changed(changes or {}))
+        stored = stored_splits(run)
+        checked = {"data.name"} if stored.has_contents else set()
+        notes = accepted_changes(had, wanted, {*allowed, *checked})
+        data = saved_data(run, wanted.data, stored)
+        length = {name: getattr(had, name) for name in LENGTH}
+        experiment = Experiment.of(wanted.changed(length), run.extended_at, data=data)
         before = load_newest(run, experiment.state, log)
         notes += inexact(before, experiment.runtime.facts(), strict=strict)
         experiment = with_length(experiment, wanted, allowed)
@@ -134,16 +141,23 @@ def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[s
     return dataclasses.replace(experiment, config=config, plan=plan, extended_at=extended_at)
 
 
-def require_same_splits(run: RunFolder, data: ImageData) -> None:
-    """Raise BadInput unless the images are those that the run began with, Damaged if their record is incomplete."""
-    record = run.read_json("split.json")
-    try:
-        before = {name: (record["splits"][name]["digest"], record["splits"][name]["images"]) for name in SPLITS}
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"{printable(run.path / 'split.json')} is not the record of a run's images") from error
-    for name, (digest, images) in before.items():
-        if digest != getattr(data, name).digest:
+def saved_data(run: RunFolder, config: DataConfig, stored: StoredSplits) -> ImageData:
+    """The stored splits of a run, all of them unchanged. Raises BadInput, Damaged if their record is damaged.
+
+    Where the preprocessing was not recorded, or settings of the data have changed, the data set is opened anew.
+    """
+    place = {"name", "root", "download"}
+    if stored.preprocessing is not None and config.model_dump(exclude=place) == run.config.data.model_dump(
+        exclude=place
+    ):
+        return open_saved(run, config, advice=TRAIN_ANEW).all_splits()
+    require_unchanged(run, config)
+    data = open_data(config)
+    for name, record in stored.splits.items():
+        split: Split = getattr(data, name)
+        if split.digest != record.digest:
             raise BadInput(
-                f"the {name} split has changed since this run began: it had {images} images, now it has "
-                f"{len(getattr(data, name))}, or others; bring the images back, or train anew in a new folder"
+                f"the {name} split would have other images than when this run began ({len(record.names):,} then, "
+                f"{len(split):,} now); undo the change of its settings, or train anew in a new folder"
             )
+    return data if stored.has_contents else dataclasses.replace(data, notes=(*data.notes, UNCHECKED))

@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from resnetlab.data.datasets import ImageData
+from resnetlab.data.loaders import EvalBatches
 from resnetlab.errors import BadInput, NonFinite, printable, unknown
 from resnetlab.evaluation.access_log import Access, AccessLog
 from resnetlab.evaluation.calibration import Temperature
@@ -22,18 +22,15 @@ from resnetlab.files import as_path
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.interpret.embedding import MOST, catching_features, spread
 from resnetlab.models.resnet import ResNet
-from resnetlab.runs.build import evaluation_batches, open_data, require_outside
-from resnetlab.runs.config import DataConfig
+from resnetlab.runs.build import EVAL_BATCH, require_outside
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.provenance import command, now
 from resnetlab.runs.report_samples import ReportSamples
+from resnetlab.runs.scoring_data import SPLITS, ScoringData, SplitName, open_scored, run_of
 from resnetlab.runs.stop import Interruptible, StopRequest
 from resnetlab.runtime import Runtime, one_thread_after_fork, start
-
-SplitName = Literal["val", "test"]
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,18 @@ def evaluate(
     out: Path | str | None = None,
     all_probabilities: bool = False,
     device: str = "auto",
+    allow_changed_data: bool = False,
 ) -> dict[str, Any]:
     """Score a run's best weights, or a model file, on a split. Returns the content of metrics.json.
 
-    A run is scored on its own data, and tables and figures are written to `evaluation/<split>` in its folder
-    (`<split>-<tta>` with test-time augmentation). With other `data`, or for a model file, they are written only if
-    `out` is given. A use of a test split is recorded in its access log.
+    A run is scored on the images that were recorded when it began, and tables and figures are written to
+    `evaluation/<split>` in its folder (`<split>-<tta>` with test-time augmentation). If any of its images is new, gone,
+    in another class or changed, it is not scored; with `allow_changed_data` the recorded images that are still the same
+    are, and the files are written to `evaluation/changed-<split>`.
+
+    Other `data`, a folder of classes, is scored whole, or its folder of the split if it has one. If `data` has exactly
+    the images of the run, it is the run's data at another place, and the recorded split is scored. For other data, or a
+    model file, files are written only if `out` is given. A use of a test split is recorded in its access log.
 
     In a process that was forked after resnetlab was imported, the CPU computes with one thread.
 
@@ -80,34 +83,43 @@ def evaluate(
         raise unknown("tta", tta, VIEWS)
     path, folder = as_path(source, "source"), None if out is None else as_path(out, "out")
     if path.is_dir():
-        run = RunFolder.open(path)
-        model = read_model(run.best)
-        config = run.config.data
-        if data is None and folder is None:
-            folder = run.evaluation(split, tta)
+        run: RunFolder | None = RunFolder.open(path)
+        model = read_model(RunFolder.open(path).best)
     elif not path.exists():
         raise BadInput(f"{printable(path)} does not exist; give a run's folder or a model file")
-    elif data is None:
-        raise BadInput("a model file has no data to be scored on; add `data`")
     else:
-        model, config = read_model(path), DataConfig()
-    if data is not None:
-        config = config.model_copy(update={"name": data})
-    require_outside(out, config.name)
-    opened, device_ = open_data(config, model.preprocessing), start(device, "fp32").device
-    temperature = None if split == "val" else fitted_temperature(run_of(path), model, tta)
-    scored = score_split(model, opened, split, device_, temperature=temperature, tta=tta)
+        run, model = run_of(path), read_model(path)
+        if data is None:
+            raise BadInput("a model file has no data to be scored on; add `data`")
+    require_outside(out, data if data is not None else run.config.data.name if run is not None else "")
+    opened = open_scored(run, model, data, split, allow_changed=allow_changed_data)
+    log = RunLog()
+    for note in opened.notes:
+        log.info(f"note     {note}")
+    if folder is None and run is not None and path.is_dir() and opened.is_own:
+        folder = run.evaluation(split, tta, changed=opened.is_changed)
+    elif folder is not None:
+        require_other_folder(folder, run, opened, split, tta)
+    temperature = None if split == "val" else fitted_temperature(run, model, tta)
+    scored = score_split(model, opened, start(device, "fp32").device, temperature=temperature, tta=tta)
     if split == "test":
-        record_access(access_log_of(path), scored.evaluation, RunLog())
+        record_access(access_log_of(path), scored.evaluation, log)
     if folder is None:
         return scored.evaluation.metrics()
     return scored.write(folder, all_probabilities=all_probabilities)
 
 
+def require_other_folder(folder: Path, run: RunFolder | None, data: ScoringData, split: str, tta: str) -> None:
+    """Raise BadInput if scores of other images, or of another kind, would replace those of the run."""
+    if run is None or folder.resolve().parent != (run.path / "evaluation").resolve():
+        return
+    if not data.is_own or folder.resolve() != run.evaluation(split, tta, changed=data.is_changed).resolve():
+        raise BadInput(f"{printable(folder)} is for other scores of the run; give another folder (--out)")
+
+
 def score_split(
     model: Model,
-    data: ImageData,
-    split_name: SplitName,
+    data: ScoringData,
     device: torch.device,
     *,
     temperature: Temperature | None = None,
@@ -120,43 +132,40 @@ def score_split(
     other classes than the model, NonFinite if the logits are not finite, and StopRequested.
     """
     require_same_classes(model.classes, data.classes)
-    runtime = Runtime(device)
-    split = getattr(data, split_name)
-    batches = Interruptible(evaluation_batches(split, data, runtime), stop or StopRequest())
+    runtime, split = Runtime(device), data.split
+    batches = EvalBatches(split, data.preprocessing, EVAL_BATCH, runtime)
+    stoppable = Interruptible(batches, stop or StopRequest())
     network = runtime.place(model.network)
     with catching_features(network, spread(len(split), MOST)) as features:
-        scores, labels = probabilities(network, batches, runtime, tta)
+        scores, labels = probabilities(network, stoppable, runtime, tta)
     not_finite = int((~np.isfinite(scores).all(1)).sum())
     if not_finite:
         raise NonFinite(f"the network's output is NaN or infinite for {not_finite:,} of {len(scores):,} images")
     facts = {
-        "split": split_name,
+        "split": data.split_name,
         "data": data.name,
         "model": model.network.name,
         "tta": tta,
         "weights_digest": model.weights_digest,
         "split_digest": split.digest,
+        "contents_digest": split.contents_digest,
+        "skipped_images": data.unread,
+        **data.facts,
     }
-    if split_name == "val":
-        temperature = Temperature.fitted(scores, labels, split_name, split.digest)
+    if data.split_name == "val":
+        temperature = Temperature.fitted(scores, labels, "val", split.digest)
     evaluation = Evaluation(scores, split, model.classes, data.preprocessing, facts, temperature)
     return ScoredSplit(evaluation, network, torch.cat(features), runtime)
 
 
 def record_access(access_log: AccessLog, evaluation: Evaluation, log: RunLog) -> None:
     """Record the use of a test split; call this before its scores are shown. A failure is logged."""
-    facts = {name: value for name, value in evaluation.facts.items() if name != "split"}
+    facts = {name: evaluation.facts[name] for name in ("data", "model", "tta", "weights_digest", "split_digest")}
     images = len(evaluation.split)
     for failure in access_log.record(
         Access(now("microseconds"), tuple(command()), access_log.run, images=images, **facts)
     ):
         log.warning(failure)
-
-
-def run_of(path: Path) -> RunFolder | None:
-    """The run in a folder, or the run whose best weights are in a model file; None if there is none."""
-    run = RunFolder(path if path.is_dir() else path.parent)
-    return run if (run.path / "config.json").is_file() and path in (run.path, run.best) else None
 
 
 def access_log_of(path: Path) -> AccessLog:
