@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -193,10 +191,11 @@ class Images:
 def images_of(
     source: str, *, choice: ClassChoice | None = None, root: str | None = None, download: bool = True
 ) -> Images:
-    """List the images of a named data set or a folder, without requiring that they can be trained on."""
+    """List the images of a named data set, a folder or a manifest, without requiring that they can be trained on."""
+    choice = choice or ClassChoice()
     if source in DATASETS:
-        return _named_images(source, root, download=download)
-    return _folder_images(find(source, choice), choice)
+        return _named_images(source, choice, root, download=download)
+    return _folder_images(find(source, choice, root=root), choice)
 
 
 def open_stored(
@@ -312,9 +311,9 @@ def _exact_names(record: StoredSplit, exact: Mapping[str, str]) -> list[str]:
     return [exact.get(name, name) for name in record.names] if record.labels is None else list(record.names)
 
 
-def _folder_images(found: Found, choice: ClassChoice | None) -> Images:
+def _folder_images(found: Found, choice: ClassChoice) -> Images:
     root = found.root
-    new_names = (choice or ClassChoice()).names_of(found.class_names()) if found.class_names() else {}
+    new_names = choice.names_of(found.class_names()) if found.class_names() else {}
     classes = {
         file: new_names[name]
         for part in found.parts.values()
@@ -336,13 +335,12 @@ def _folder_images(found: Found, choice: ClassChoice | None) -> Images:
             return False
         return True
 
-    notes = (*found.notes, *sentences(found.skipped))
-    name = Path(os.path.realpath(root)).name
-    return Images(name, classes, lambda names: contents_of(root, names), read, notes, is_readable)
+    notes = (*found.notes, *choice.notes(found.class_names()), *sentences(found.skipped))
+    return Images(found.name, classes, lambda names: contents_of(root, names), read, notes, is_readable)
 
 
-def _named_images(source: str, root: str | None, *, download: bool) -> Images:
-    named = open_named(source, root=root, may_download=download)
+def _named_images(source: str, choice: ClassChoice, root: str | None, *, download: bool) -> Images:
+    named = open_named(source, root=root, may_download=download).chosen(choice)
     published = [named.train] if named.test is None else [named.train, named.test]
     place = {name: (arrays, i) for arrays in published for i, name in enumerate(arrays.names)}
     classes = {name: named.classes[arrays.labels[i]] for name, (arrays, i) in place.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetlab.data import DATASETS
+from resnetlab.data.classes import ClassChoice
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.stored import (
     SPLITS,
@@ -90,7 +91,8 @@ def images_in(run: RunFolder, config: DataConfig) -> Images:
 
 def listing_settings(config: DataConfig) -> dict[str, Any]:
     """The settings that decide which images a data set has."""
-    return {"root": config.root, "download": config.download}
+    choice = ClassChoice(config.classes, config.merge, config.class_order)
+    return {"choice": choice, "root": config.root, "download": config.download}
 
 
 def is_elsewhere(run: RunFolder, config: DataConfig) -> bool:

@@ -89,7 +89,8 @@ def split_of_model(model: Model, data: str, split: SplitName, *, allow_changed: 
     """
     settings = model.provenance.get("data_settings") or {}
     config = data_config(data, settings)
-    is_named_alike = model.provenance.get("data") == (data if data in DATASETS else Path(data).resolve().name)
+    place = Path(data).resolve()
+    is_named_alike = model.provenance.get("data") in ({data} if data in DATASETS else {place.name, place.stem})
     if data not in DATASETS and not is_named_alike:
         return other_data(model, data, split, config)
     try:
@@ -139,7 +140,7 @@ def other_data(
         return as_other(ScoringData.own(open_data(config, model.preprocessing), split))
     found = find_labelled(data, model)
     part = part_to_score(found, split)
-    files = known_files(found, part, model.classes)
+    files = known_files(found, part, model.classes, merges(config))
     size = model.preprocessing.resize_to
     require_memory(
         len(files) * size**2 * model.preprocessing.channels, f"{len(files):,} images at {size}×{size} pixels"
@@ -159,9 +160,16 @@ def other_data(
             "--allow-changed-data to score its stored split there"
         )
     facts = {"whole_folder": str(found.root / found.shown[part]), "images_seen_in_training": len(seen)}
-    name = found.root.resolve().name
     return ScoringData(
-        name, split, images, model.classes, model.preprocessing, len(bad.skipped), tuple(notes), facts, is_own=False
+        found.name,
+        split,
+        images,
+        model.classes,
+        model.preprocessing,
+        len(bad.skipped),
+        tuple(notes),
+        facts,
+        is_own=False,
     )
 
 
@@ -203,12 +211,25 @@ def part_to_score(found: Found, split: SplitName) -> str:
     )
 
 
-def known_files(found: Found, part: str, classes: tuple[str, ...]) -> Files:
+def merges(config: DataConfig) -> dict[str, str]:
+    """The new name of each class that a run has merged into another.
+
+    >>> merges(DataConfig(merge=("pet=cat, dog",)))
+    {'cat': 'pet', 'dog': 'pet'}
+    """
+    rules = [rule.partition("=") for rule in config.merge]
+    return {old.strip(): new.strip() for new, _, olds in rules for old in olds.split(",")}
+
+
+def known_files(found: Found, part: str, classes: tuple[str, ...], merged: Mapping[str, str]) -> Files:
     """The files of a part, with the labels of the model.
 
     Raises BadInput, with their names, for images of classes that the model does not know.
     """
-    by_class = {name: files for name, files in found.parts[part].items() if files}
+    by_class: dict[str, list[str]] = {}
+    for name, files in found.parts[part].items():
+        if files:
+            by_class.setdefault(name if name in classes else merged.get(name, name), []).extend(files)
     where = printable(found.root / found.shown[part])
     if strange := [name for name in by_class if name not in classes]:
         total = sum(len(by_class[name]) for name in strange)
