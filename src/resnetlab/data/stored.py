@@ -13,11 +13,11 @@ from resnetlab.data import DATASETS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import content_digest, contents_of, remember
 from resnetlab.data.datasets import ImageData, lacking_classes, resized
-from resnetlab.data.decode import read_image
+from resnetlab.data.decode import MAX_PIXELS, read_image
 from resnetlab.data.folder import Files, Found, find
 from resnetlab.data.named import open_named
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.reading import BadImages, read_files, require_memory
+from resnetlab.data.reading import MOST_SKIPPED, BadImages, read_files, require_memory
 from resnetlab.data.splits import Split, names_digest
 from resnetlab.data.tree import sentences
 from resnetlab.errors import BadInput, Damaged, printable
@@ -189,13 +189,18 @@ class Images:
 
 
 def images_of(
-    source: str, *, choice: ClassChoice | None = None, root: str | None = None, download: bool = True
+    source: str,
+    *,
+    choice: ClassChoice | None = None,
+    root: str | None = None,
+    download: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Images:
     """List the images of a named data set, a folder or a manifest, without requiring that they can be trained on."""
     choice = choice or ClassChoice()
     if source in DATASETS:
         return _named_images(source, choice, root, download=download)
-    return _folder_images(find(source, choice, root=root), choice)
+    return _folder_images(find(source, choice, root=root), choice, max_pixels)
 
 
 def open_stored(
@@ -205,6 +210,7 @@ def open_stored(
     *,
     preprocessing: Preprocessing | None = None,
     bad_images: Literal["error", "skip"] = "error",
+    max_skipped: float = MOST_SKIPPED,
     refuse: Callable[[Changes], Exception] | None = None,
 ) -> StoredData:
     """Read the stored splits `parts`, without the images that are gone, in another class, or changed.
@@ -221,7 +227,7 @@ def open_stored(
     size = preprocessing.resize_to
     needed = sum(len(same[part]) for part in parts) * size**2 * preprocessing.channels
     require_memory(needed, f"{images.name} at {size}×{size} pixels")
-    bad = BadImages(bad_images, total)
+    bad = BadImages(bad_images, total, max_skipped)
     splits: dict[str, Split] = {}
     unread: dict[str, dict[str, str]] = {}
     for part in parts:
@@ -311,7 +317,7 @@ def _exact_names(record: StoredSplit, exact: Mapping[str, str]) -> list[str]:
     return [exact.get(name, name) for name in record.names] if record.labels is None else list(record.names)
 
 
-def _folder_images(found: Found, choice: ClassChoice) -> Images:
+def _folder_images(found: Found, choice: ClassChoice, max_pixels: int) -> Images:
     root = found.root
     new_names = choice.names_of(found.class_names()) if found.class_names() else {}
     classes = {
@@ -324,13 +330,13 @@ def _folder_images(found: Found, choice: ClassChoice) -> Images:
 
     def read(names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing, bad: BadImages) -> Split:
         began = time.time_ns()
-        split = read_files(root, Files(tuple(names), labels), preprocessing, bad)
+        split = read_files(root, Files(tuple(names), labels), preprocessing, bad, max_pixels=max_pixels)
         remember(root, dict(zip(split.names, split.contents, strict=True)), began)
         return split
 
     def is_readable(name: str) -> bool:
         try:
-            read_image(f"{root}/{name}")
+            read_image(f"{root}/{name}", max_pixels=max_pixels)
         except BadInput:
             return False
         return True

@@ -55,7 +55,13 @@ def open_saved(
     stored, images = stored_splits(run), images_in(run, config)
     refuse = None if allow_changed else partial(refusal, run, config, advice=advice)
     opened = open_stored(
-        images, stored, parts, preprocessing=preprocessing, bad_images=config.bad_images, refuse=refuse
+        images,
+        stored,
+        parts,
+        preprocessing=preprocessing,
+        bad_images=config.bad_images,
+        max_skipped=config.max_skipped,
+        refuse=refuse,
     )
     notes = opened.notes
     if opened.changes:
@@ -92,7 +98,7 @@ def images_in(run: RunFolder, config: DataConfig) -> Images:
 def listing_settings(config: DataConfig) -> dict[str, Any]:
     """The settings that decide which images a data set has."""
     choice = ClassChoice(config.classes, config.merge, config.class_order)
-    return {"choice": choice, "root": config.root, "download": config.download}
+    return {"choice": choice, "root": config.root, "download": config.download, "max_pixels": config.max_pixels}
 
 
 def is_elsewhere(run: RunFolder, config: DataConfig) -> bool:

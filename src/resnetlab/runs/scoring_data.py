@@ -145,8 +145,8 @@ def other_data(
     require_memory(
         len(files) * size**2 * model.preprocessing.channels, f"{len(files):,} images at {size}×{size} pixels"
     )
-    bad = BadImages(config.bad_images, len(files))
-    images = read_files(found.root, files, model.preprocessing, bad)
+    bad = BadImages(config.bad_images, len(files), config.max_skipped)
+    images = read_files(found.root, files, model.preprocessing, bad, max_pixels=config.max_pixels)
     if not len(images):
         raise BadInput(f"none of the {len(files):,} images in {printable(data)} can be read")
     where = printable(found.root / found.shown[part])

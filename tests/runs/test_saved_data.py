@@ -1,0 +1,264 @@
+"""The images that a run is scored on: those that were recorded, or other data taken whole; never a new draw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetlab.data import contents
+from resnetlab.errors import BadInput
+from resnetlab.runs import experiment, recipes, resume
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.score import evaluate
+
+Change = Callable[[Path], object]
+
+
+def fill(folder: Path, seed: int = 0, **classes: int) -> Path:
+    """A folder of classes with images of noise, as many as are given for each."""
+    draw = np.random.default_rng(seed)
+    for name, number in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(number):
+            Image.fromarray(draw.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / name / f"{i:02d}.png")
+    return folder
+
+
+def config_for(data: Path, **settings: Any) -> Any:
+    changes = {"data": {"name": str(data), "image_size": 8, **settings}, "model": {"name": "tiny"}, "steps": 2}
+    return recipes.folder().changed({**changes, "batch_size": 16, "precision": "fp32"})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+        patch.setattr(experiment, "draw_curves", lambda *_: None)
+        experiment.train(config_for(fill(root / "pets", cat=20, dog=20, owl=20)), root / "run")
+    return root
+
+
+@pytest.fixture
+def root(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a copy of the run and of its data, which the copy is about."""
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(contents, "LEAST_FILES", 1)
+    copy = Path(shutil.copytree(trained, tmp_path / "work"))
+    config = json.loads((copy / "run" / "config.json").read_text())
+    config["data"]["name"] = str(copy / "pets")
+    (copy / "run" / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def stored(root: Path, split: str) -> list[str]:
+    names: list[str] = RunFolder(root / "run").read_json("split.json")["splits"][split]["names"]
+    return names
+
+
+def as_written_before(root: Path) -> None:
+    """Make split.json what older versions wrote: names and a digest of names."""
+    file = root / "run" / "split.json"
+    record = json.loads(file.read_text())
+    splits = {
+        name: {key: split[key] for key in ("images", "digest", "names")} for name, split in record["splits"].items()
+    }
+    file.write_text(json.dumps({key: record[key] for key in ("data", "classes", "split_seed")} | {"splits": splits}))
+
+
+def swap(data: Path) -> None:
+    (data / "cat" / "00.png").rename(data / "swap.png")
+    (data / "dog" / "00.png").rename(data / "cat" / "00.png")
+    (data / "swap.png").rename(data / "dog" / "00.png")
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "gone": (lambda data: (data / "cat" / "00.png").unlink(), r"1 image is gone \(cat/00.png\)"),
+    "new": (lambda data: shutil.copy(data / "cat" / "01.png", data / "cat" / "!.png"), r"1 image is new \(cat/!.png\)"),
+    "changed": (
+        lambda data: Image.new("RGB", (8, 8)).save(data / "dog" / "05.png"),
+        r"1 image is changed \(dog/05.png\)",
+    ),
+    "swapped": (swap, r"2 images are changed \((cat|dog)/00.png, (cat|dog)/00.png\)"),
+    "moved": (
+        lambda data: (data / "cat" / "00.png").rename(data / "dog" / "x.png"),
+        r"1 image is in another class \(cat/00.png, now dog/x.png\)",
+    ),
+    "renamed": (
+        lambda data: (data / "cat" / "00.png").rename(data / "cat" / "x.png"),
+        r"1 image is under another name \(cat/00.png, now cat/x.png\)",
+    ),
+    "a class is gone": (lambda data: shutil.rmtree(data / "owl"), r"20 images are gone .* and 17 more\)"),
+    "a class is new": (lambda data: fill(data, 5, fox=2), r"2 images are new \(fox/00.png, fox/01.png\)"),
+    "unreadable": (lambda data: (data / "cat" / "00.png").write_text("bad"), r"1 image is changed \(cat/00.png\)"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_changed_data_is_named_and_refused(root: Path, kind: str) -> None:
+    change, sentence = CHANGES[kind]
+    before = RunFolder(root / "run").final_metrics("test")
+    change(root / "pets")
+    with pytest.raises(BadInput, match=sentence):
+        evaluate(root / "run", split="test")
+    with pytest.raises(BadInput, match=sentence):
+        resume.resume(root / "run", changes={"steps": 4})
+    assert RunFolder(root / "run").final_metrics("test") == before
+
+
+@pytest.mark.parametrize("kind", ["gone", "changed", "swapped", "moved", "a class is gone", "unreadable"])
+def test_the_recorded_images_that_are_the_same_can_be_scored(root: Path, kind: str) -> None:
+    run, names = RunFolder(root / "run"), stored(root, "test")
+    before = run.final_metrics("test")
+    contents_before = {name: (root / "pets" / name).read_bytes() for name in names}
+    CHANGES[kind][0](root / "pets")
+    same = [n for n, c in contents_before.items() if (p := root / "pets" / n).exists() and p.read_bytes() == c]
+    scores = evaluate(run.path, split="test", allow_changed_data=True)
+    assert scores["images"] == len(same)
+    assert sum(scores["changed_data"].values()) > 0
+    assert run.final_metrics("test") == before
+    folder = run.path / "evaluation" / "changed-test"
+    assert json.loads((folder / "metrics.json").read_text()) == scores
+    rows = (folder / "predictions.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[0] for row in rows) == sorted(same)
+
+
+def test_unchanged_data_is_scored_as_at_the_end_of_the_run(root: Path) -> None:
+    run = RunFolder(root / "run")
+    final = run.final_metrics("test")
+    assert final is not None
+    assert evaluate(run.path, split="test") == final == evaluate(run.path, split="test", allow_changed_data=True)
+    assert evaluate(run.best, data=str(root / "pets"), split="test") == final
+    assert not (run.path / "evaluation" / "changed-test").exists()
+
+
+def test_a_moved_folder_is_named_and_accepted_at_its_new_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(root / "run")
+    final = run.final_metrics("test")
+    (root / "pets").rename(root / "animals")
+    with pytest.raises(BadInput, match=r"was not found: .*pets; if it was moved, give its new place \(--data FOLDER\)"):
+        evaluate(run.path, split="test")
+    scores = evaluate(run.path, str(root / "animals"), "test")
+    assert {**scores, "data": "pets"} == final
+    fill(root / "pets", 7, cat=20, dog=20, owl=20)  # another folder with the same names
+    with pytest.raises(BadInput, match="60 images are changed"):
+        evaluate(run.path, split="test")
+    monkeypatch.chdir(root)
+    resume.resume(run.path, changes={"steps": 4, "data": {"name": "animals"}})
+    assert RunFolder(run.path).config.data.name == str(root / "animals")
+    (root / "animals" / "cat" / "00.png").unlink()
+    (root / "animals").rename(root / "third")
+    with pytest.raises(BadInput, match=r"1 image is gone \(cat/00.png\)"):
+        resume.resume(run.path, changes={"steps": 6, "data": {"name": str(root / "third")}})
+
+
+def test_other_data_is_scored_whole(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunFolder(root / "run")
+    before = run.final_metrics("test")
+    other = fill(root / "other", 3, cat=5, dog=4, owl=3)
+    caplog.set_level("INFO", "resnetlab")
+    scores = evaluate(run.path, str(other), "test")
+    assert (scores["images"], scores["images_seen_in_training"]) == (12, 0)
+    shutil.copy(root / "pets" / stored(root, "train")[0], other / "cat" / "seen.png")
+    assert evaluate(run.path, str(other), "test")["images_seen_in_training"] == 1
+    assert "1 of these 13 images are images that the run was trained or validated on (cat/seen.png)" in caplog.text
+    parts = root / "parts"
+    shutil.copytree(other, parts / "test")
+    assert evaluate(run.path, str(parts), "test")["images"] == 13
+    with pytest.raises(BadInput, match=r"has test, but no folder named val; .* give --split test"):
+        evaluate(run.path, str(parts), "val")
+    assert run.final_metrics("test") == before
+    with pytest.raises(BadInput, match="is for other scores of the run"):
+        evaluate(run.path, str(other), "test", out=run.evaluation("test"))
+    with pytest.raises(BadInput, match="is for other scores of the run"):
+        evaluate(run.path, split="val", out=run.evaluation("test"))
+
+
+@pytest.mark.parametrize("classes", [("cat", "owl"), ("owl",)])
+def test_a_class_without_images_in_other_data_is_undefined(root: Path, classes: tuple[str, ...]) -> None:
+    other = fill(root / "other", 3, **dict.fromkeys(classes, 4))
+    (other / "dog").mkdir()
+    scores = evaluate(root / "run", str(other), "test")
+    rows = {row["name"]: row for row in scores["per_class"]}
+    assert scores["images"] == 4 * len(classes)
+    for name, row in rows.items():
+        assert (row["recall"] is None) == (name not in classes)
+        assert name in classes or row["f1"] is row["precision"] is row["roc_auc"] is None
+    assert scores["macro"]["recall"] == pytest.approx(scores["accuracy"])
+
+
+def test_unknown_classes_and_unlabelled_images_are_refused(root: Path) -> None:
+    other = fill(root / "other", 3, cat=4, fox=2, emu=1)
+    with pytest.raises(BadInput, match="3 images of classes that the model does not know: emu, fox; it knows cat, dog"):
+        evaluate(root / "run", str(other), "test")
+    loose = root / "loose"
+    shutil.copytree(other / "cat", loose)
+    with pytest.raises(BadInput, match="4 images without labels: .* `resnetlab predict`"):
+        evaluate(root / "run", str(loose), "test")
+    (root / "empty").mkdir()
+    with pytest.raises(BadInput, match="no images"):
+        evaluate(root / "run", str(root / "empty"), "test")
+
+
+def test_a_run_of_an_older_version_is_scored_as_before(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunFolder(root / "run")
+    final = run.final_metrics("test")
+    as_written_before(root)
+    caplog.set_level("INFO", "resnetlab")
+    assert evaluate(run.path, split="test") == final
+    assert caplog.text.count("did not record the contents of images: they are not checked") == 1
+    resume.resume(run.path, changes={"steps": 3})
+    (root / "pets" / "cat" / "00.png").rename(root / "pets" / "cat" / "x.png")
+    sentence = r"1 image is gone \(cat/00.png\), 1 image is new \(cat/x.png\)"
+    for fails in (lambda: evaluate(run.path, split="test"), lambda: resume.resume(run.path, changes={"steps": 4})):
+        with pytest.raises(BadInput, match=sentence):
+            fails()
+
+
+def test_a_model_file_alone_recognises_its_data(root: Path) -> None:
+    final = RunFolder(root / "run").final_metrics("test")
+    assert final is not None
+    alone = root / "models" / "pets.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(root / "run" / "best.safetensors", alone)
+    scores = evaluate(alone, str(root / "pets"), "test")
+    assert (scores["split_digest"], scores["accuracy"]) == (final["split_digest"], final["accuracy"])
+    assert evaluate(alone, str(fill(root / "other", 3, cat=5, owl=3)), "test")["images"] == 8
+    (root / "pets" / "cat" / "00.png").unlink()
+    with pytest.raises(BadInput, match="has the name of the data that this model was trained on, but other images"):
+        evaluate(alone, str(root / "pets"), "test")
+    assert evaluate(alone, str(root / "pets"), "test", allow_changed_data=True)["images"] == 59
+
+
+def test_images_that_were_skipped_count_and_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    for part, number in (("train", 40), ("val", 3), ("test", 4)):
+        fill(tmp_path / "pets" / part, number, cat=number, dog=number)
+    for name in ("val/dog/00.png", "val/dog/01.png", "val/dog/02.png", "test/cat/00.png"):
+        (tmp_path / "pets" / name).write_text("bad")
+    run = experiment.train(config_for(tmp_path / "pets", bad_images="skip"), tmp_path / "run")
+    log = run.log.read_text()
+    assert "val has no image of class 'dog': its scores there are undefined" in log
+    assert "16 of the 80 training images" not in log  # 80 is 5 batches
+    val = run.final_metrics("val")
+    assert val is not None
+    assert (val["images"], val["skipped_images"]) == (3, 3)
+    caplog.set_level("INFO", "resnetlab")
+    scores = evaluate(run.path, split="test")
+    assert (scores["images"], scores["skipped_images"]) == (7, 1)
+    for note in (line.partition("note     ")[2] for line in log.splitlines() if "note     " in line):
+        assert note in caplog.text
+    Image.new("RGB", (8, 8)).save(tmp_path / "pets" / "test" / "cat" / "00.png")
+    with pytest.raises(BadInput, match=r"1 image is changed \(test/cat/00.png\)"):
+        evaluate(run.path, split="test")
