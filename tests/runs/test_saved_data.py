@@ -201,7 +201,7 @@ def test_unknown_classes_and_unlabelled_images_are_refused(root: Path) -> None:
         evaluate(root / "run", str(other), "test")
     loose = root / "loose"
     shutil.copytree(other / "cat", loose)
-    with pytest.raises(BadInput, match="4 images without labels: .* `resnetlab predict`"):
+    with pytest.raises(BadInput, match=r"4 images without labels: .* `resnetlab predict`"):
         evaluate(root / "run", str(loose), "test")
     (root / "empty").mkdir()
     with pytest.raises(BadInput, match="no images"):

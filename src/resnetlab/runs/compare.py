@@ -28,6 +28,7 @@ from resnetlab.models.summary import count_macs
 from resnetlab.runs.config import differing
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
 from resnetlab.runs.folder import ENVIRONMENT, RunFolder
+from resnetlab.runs.saved_data import stored_splits
 from resnetlab.runs.scoring_data import SPLITS, SplitName
 from resnetlab.runs.series import Pooled, Series, has_seeds
 
@@ -129,6 +130,11 @@ def metrics_of(run: RunFolder, split: str) -> Metrics:
     found = read_metrics(run.evaluation(split))
     if found is None:
         raise BadInput(f"{printable(run.path)} has not been scored on its {split} split; {remedy(run, split)}")
+    if (run.path / "split.json").exists() and stored_splits(run).splits[split].digest != found["split_digest"]:
+        raise BadInput(
+            f"{printable(run.path)} was scored on other {split} images than those recorded when it began; "
+            f"{remedy(run, split)}"
+        )
     return found
 
 
@@ -144,6 +150,11 @@ def require_same_images(runs: Sequence[RunFolder], metrics: Sequence[Metrics], s
     groups: dict[tuple[str, str], list[int]] = {}
     for place, given in enumerate(metrics):
         groups.setdefault((given["split_digest"], given.get("tta", "none")), []).append(place)
+    contents = {digest for given in metrics if (digest := given.get("contents_digest"))}  # older versions wrote none
+    if len(groups) == 1 and len(contents) > 1:
+        raise BadInput(
+            f"these runs were scored on {split} images of the same names with other contents, and cannot be compared"
+        )
     if len(groups) == 1:
         return
     parts = []

@@ -47,6 +47,8 @@ class Metrics(TypedDict):
     accuracy: float
     macro: dict[str, float | None]
     per_class: list[ClassMetrics]
+    contents_digest: NotRequired[str | None]
+    skipped_images: NotRequired[int]
     tta: NotRequired[str]
     intervals: NotRequired[dict[str, Any]]
     calibration: NotRequired[dict[str, Any]]

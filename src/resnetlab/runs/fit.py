@@ -19,7 +19,7 @@ from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.kernels.accelerate import count_accelerated, restore
 from resnetlab.kernels.units import fast_classes
-from resnetlab.runs.build import Training, begin_state, make_plan
+from resnetlab.runs.build import Training, begin_state, dropped, make_plan
 from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig, differences
 from resnetlab.runs.effects import chosen, long_warm_up, without_effect
 from resnetlab.runs.fit_data import (
@@ -341,6 +341,8 @@ def introduce(training: Training, config: RunConfig, images: list[Images], log: 
         log.info(line)
     for sentence in (*without_effect(config, chosen(config)), *long_warm_up(config, training.plan.steps)):
         log.warning(sentence)
+    for note in dropped(len(images[0]), config.batch_size):
+        log.info(f"note     {note}")
     if config.optim.name == "muon" and config.optim.weight_decay:
         log.append(f"warning  {MUON_DECAY}")  # `make_optimizer` has logged it, before there was a log.txt
 
