@@ -144,7 +144,9 @@ def test_a_moved_folder_is_named_and_accepted_at_its_new_place(root: Path, monke
     run = RunFolder(root / "run")
     final = run.final_metrics("test")
     (root / "pets").rename(root / "animals")
-    with pytest.raises(BadInput, match=r"was not found: .*pets; if it was moved, give its new place \(--data FOLDER\)"):
+    with pytest.raises(
+        BadInput, match=r"was not found: .*pets; if it was moved, give its new place \(`data='FOLDER'`\)"
+    ):
         evaluate(run.path, split="test")
     scores = evaluate(run.path, str(root / "animals"), "test")
     assert {**scores, "data": "pets"} == final
@@ -173,7 +175,7 @@ def test_other_data_is_scored_whole(root: Path, caplog: pytest.LogCaptureFixture
     parts = root / "parts"
     shutil.copytree(other, parts / "test")
     assert evaluate(run.path, str(parts), "test")["images"] == 13
-    with pytest.raises(BadInput, match=r"has test, but no folder named val; .* give --split test"):
+    with pytest.raises(BadInput, match=r"has test, but no folder named val; .* give `split='test'`"):
         evaluate(run.path, str(parts), "val")
     assert run.final_metrics("test") == before
     with pytest.raises(BadInput, match="is for other scores of the run"):

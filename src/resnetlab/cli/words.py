@@ -13,6 +13,7 @@ from resnetlab.cli.parsing import options_of
 from resnetlab.runs.config import RunConfig
 
 ARGUMENTS = {
+    "allow_changed_data": "--allow-changed-data",
     "allowed": "--allow-change",
     "count": "--seeds",
     "data": "--data",

@@ -194,13 +194,12 @@ def images_of(
     choice: ClassChoice | None = None,
     root: str | None = None,
     download: bool = True,
-    max_pixels: int = MAX_PIXELS,
 ) -> Images:
     """List the images of a named data set, a folder or a manifest, without requiring that they can be trained on."""
     choice = choice or ClassChoice()
     if source in DATASETS:
         return _named_images(source, choice, root, download=download)
-    return _folder_images(find(source, choice, root=root), choice, max_pixels)
+    return _folder_images(find(source, choice, root=root), choice)
 
 
 def open_stored(
@@ -211,6 +210,7 @@ def open_stored(
     preprocessing: Preprocessing | None = None,
     bad_images: Literal["error", "skip"] = "error",
     max_skipped: float = MOST_SKIPPED,
+    max_pixels: int = MAX_PIXELS,
     refuse: Callable[[Changes], Exception] | None = None,
 ) -> StoredData:
     """Read the stored splits `parts`, without the images that are gone, in another class, or changed.
@@ -227,7 +227,7 @@ def open_stored(
     size = preprocessing.resize_to
     needed = sum(len(same[part]) for part in parts) * size**2 * preprocessing.channels
     require_memory(needed, f"{images.name} at {size}×{size} pixels")
-    bad = BadImages(bad_images, total, max_skipped)
+    bad = BadImages(bad_images, total, max_skipped, max_pixels)
     splits: dict[str, Split] = {}
     unread: dict[str, dict[str, str]] = {}
     for part in parts:
@@ -317,7 +317,7 @@ def _exact_names(record: StoredSplit, exact: Mapping[str, str]) -> list[str]:
     return [exact.get(name, name) for name in record.names] if record.labels is None else list(record.names)
 
 
-def _folder_images(found: Found, choice: ClassChoice, max_pixels: int) -> Images:
+def _folder_images(found: Found, choice: ClassChoice) -> Images:
     root = found.root
     new_names = choice.names_of(found.class_names()) if found.class_names() else {}
     classes = {
@@ -330,13 +330,13 @@ def _folder_images(found: Found, choice: ClassChoice, max_pixels: int) -> Images
 
     def read(names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing, bad: BadImages) -> Split:
         began = time.time_ns()
-        split = read_files(root, Files(tuple(names), labels), preprocessing, bad, max_pixels=max_pixels)
+        split = read_files(root, Files(tuple(names), labels), preprocessing, bad)
         remember(root, dict(zip(split.names, split.contents, strict=True)), began)
         return split
 
     def is_readable(name: str) -> bool:
         try:
-            read_image(f"{root}/{name}", max_pixels=max_pixels)
+            read_image(f"{root}/{name}")
         except BadInput:
             return False
         return True

@@ -27,7 +27,7 @@ from resnetlab.runs.folder import RunFolder
 
 UNCHECKED = "this run was begun by an older version, which did not record the contents of images: they are not checked"
 EVALUATE_ANYWAY = (
-    "bring them back, or add --allow-changed-data to score the stored images that are still the same, in a folder of "
+    "bring them back, or add `allow_changed_data=True` to score the stored images that are still the same, in a folder of "
     "their own"
 )
 TRAIN_ANEW = "bring them back, or train anew in a new folder"
@@ -61,6 +61,7 @@ def open_saved(
         preprocessing=preprocessing,
         bad_images=config.bad_images,
         max_skipped=config.max_skipped,
+        max_pixels=config.max_pixels,
         refuse=refuse,
     )
     notes = opened.notes
@@ -90,7 +91,7 @@ def images_in(run: RunFolder, config: DataConfig) -> Images:
     if config.name not in DATASETS and not Path(config.name).exists():
         raise BadInput(
             f"the data of {printable(run.path)} was not found: {printable(config.name)}; if it was moved, give its "
-            "new place (--data FOLDER)"
+            "new place (`data='FOLDER'`)"
         )
     return images_of(config.name, **listing_settings(config))
 
@@ -98,7 +99,7 @@ def images_in(run: RunFolder, config: DataConfig) -> Images:
 def listing_settings(config: DataConfig) -> dict[str, Any]:
     """The settings that decide which images a data set has."""
     choice = ClassChoice(config.classes, config.merge, config.class_order)
-    return {"choice": choice, "root": config.root, "download": config.download, "max_pixels": config.max_pixels}
+    return {"choice": choice, "root": config.root, "download": config.download}
 
 
 def is_elsewhere(run: RunFolder, config: DataConfig) -> bool:

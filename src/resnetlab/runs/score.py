@@ -114,7 +114,7 @@ def require_other_folder(folder: Path, run: RunFolder | None, data: ScoringData,
     if run is None or folder.resolve().parent != (run.path / "evaluation").resolve():
         return
     if not data.is_own or folder.resolve() != run.evaluation(split, tta, changed=data.is_changed).resolve():
-        raise BadInput(f"{printable(folder)} is for other scores of the run; give another folder (--out)")
+        raise BadInput(f"{printable(folder)} is for other scores of the run; give another `out`")
 
 
 def score_split(

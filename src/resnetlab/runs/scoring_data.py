@@ -110,7 +110,7 @@ def split_of_model(model: Model, data: str, split: SplitName, *, allow_changed: 
         raise BadInput(
             f"{printable(data)} has the name of the data that this model was trained on, but other images, so that "
             "training images could be scored: evaluate the folder of its run; or, if this is other data, add "
-            "--allow-changed-data to score all of it"
+            "`allow_changed_data=True` to score all of it"
         )
     return other_data(model, data, split, config)
 
@@ -145,8 +145,8 @@ def other_data(
     require_memory(
         len(files) * size**2 * model.preprocessing.channels, f"{len(files):,} images at {size}×{size} pixels"
     )
-    bad = BadImages(config.bad_images, len(files), config.max_skipped)
-    images = read_files(found.root, files, model.preprocessing, bad, max_pixels=config.max_pixels)
+    bad = BadImages(config.bad_images, len(files), config.max_skipped, config.max_pixels)
+    images = read_files(found.root, files, model.preprocessing, bad)
     if not len(images):
         raise BadInput(f"none of the {len(files):,} images in {printable(data)} can be read")
     where = printable(found.root / found.shown[part])
@@ -157,7 +157,7 @@ def other_data(
         notes.append(
             f"{len(seen):,} of these {len(images):,} images are images that the run was trained or validated on "
             f"({few(seen)}), so the scores are too good; if this is the run's own folder at another place, add "
-            "--allow-changed-data to score its stored split there"
+            "`allow_changed_data=True` to score its stored split there"
         )
     facts = {"whole_folder": str(found.root / found.shown[part]), "images_seen_in_training": len(seen)}
     return ScoringData(
@@ -204,7 +204,7 @@ def part_to_score(found: Found, split: SplitName) -> str:
     given, folders = [], []
     for part, shown in found.shown.items():
         given.append(printable(shown))
-        folders.append(f"--split {part}" if part in SPLITS else f"--data {printable(found.root / shown)}")
+        folders.append(f"`split={part!r}`" if part in SPLITS else f"`data={printable(found.root / shown)!r}`")
     raise BadInput(
         f"{printable(found.root)} has {', '.join(given)}, but no folder named {split}; to score one of them, give "
         f"{' or '.join(folders)}"
