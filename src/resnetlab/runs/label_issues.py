@@ -17,12 +17,13 @@ from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.label_issues import LabelIssues, find_label_issues
 from resnetlab.inference.model_file import read_model
-from resnetlab.runs.build import open_data
 from resnetlab.runs.csv_files import write_csv
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.score import SplitName, record_access, score_split
+from resnetlab.runs.saved_data import open_saved
+from resnetlab.runs.score import record_access, score_split
+from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.series import is_series
 from resnetlab.runtime import one_thread_after_fork, start
 
@@ -153,8 +154,8 @@ def examine_labels(path: str | os.PathLike[str], device: str = "auto") -> Examin
 def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
     """The data of a run, one of its splits, and the probabilities of the run's best weights on it."""
     model = read_model(run.best)
-    data = open_data(run.config.data, model.preprocessing)
-    evaluation = score_split(model, data, split, start(device, "fp32").device).evaluation
+    data = open_saved(run, run.config.data, preprocessing=model.preprocessing).all_splits()
+    evaluation = score_split(model, ScoringData.own(data, split), start(device, "fp32").device).evaluation
     if split == "test":
         record_access(run.access_log, evaluation, RunLog())
     return data, getattr(data, split), np.asarray(evaluation.probabilities)

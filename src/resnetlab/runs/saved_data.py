@@ -27,8 +27,8 @@ from resnetlab.runs.folder import RunFolder
 
 UNCHECKED = "this run was begun by an older version, which did not record the contents of images: they are not checked"
 EVALUATE_ANYWAY = (
-    "bring them back, or add `allow_changed_data=True` to score the stored images that are still the same, in a folder of "
-    "their own"
+    "bring them back, or add `allow_changed_data=True` to score the stored images that are still the same, in a folder "
+    "of their own"
 )
 TRAIN_ANEW = "bring them back, or train anew in a new folder"
 
