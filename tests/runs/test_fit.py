@@ -429,4 +429,4 @@ def test_messages_are_logged_and_an_inexact_resume_is_named(
 
 def test_an_accelerated_network_is_named_by_its_own_class() -> None:
     model = resnetlab.accelerate(resnetlab.resnet20(10))
-    assert fit_introduction(RunConfig(), (1, 1), model, start("cpu"))[1].startswith("network  ResNet, 0.27 M")
+    assert fit_introduction(RunConfig(steps=1), (1, 1), model, start("cpu"))[1].startswith("network  ResNet, 0.27 M")
