@@ -60,7 +60,7 @@ def folder_of(root: Path, channels: int) -> Path:
     random = np.random.default_rng(0)
     for label, name in enumerate(("field", "water")):
         (root / name).mkdir(parents=True)
-        for i in range(16):
+        for i in range(48):
             values = random.integers(0, 1000, (12, 12, channels)).astype(np.uint16)
             values[..., channels - 1] += 2000 * label  # only the last band shows the class
             options = {"planarconfig": "contig", "photometric": "minisblack"}
@@ -71,6 +71,7 @@ def folder_of(root: Path, channels: int) -> Path:
 def test_a_network_with_as_many_channels_is_trained_scored_and_used(command, tmp_path, tiny_network):
     data = folder_of(tmp_path / "land", 6)
     words = ("--data.channels", 6, "--model", tiny_network, "--steps", 80, "--batch-size", 8, "--out", "run")
+    words = (*words, "--final-test", "never")
     code, out, err = command("train", "--data", data, *words)
     assert code == 0, err
     assert "6 channels" in out + Path("run/log.txt").read_text()
@@ -81,7 +82,6 @@ def test_a_network_with_as_many_channels_is_trained_scored_and_used(command, tmp
     assert found == ["field", "water"]
     image = np.random.default_rng(1).integers(0, 255, (12, 12, 6), dtype=np.uint8)
     assert classifier(image).predicted in classifier.classes
-    assert command("evaluate", "run")[0] == 0
     Image.new("RGB", (9, 9)).save("photo.jpg")
     with pytest.raises(BadInput, match=r"photo\.jpg is not a TIFF file; 6 channels are read from"):
         classifier("photo.jpg")
