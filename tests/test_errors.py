@@ -14,6 +14,7 @@ from resnetlab.runs.config import ModelConfig, RunConfig
 BUILT_IN = {
     errors.BadInput: (ValueError, 2),
     errors.Damaged: (ValueError, 2),
+    errors.BadSettings: (ValueError, 2),
     errors.NoSoundCheckpoint: (RuntimeError, 3),
     errors.DiskTrouble: (OSError, 4),
     errors.NonFinite: (ArithmeticError, 5),

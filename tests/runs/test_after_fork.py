@@ -19,6 +19,8 @@ if child == 0:
     resnetlab.evaluate(run)
     resnetlab.compare([run, run], split="val")  # a run is accepted wherever its folder is
     resnetlab.resume(run, changes={"steps": 3})
+    data = resnetlab.open_dataset("digits")
+    resnetlab.fit(resnetlab.resnet20(10, in_channels=1), data.val, data.val, steps=1, batch_size=32)
     assert torch.get_num_threads() == 2
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -26,7 +28,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_trains_scores_and_resumes(tmp_path: Path) -> None:
+def test_a_forked_child_trains_scores_resumes_and_fits(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [sys.executable, "-c", CHILD],

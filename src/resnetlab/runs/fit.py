@@ -17,6 +17,7 @@ from resnetlab.data.loaders import Batch
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.files import read_sealed, write_sealed
+from resnetlab.inference.model_file import WEIGHTS_FORMAT
 from resnetlab.kernels.accelerate import count_accelerated, restore
 from resnetlab.kernels.units import fast_classes
 from resnetlab.runs.build import Training, begin_state, dropped, make_plan
@@ -40,7 +41,7 @@ from resnetlab.runs.resume import inexact, load_newest
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
-from resnetlab.runtime import Runtime, start
+from resnetlab.runtime import Runtime, one_thread_after_fork, start
 from resnetlab.training import loop
 from resnetlab.training.loop import EpochReport, own_generators
 from resnetlab.training.optim import MUON_DECAY
@@ -60,6 +61,7 @@ class Fitted:
     best_weights: Mapping[str, Tensor]  # of the best epoch, for `model.load_state_dict`; averaged if `ema` is on
 
 
+@one_thread_after_fork()
 def fit(
     model: nn.Module,
     train: Source | ImageData,
@@ -322,7 +324,7 @@ def fit_in(
             history = History.reopened(path, training.state.epoch)
 
             def save_best(model: nn.Module, report: EpochReport) -> None:
-                facts = {"format": "resnetlab-weights", "format_version": 1, "epoch": report.epoch, "step": report.step}
+                facts = {"format": WEIGHTS_FORMAT, "format_version": 1, "epoch": report.epoch, "step": report.step}
                 write_sealed(path / BEST, model.state_dict(), facts)
 
             facts = {"config": config.to_json(), "environment": training.runtime.facts()}
