@@ -123,6 +123,7 @@ def test_the_examples_of_the_tools_run(tool: str, monkeypatch: pytest.MonkeyPatc
     assert not done.failed
 
 
+@pytest.mark.slow
 def test_experiments_are_trained_from_the_cheapest_on_and_stored_ones_only_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

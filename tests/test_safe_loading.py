@@ -407,12 +407,12 @@ def marker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(4, id="some"), pytest.param(1, id="all", marks=[pytest.mark.slow])]
+    scope="module", params=[pytest.param(8, id="some"), pytest.param(1, id="all", marks=[pytest.mark.slow])]
 )
 def visits(
     request: pytest.FixtureRequest, benign: Path, marker: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Visit]:
-    """Visit every door with hostile files: with all of them, or with every fourth, other ones at each door."""
+    """Visit every door with hostile files: with all of them, or with every eighth, other ones at each door."""
     root = tmp_path_factory.mktemp("visits")
     hostile, settings = root / "hostile", root / "configs"
     hostile.mkdir()

@@ -175,6 +175,7 @@ assert parent(image) == expected[0]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_of_a_process_with_two_threads_predicts(tmp_path: Path) -> None:
     """torch's own operations wait for ever there: OpenMP's threads do not survive a fork."""

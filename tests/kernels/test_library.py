@@ -145,6 +145,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_two_processes_compile_at_once_and_both_load_it(tmp_path: Path) -> None:
     surroundings = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

@@ -39,7 +39,10 @@ def require_told(program: Any, run: RunFolder) -> None:
     assert "the run is in" not in program.output
 
 
-@pytest.mark.parametrize("code", ["ENOSPC", "EIO", "EDQUOT", "EROFS", "ESTALE"])
+OTHERS = [pytest.param(code, marks=pytest.mark.slow) for code in ("EDQUOT", "EROFS", "ESTALE")]
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EIO", *OTHERS])
 def test_three_refusals_in_a_row_end_the_run_and_the_checkpoint_before_them_stays(
     code: str, machine: Any, ground: Path, ask: Any, undisturbed: RunFolder
 ) -> None:
@@ -83,7 +86,7 @@ CODES = ["ENOSPC", "EIO", "EDQUOT"]
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("share", [pytest.param(60, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [pytest.param(90, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_a_call_that_fails_once_changes_nothing_in_the_end(
     *, code: str, share: int, machine: Any, ground: Path, ask: Any, calls: list[str], twin: RunFolder
 ) -> None:

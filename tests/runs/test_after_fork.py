@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 CHILD = """
-import os, torch, resnetlab
+import os, torch, resnetlab, resnetlab.plots.style
+
+resnetlab.plots.style.DPI = 30  # encoding pictures takes most of the time
 
 large = torch.randn(512, 512)
 float((large @ large).sum())  # the threads are running now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from PIL import Image
 
 from resnetlab.data import contents
 from resnetlab.errors import BadInput
+from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.runs import experiment, recipes, resume
 from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.saved_data import stored_splits
 from resnetlab.runs.score import evaluate
 
 Change = Callable[[Path], object]
@@ -264,3 +267,25 @@ def test_images_that_were_skipped_count_and_are_named(
     Image.new("RGB", (8, 8)).save(tmp_path / "pets" / "test" / "cat" / "00.png")
     with pytest.raises(BadInput, match=r"1 image is changed \(test/cat/00.png\)"):
         evaluate(run.path, split="test")
+
+
+def test_names_that_a_run_of_an_older_version_knows_are_pointed_out(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    as_written_before(root)
+    (root / "pets").rename(root / "animals")
+    caplog.set_level("INFO", "resnetlab")
+    scores = evaluate(root / "run", str(root / "animals"), "test")
+    assert (scores["images"], scores["images_seen_in_training"]) == (60, None)
+    assert "48 of these 60 images have names of images that the run was trained or validated on" in caplog.text
+    assert evaluate(root / "run", str(root / "animals"), "test", allow_changed_data=True)["images"] == 12
+
+
+def test_a_run_of_an_older_version_resumes_with_the_preprocessing_of_its_model(root: Path) -> None:
+    """Another one might be chosen today: for deep images, or colour files that are all grey."""
+    run = RunFolder(root / "run")
+    model = read_model(run.best)
+    unlike = dataclasses.replace(model.preprocessing, std=(0.5, 0.5, 0.5))
+    save_model(run.best, model.network, model.classes, unlike, model.provenance)
+    as_written_before(root)
+    assert resume.saved_data(run, run.config.data, stored_splits(run)).preprocessing == unlike

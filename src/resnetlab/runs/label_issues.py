@@ -28,6 +28,7 @@ from resnetlab.runs.series import is_series
 from resnetlab.runtime import one_thread_after_fork, start
 
 TABLE = "labels.csv"
+BRING_BACK = "bring them back; labels are looked for in the images that were scored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ def examine_labels(path: str | os.PathLike[str], device: str = "auto") -> Examin
 def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
     """The data of a run, one of its splits, and the probabilities of the run's best weights on it."""
     model = read_model(run.best)
-    data = open_saved(run, run.config.data, preprocessing=model.preprocessing).all_splits()
+    data = open_saved(run, run.config.data, preprocessing=model.preprocessing, advice=BRING_BACK).all_splits()
     evaluation = score_split(model, ScoringData.own(data, split), start(device, "fp32").device).evaluation
     if split == "test":
         record_access(run.access_log, evaluation, RunLog())

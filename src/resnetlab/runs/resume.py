@@ -12,6 +12,7 @@ from resnetlab.data.splits import Split
 from resnetlab.data.stored import StoredSplits
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
 from resnetlab.files import as_path
+from resnetlab.inference.model_file import read_model
 from resnetlab.runs.build import Experiment, make_plan, open_data, resolved
 from resnetlab.runs.config import HARMLESS, LENGTH, DataConfig, RunConfig, differences
 from resnetlab.runs.experiment import begin, finish
@@ -147,12 +148,12 @@ def saved_data(run: RunFolder, config: DataConfig, stored: StoredSplits) -> Imag
     Where the preprocessing was not recorded, or settings of the data have changed, the data set is opened anew.
     """
     place = {"name", "root", "download"}
-    if stored.preprocessing is not None and config.model_dump(exclude=place) == run.config.data.model_dump(
-        exclude=place
-    ):
+    is_same = config.model_dump(exclude=place) == run.config.data.model_dump(exclude=place)
+    if stored.preprocessing is not None and is_same:
         return open_saved(run, config, advice=TRAIN_ANEW).all_splits()
     require_unchanged(run, config)
-    data = open_data(config)
+    # A run of an older version has its preprocessing in its model file only; today another one might be chosen.
+    data = open_data(config, read_model(run.best).preprocessing if is_same and run.best.exists() else None)
     for name, record in stored.splits.items():
         split: Split = getattr(data, name)
         if split.digest != record.digest:

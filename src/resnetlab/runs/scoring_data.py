@@ -150,16 +150,23 @@ def other_data(
     if not len(images):
         raise BadInput(f"none of the {len(files):,} images in {printable(data)} can be read")
     where = printable(found.root / found.shown[part])
-    seen = [] if run is None else seen_before(images, run)
     notes = [f"all {len(files):,} images of {where} are scored", *found.notes, *sentences(found.skipped), *bad.notes()]
     notes += lacking_classes({where: images}, model.classes)
+    seen = [] if run is None else seen_before(images, run)
+    is_known = run is None or stored_splits(run).has_contents
     if seen:
+        here = "if this is the run's own folder at another place"
+        elsewhere = "add `allow_changed_data=True` to score its stored split there"
+        images_seen = f"{len(seen):,} of these {len(images):,} images"
         notes.append(
-            f"{len(seen):,} of these {len(images):,} images are images that the run was trained or validated on "
-            f"({few(seen)}), so the scores are too good; if this is the run's own folder at another place, add "
-            "`allow_changed_data=True` to score its stored split there"
+            f"{images_seen} are images that the run was trained or validated on ({few(seen)}), so the scores are too "
+            f"good; {here}, {elsewhere}"
+            if is_known
+            else f"{images_seen} have names of images that the run was trained or validated on ({few(seen)}), and "
+            f"their contents were not recorded by the older version that began it; {here}, the scores are too good: "
+            f"{elsewhere}"
         )
-    facts = {"whole_folder": str(found.root / found.shown[part]), "images_seen_in_training": len(seen)}
+    facts = {"whole_folder": str(found.root / found.shown[part]), "images_seen_in_training": len(seen) if is_known else None}
     return ScoringData(
         found.name,
         split,
@@ -245,9 +252,15 @@ def known_files(found: Found, part: str, classes: tuple[str, ...], merged: Mappi
 
 
 def seen_before(images: Split, run: RunFolder) -> list[str]:
-    """The names of images with the contents of a run's training or validation images."""
-    splits = stored_splits(run).splits
-    known = {content for part in ("train", "val") for content in splits[part].contents}
+    """The names of images that are among a run's training or validation images: with the same contents.
+
+    The contents of a run of an older version are unknown: of such a run, those with the same names.
+    """
+    stored = stored_splits(run)
+    if not stored.has_contents:
+        names = {name for part in ("train", "val") for name in stored.splits[part].names}
+        return [name for name in images.names if name in names]
+    known = {content for part in ("train", "val") for content in stored.splits[part].contents}
     return [name for name, content in zip(images.names, images.contents, strict=True) if content in known]
 
 
