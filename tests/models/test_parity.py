@@ -47,7 +47,13 @@ def test_parameters_and_macs_equal_torchvisions_metadata(name):
     assert round(count_macs(model, 224) / 1e9, 3) == published["_ops"]  # its "GFLOPS" are multiply-adds
 
 
-LARGE = ("resnet101", "resnet152", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2")  # their siblings with fewer units are quick enough
+LARGE = (
+    "resnet101",
+    "resnet152",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)  # their siblings with fewer units are quick enough
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in NAMES])

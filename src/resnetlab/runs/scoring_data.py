@@ -166,7 +166,10 @@ def other_data(
             f"their contents were not recorded by the older version that began it; {here}, the scores are too good: "
             f"{elsewhere}"
         )
-    facts = {"whole_folder": str(found.root / found.shown[part]), "images_seen_in_training": len(seen) if is_known else None}
+    facts = {
+        "whole_folder": str(found.root / found.shown[part]),
+        "images_seen_in_training": len(seen) if is_known else None,
+    }
     return ScoringData(
         found.name,
         split,
