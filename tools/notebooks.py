@@ -55,8 +55,8 @@ MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor}, matplotlib {matplotlib.__version__}, "
     f"{sys.platform} {platform.machine()}"
 )
-# Notebooks whose source was rewritten and not executed since: the stored outputs are those of an earlier source. `check`
-# says so and does not fail; execute them and take them off this list.
+# Notebooks whose source was rewritten and not executed since: the stored outputs are those of an earlier source.
+# `check` says so and does not fail; execute them and take them off this list.
 PENDING = ("resnet34",)
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
