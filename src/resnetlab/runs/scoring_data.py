@@ -118,6 +118,8 @@ def split_of_model(model: Model, data: str, split: SplitName, *, allow_changed: 
 def is_drawn_alike(data: ImageData, model: Model) -> bool:
     """True if splits have the digests in the file of a model; those of older versions have none of contents."""
     digests, contents = (model.provenance.get(name) or {} for name in ("split_digests", "contents_digests"))
+    if not all(isinstance(given, dict) and given.keys() <= {"train", "val", "test"} for given in (digests, contents)):
+        return False
     return all(getattr(data, name).digest == digest for name, digest in digests.items()) and all(
         content in (None, getattr(data, name).contents_digest) for name, content in contents.items()
     )
