@@ -14,8 +14,8 @@ from PIL import Image, features
 from tests.data.test_decode import huge_png
 
 from resnetlab.data import open_dataset
-from resnetlab.data.decode import FORMATS, DeepPixels, decode, read_header, read_image
-from resnetlab.data.depth import Limits, choose_range
+from resnetlab.data.decode import FORMATS, decode, read_header, read_image
+from resnetlab.data.depth import DeepPixels, Limits, choose_range
 from resnetlab.data.tree import SUFFIXES
 from resnetlab.errors import BadInput
 from resnetlab.files import open_regular, read_sealed

@@ -289,3 +289,12 @@ def test_a_run_of_an_older_version_resumes_with_the_preprocessing_of_its_model(r
     save_model(run.best, model.network, model.classes, unlike, model.provenance)
     as_written_before(root)
     assert resume.saved_data(run, run.config.data, stored_splits(run)).preprocessing == unlike
+
+
+@pytest.mark.parametrize("record", [7, [1], {"more": "1"}, {"train": 1}])
+def test_a_damaged_record_of_digests_in_a_model_file_is_that_of_other_splits(root: Path, record: Any) -> None:
+    model, alone = read_model(root / "run" / "best.safetensors"), root / "alone.safetensors"
+    for name in ("split_digests", "contents_digests"):
+        save_model(alone, model.network, model.classes, model.preprocessing, {**model.provenance, name: record})
+        with pytest.raises(BadInput, match="has the name of the data that this model was trained on, but other images"):
+            evaluate(alone, str(root / "pets"))

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 DATASETS = ("digits", "cifar10", "cifar100")
 """The data sets with a name; every other data set is the path of a folder."""
 
-__all__ = ["DATASETS", "ImageData", "Preprocessing", "Split", "open_dataset"]
+SPLITS = ("train", "val", "test")
+
+__all__ = ["DATASETS", "SPLITS", "ImageData", "Preprocessing", "Split", "open_dataset"]
 
 _MODULES = {"ImageData": "datasets", "open_dataset": "datasets", "Preprocessing": "preprocess", "Split": "splits"}
 

@@ -9,7 +9,8 @@ from typing import IO, Any
 import numpy as np
 from PIL.Image import Image
 
-from resnetlab.data.decode import MAX_PIXELS, DeepPixels, TooManyPixels, read_bytes
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, read_bytes
+from resnetlab.data.depth import DeepPixels
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import open_regular
 

@@ -33,14 +33,14 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
+from resnetlab.data.depth import DeepPixels, Range
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import open_regular
 
@@ -49,9 +49,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 
 MAX_PIXELS = 64_000_000
 """Images that are larger when decoded are refused from their header: 64 megapixels of RGB take 256 MB in Pillow."""
-
-Range = tuple[float, float]
-"""The pixel values that become 0 and 255, for images of more than 8 bits."""
 
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
 _BITS = 258  # the TIFF tag for the bits of each sample
@@ -71,55 +68,6 @@ _DEEP = {f"{bands};16{order}" for bands in ("RGB", "RGBX", "RGBA", "R", "G", "B"
 
 class TooManyPixels(BadInput):
     """An image with more pixels than may be decoded."""
-
-
-@dataclass(frozen=True, eq=False)
-class DeepPixels:
-    """A decoded, upright image of more than 8 bits, or with other bands than grey or RGB.
-
-    `values` are integers or floats (H, W) or (H, W, C); `opacity` is uint8 (H, W) if the image has transparency. `name`
-    is used in error messages.
-    """
-
-    values: np.ndarray
-    name: str
-    opacity: np.ndarray | None = None
-
-    @property
-    def limits(self) -> Range:
-        """The smallest and the largest value. Raises BadInput if a value is NaN or infinite."""
-        lowest, highest = self.values.min().item(), self.values.max().item()
-        if not (np.isfinite(lowest) and np.isfinite(highest)):
-            raise BadInput(f"{self.name} has pixels that are NaN or infinite")
-        return lowest, highest
-
-    def to_8bit(self, value_range: Range | None) -> np.ndarray:
-        """Scale to uint8 of the same shape; transparent pixels are composited over white."""
-        if self.values.dtype == np.uint8:
-            return self.values
-        low, high = self._fixed_range() if value_range is None else value_range
-        if self.values.dtype == np.uint16:
-            scaled: np.ndarray = _table(float(low), float(high))[self.values]
-        else:
-            self.limits  # noqa: B018 - refuses NaN
-            scaled = _scaled(self.values, low, high)
-        if self.opacity is not None:
-            opacity = self.opacity[..., None] if scaled.ndim == 3 else self.opacity
-            scaled = np.rint((scaled * (opacity / 255)) + (255 - opacity.astype(np.float64))).astype(np.uint8)
-        return scaled
-
-    def _fixed_range(self) -> Range:
-        """Return the range of an image for which none was chosen. Raises BadInput for values beyond it."""
-        lowest, highest = self.values.min(), self.values.max()
-        if np.issubdtype(self.values.dtype, np.floating):
-            if not (lowest >= 0 and highest <= 255):  # this form refuses NaN too
-                raise BadInput(
-                    f"{self.name} has float pixels from {lowest:g} to {highest:g}; [0, 1] or [0, 255] is needed"
-                )
-            return 0, 255 if highest > 1 else 1
-        if lowest < 0 or highest > 65535:
-            raise BadInput(f"{self.name} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
-        return 0, 65535
 
 
 def read_image(
@@ -416,17 +364,6 @@ def _deep_ppm(image: Image.Image, content: bytes) -> np.ndarray:
     values = np.frombuffer(content, ">u2", width * height * 3, offset).reshape(height, width, 3)
     scaled: np.ndarray = np.rint(np.minimum(values / largest, 1) * 65535)
     return scaled.astype(np.uint16)
-
-
-@lru_cache(maxsize=4)
-def _table(low: float, high: float) -> np.ndarray:
-    """Return the 8-bit value of each 16-bit value."""
-    return _scaled(np.arange(65536), low, high)
-
-
-def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Scale low..high to 0..255, rounded, as uint8; values outside become 0 or 255."""
-    return np.clip(np.rint((values.astype(np.float64) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

@@ -1,18 +1,70 @@
-"""Choose the range of pixel values for images of more than 8 bits, once for a data set."""
+"""Images of more than 8 bits: their pixels, scaled by a range of values that is chosen once for a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from resnetlab.data.decode import DeepPixels, Range
 from resnetlab.errors import BadInput, printable
+
+Range = tuple[float, float]
+"""The pixel values that become 0 and 255, for images of more than 8 bits."""
 
 _BITS = (8, 10, 12, 14, 16)
 _FEW_LEVELS = 64
 """Levels of grey; with fewer of 256, the range that was chosen hides what the camera measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeepPixels:
+    """A decoded, upright image of more than 8 bits, or with other bands than grey or RGB.
+
+    `values` are integers or floats (H, W) or (H, W, C); `opacity` is uint8 (H, W) if the image has transparency. `name`
+    is used in error messages.
+    """
+
+    values: np.ndarray
+    name: str
+    opacity: np.ndarray | None = None
+
+    @property
+    def limits(self) -> Range:
+        """The smallest and the largest value. Raises BadInput if a value is NaN or infinite."""
+        lowest, highest = self.values.min().item(), self.values.max().item()
+        if not (np.isfinite(lowest) and np.isfinite(highest)):
+            raise BadInput(f"{self.name} has pixels that are NaN or infinite")
+        return lowest, highest
+
+    def to_8bit(self, value_range: Range | None) -> np.ndarray:
+        """Scale to uint8 of the same shape; transparent pixels are composited over white."""
+        if self.values.dtype == np.uint8:
+            return self.values
+        low, high = self._fixed_range() if value_range is None else value_range
+        if self.values.dtype == np.uint16:
+            scaled: np.ndarray = _table(float(low), float(high))[self.values]
+        else:
+            self.limits  # noqa: B018 - refuses NaN
+            scaled = _scaled(self.values, low, high)
+        if self.opacity is not None:
+            opacity = self.opacity[..., None] if scaled.ndim == 3 else self.opacity
+            scaled = np.rint((scaled * (opacity / 255)) + (255 - opacity.astype(np.float64))).astype(np.uint8)
+        return scaled
+
+    def _fixed_range(self) -> Range:
+        """Return the range of an image for which none was chosen. Raises BadInput for values beyond it."""
+        lowest, highest = self.values.min(), self.values.max()
+        if np.issubdtype(self.values.dtype, np.floating):
+            if not (lowest >= 0 and highest <= 255):  # this form refuses NaN too
+                raise BadInput(
+                    f"{self.name} has float pixels from {lowest:g} to {highest:g}; [0, 1] or [0, 255] is needed"
+                )
+            return 0, 255 if highest > 1 else 1
+        if lowest < 0 or highest > 65535:
+            raise BadInput(f"{self.name} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
+        return 0, 65535
 
 
 @dataclass(frozen=True)
@@ -77,3 +129,14 @@ def mixed(found: Collection[str], total: int) -> tuple[str, ...]:
         f"{total - len(found):,} of {total:,} training images have 8 bits: their 0 to 255 become black to white, "
         "whatever the range of the others",
     )
+
+
+@lru_cache(maxsize=4)
+def _table(low: float, high: float) -> np.ndarray:
+    """Return the 8-bit value of each 16-bit value."""
+    return _scaled(np.arange(65536), low, high)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale low..high to 0..255, rounded, as uint8; values outside become 0 or 255."""
+    return np.clip(np.rint((values.astype(np.float64) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)

@@ -8,22 +8,22 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from resnetlab.data import DATASETS
+from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.bands import read_bands
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, DeepPixels, TooManyPixels, decode, read_bytes, read_header
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
+from resnetlab.data.depth import DeepPixels
 from resnetlab.data.duplicates import (
     SIDE,
     Copies,
@@ -36,7 +36,7 @@ from resnetlab.data.duplicates import (
 )
 from resnetlab.data.folder import scan
 from resnetlab.data.named import open_named
-from resnetlab.data.reading import MOST_SKIPPED
+from resnetlab.data.reading import MOST_SKIPPED, MOST_THREADS, in_order, usable_cores
 from resnetlab.data.splits import HoldOut
 from resnetlab.errors import BadInput, printable
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Severity = Literal["error", "warning", "note"]
-SPLITS = ("train", "val", "test")
 FEW = 5  # images of a class in a held-out split; with fewer, a score of the class says next to nothing
 LEAST_SIDE = 16  # pixels; smaller images of one class look alike, such as two handwritten digits of 8×8 pixels
 IMBALANCED = 10  # times as many images in the largest class as in the smallest
@@ -208,9 +207,9 @@ def _read(
                 found.append(str(error))
         return found
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    with ThreadPoolExecutor(max(1, min(8, cores)), thread_name_prefix="resnetlab-doctor") as pool:
-        results = [result for part in pool.map(chunk, range(0, len(names), _CHUNK)) for result in part]
+    starts, threads = range(0, len(names), _CHUNK), min(MOST_THREADS, usable_cores())
+    with closing(in_order(chunk, starts, threads)) as parts:
+        results = [result for part in parts for result in part]
     kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
     good = [result for result in results if not isinstance(result, str)]
     prints = [result[3] for result in good]
@@ -285,18 +284,19 @@ def _copies(seen: Survey, copies: Sequence[Copies], kind: str) -> Iterator[Findi
             across.append(group)
         else:
             inside.append(group)
-    for groups, severity, where, advice in (
+    kinds: tuple[tuple[list[Copies], Severity, str, str], ...] = (
         (conflicts, "warning", "with different labels", "keep each with its right label"),
         (across, "warning", "in more than one split", "scores on them are too good; keep each in one split"),
         (inside, "note", "inside a split", "they count several times"),
-    ):
+    )
+    for groups, severity, where, advice in kinds:
         if groups:
             listed = tuple(tuple(map(seen.shown, group.images)) for group in groups)
             mirrored = sum(group.is_mirrored for group in groups)
             more = f", {mirrored:,} of them mirrored" if mirrored else ""
             first = " = ".join(printable(shown.name) for shown in listed[0][:2])
             sentence = f"{counted(len(groups), 'picture')}{more}; {advice}; the first: {first}"
-            yield Finding(f"{kind} {where}", "warning" if severity == "warning" else "note", sentence, listed)
+            yield Finding(f"{kind} {where}", severity, sentence, listed)
 
 
 def _blank(seen: Survey) -> Iterator[Finding]:

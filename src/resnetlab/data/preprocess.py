@@ -12,15 +12,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnetlab.data.depth import Range
 from resnetlab.errors import BadInput, printable
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor
-
-Range = tuple[float, float]
-"""The pixel values that become 0 and 255, for images of more than 8 bits."""
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, of pixels in [0, 1]."""

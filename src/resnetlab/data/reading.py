@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, DeepPixels, TooManyPixels, decode, read_bytes, read_header
-from resnetlab.data.depth import Limits, choose_range
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
+from resnetlab.data.depth import DeepPixels, Limits, choose_range
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 MOST_SKIPPED = 0.05
 """The usual largest share of bad images; a data set with more of them is refused: something else is wrong with it."""
 
+MOST_THREADS = 8
+
 _CHUNK = 64  # images per task: few enough to stop soon, many enough to keep the overhead small
+
+T = TypeVar("T")
 
 
 class BadImages:
@@ -129,7 +133,7 @@ class _Reader:
             return failures
 
         starts = range(0, len(indices), _CHUNK)
-        with closing(_in_order(read_chunk, starts, _workers(self.root, self.files))) as results:
+        with closing(in_order(read_chunk, starts, _workers(self.root, self.files))) as results:
             for failures in results:
                 for i, reason in failures:
                     self.kept[i] = False
@@ -203,13 +207,15 @@ def sample_headers(
 def _workers(root: Path, files: Files) -> int:
     """Choose one thread for small images, where Python does most of the work and threads wait for each other."""
     sizes = [width * height for (width, height), _ in sample_headers(root, files, most=20)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return 1 if not sizes or np.median(sizes) < 96 * 96 else max(2, min(8, cores))
+    return 1 if not sizes or np.median(sizes) < 96 * 96 else max(2, min(MOST_THREADS, usable_cores()))
 
 
-def _in_order(
-    work: Callable[[int], list[tuple[int, str]]], starts: Iterable[int], workers: int
-) -> Generator[list[tuple[int, str]], None, None]:
+def usable_cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+
+
+def in_order(work: Callable[[int], T], starts: Iterable[int], workers: int) -> Generator[T, None, None]:
     """Run `work` for every start in threads and yield the results in order; closing cancels what has not started."""
     if workers == 1:
         yield from map(work, starts)

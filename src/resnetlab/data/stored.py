@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resnetlab.data import DATASETS
+from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import content_digest, contents_of, remember
 from resnetlab.data.datasets import ImageData, lacking_classes, resized
@@ -22,7 +22,6 @@ from resnetlab.data.splits import Split, names_digest
 from resnetlab.data.tree import sentences
 from resnetlab.errors import BadInput, Damaged, printable
 
-SPLITS = ("train", "val", "test")
 MOST_NAMED = 3  # images of one kind of change that are named in a message
 
 

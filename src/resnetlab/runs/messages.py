@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnetlab.data import SPLITS
 from resnetlab.data.classes import shortened
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.provenance import SPLITS
 
 if TYPE_CHECKING:
     from torch import nn

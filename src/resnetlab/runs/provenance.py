@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetlab.data import DATASETS
+from resnetlab.data import DATASETS, SPLITS
 from resnetlab.runs.config import DataConfig, Difference, RunConfig
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from resnetlab.training.loop import EpochReport
 
 PACKAGES = ("resnetlab", "torch", "torchvision", "numpy", "scikit-learn", "pillow")
-SPLITS = ("train", "val", "test")
 
 
 def session_record(runtime: Runtime, step: int = 0, changes: Iterable[Difference] = ()) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnetlab.data import DATASETS
+from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.stored import (
-    SPLITS,
     Changes,
     Images,
     StoredData,
