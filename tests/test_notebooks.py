@@ -50,8 +50,6 @@ def test_every_figure_in_the_prose_is_that_of_the_code_or_of_a_stored_run(
 
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_executed_notebooks_are_those_of_their_sources(notebooks: ModuleType, source: Path) -> None:
-    if source.stem in notebooks.PENDING:
-        pytest.skip(f"{source.name} was rewritten and waits for its execution")
     assert notebooks.check(source, again=False) == []  # `make notebooks` compares the outputs, too
 
 

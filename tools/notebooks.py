@@ -55,9 +55,6 @@ MADE_WITH = (
     f"Python {sys.version_info.major}.{sys.version_info.minor}, matplotlib {matplotlib.__version__}, "
     f"{sys.platform} {platform.machine()}"
 )
-# Notebooks whose source was rewritten and not executed since: the stored outputs are those of an earlier source.
-# `check` says so and does not fail; execute them and take them off this list.
-PENDING = ("resnet34",)
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -356,9 +353,6 @@ def check(source: Path, *, again: bool = True) -> list[str]:
     file = source.with_suffix(".ipynb")
     if not file.exists():
         return [f"{file.name} is missing"]
-    if source.stem in PENDING:
-        print(f"{file.name} is of an earlier source; run: python tools/notebooks.py run {source.stem}")
-        return []
     written, stored = jupytext.read(source), nbformat.read(file, as_version=4)
     if [(c.cell_type, c.source) for c in written.cells] != [(c.cell_type, c.source) for c in stored.cells]:
         return [f"{file.name} differs from {source.name}; run: python tools/notebooks.py sync"]
