@@ -199,12 +199,3 @@ def quoted_splits(splits: Iterable[str]) -> str:
     'train, test'
     """
     return ", ".join(split for split in ("train", "val", "test") if split in splits)
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "image"), counted(1200, "image")
-    ('1 image', '1,200 images')
-    """
-    return f"{count:,} {noun}{'s' * (count != 1)}"
