@@ -116,6 +116,15 @@ def shortened(names: Sequence[str], most: int = 10) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "image"), counted(1200, "image")
+    ('1 image', '1,200 images')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Return groups of names that differ only in case, spaces, dashes or Unicode normalisation.
 

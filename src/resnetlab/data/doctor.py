@@ -20,7 +20,7 @@ import numpy as np
 
 from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.bands import read_bands
-from resnetlab.data.classes import ClassChoice
+from resnetlab.data.classes import ClassChoice, counted
 from resnetlab.data.contents import content_digest
 from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
 from resnetlab.data.depth import DeepPixels
@@ -29,7 +29,6 @@ from resnetlab.data.duplicates import (
     Copies,
     Fingerprint,
     blank,
-    counted,
     exact_copies,
     fingerprint,
     near_copies,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetlab.data import DATASETS
+from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, alike, notes_on_alike, quoted, require_two, shortened
 from resnetlab.data.groups import named_groups, require_apart
 from resnetlab.data.manifest import SUFFIXES as TABLES
@@ -18,9 +18,6 @@ from resnetlab.data.words import is_filler, part_of
 from resnetlab.errors import BadInput, printable
 
 __all__ = ["SUFFIXES", "Files", "Found", "Listing", "find", "scan"]
-
-PARTS = ("train", "val", "test")
-"""The splits, in the order in which they are listed."""
 
 WHOLE = "all"
 """The part of images that are in no split."""
@@ -99,9 +96,7 @@ class Found:
             if name in names:
                 files += inside
                 labels += [classes.index(names[name])] * len(inside)
-        order = sorted(
-            range(len(files)), key=lambda i: labels[i]
-        )  # keeps the order within a class, but not a merged one
+        order = sorted(range(len(files)), key=labels.__getitem__)  # the files of merged classes come one after another
         chosen = tuple(files[i] for i in order)
         groups = None if self.groups is None else tuple(self.groups[name] for name in chosen)
         return Files(chosen, np.asarray(labels, dtype=np.int64)[order], groups)
@@ -180,7 +175,7 @@ def _in_manifest(path: Path, root: Path, group_by: str | None) -> Found:
         if not (path.is_file() if kind == "file" else root.is_dir()):
             raise BadInput(f"{kind} not found: {printable(place)}")
     manifest = read_manifest(path, root, group_by)
-    parts: dict[str, dict[str, list[str]]] = {part: {} for part in (PARTS if manifest.has_splits else (WHOLE,))}
+    parts: dict[str, dict[str, list[str]]] = {part: {} for part in (SPLITS if manifest.has_splits else (WHOLE,))}
     for row in manifest.rows:
         parts[row.split or WHOLE].setdefault(row.label, []).append(row.file)
     groups = {row.file: row.group or "" for row in manifest.rows} if manifest.has_groups else None
@@ -204,7 +199,7 @@ def _in_folder(root: Path, choice: ClassChoice) -> Found:
     if top.images:
         skipped.append(Skipped("loose", "", top.path, len(top.images)))
     skipped += skipped_in(top.path, top.skipped)
-    for part in PARTS:
+    for part in SPLITS:
         if part in splits:
             parts[part] = _classes(_unwrapped(splits[part], skipped, is_split=True), skipped)
             named[part] = splits[part].path

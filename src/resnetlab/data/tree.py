@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
+from resnetlab.data.classes import counted
 from resnetlab.errors import BadInput, printable
 
 # of the formats in `resnetlab.data.decode`
@@ -223,25 +224,21 @@ def sentences(skipped: Iterable[Skipped]) -> list[str]:
         count, name = sum(item.count for item in items), printable(what)
         match kind:
             case "loose":
-                lines.append(f"{_counted(count, 'image')} beside the folders of classes{_where(items)}")
+                lines.append(f"{counted(count, 'image')} beside the folders of classes{_where(items)}")
             case "beside":
-                lines.append(f"{_counted(count, 'image')} in {name}, a folder beside those of the splits")
+                lines.append(f"{counted(count, 'image')} in {name}, a folder beside those of the splits")
             case "suffix" if what in PICTURES:
-                lines.append(f"{_counted(count, f'{name} file')}{_where(items)}; {PICTURES[what]}")
+                lines.append(f"{counted(count, f'{name} file')}{_where(items)}; {PICTURES[what]}")
             case "suffix":
-                files = _counted(count, f"{name} file") if what else f"{_counted(count, 'file')} without a suffix"
+                files = counted(count, f"{name} file") if what else f"{counted(count, 'file')} without a suffix"
                 together.setdefault("suffix", []).append(f"{files}{_where(items)}")
             case "output":
                 together.setdefault("output", []).append(f"output of resnetlab: {name}{_where(items)}")
             case _:
-                named = _counted(count, "hidden file") if not what else f"{count:,} × {name}" if count > 1 else name
+                named = counted(count, "hidden file") if not what else f"{count:,} × {name}" if count > 1 else name
                 together.setdefault("name", []).append(f"{named}{_where(items)}")
     lines += [_shortened(phrases, 5, "kinds") for phrases in together.values()]
     return [f"skipped: {line}" for line in lines]
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _where(items: Sequence[Skipped]) -> str:
