@@ -33,6 +33,7 @@ from resnetlab.errors import BadInput, LabError, unknown
 BENCHMARKS = {
     "training": "images per second and peak memory of training, compared with plain PyTorch and four packages",
     "to_accuracy": "training time and accuracy on CIFAR-10, compared with a speed-record network",
+    "out_of_box": "time and accuracy of a first training from scratch, compared with fastai and ultralytics",
     "beside_script": "time of a recipe, compared with ten epochs of the tutorial's script",
     "numerics": "validation loss of the fast path, compared with plain float32",
     "rounding": "error of networks in bf16 against float64, compared with torch's own bf16",
@@ -42,6 +43,8 @@ BENCHMARKS = {
     "evaluation": "evaluating 10,000 images of CIFAR's size",
     "data": "augmented images per second, without training",
     "inference": "from image files to probabilities: one image, and lists of 64",
+    "serving": "requests per second of a server, compared with FastAPI and LitServe",
+    "predicting": "predicting many image files, from the start of a process to a table of classes",
     "startup": "start-up time of the package and the command line",
     "checkpoint": "time to write a checkpoint and the best model, as a share of an epoch",
     "scaling": "time and memory of training as batch, image, depth and data set grow",

@@ -24,10 +24,11 @@ def given_folder(given: Path | None) -> Path | None:
     return named.resolve()
 
 
-def make_folder(folder: Path, images: int, sides: tuple[int, int]) -> Path:
+def make_folder(folder: Path, images: int, sides: tuple[int, int], *, grain: int = 4, noise: float = 0) -> Path:
     """Fill a folder with JPEG files at quality 75, smooth enough to have the size in bytes of photographs.
 
     Side lengths are drawn between the two values of `sides`, in pixels; a tenth as many images goes to `test`.
+    `grain` is the size of what is seen in them, in pixels; `noise` is the standard deviation of each pixel.
     """
     draw = np.random.default_rng(0)
     for number in range(images + max(CLASSES, images // 10)):
@@ -35,7 +36,10 @@ def make_folder(folder: Path, images: int, sides: tuple[int, int]) -> Path:
         target = folder / part / f"class{number % CLASSES}"
         target.mkdir(parents=True, exist_ok=True)
         width, height = (int(side) for side in draw.integers(sides[0], sides[1] + 1, 2))
-        coarse = draw.integers(0, 256, (max(4, height // 4), max(4, width // 4), 3), dtype=np.uint8)
+        coarse = draw.integers(0, 256, (max(4, height // grain), max(4, width // grain), 3), dtype=np.uint8)
         picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        if noise:
+            noisy = np.asarray(picture) + noise * draw.standard_normal((height, width, 3), dtype=np.float32)
+            picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
         picture.save(target / f"{number:06d}.jpg", quality=75)
     return folder

@@ -15,8 +15,8 @@
 # # ResNet-18, trained with Adam and with SGD
 #
 # We write a residual network of 18 layers in plain PyTorch and check that it computes the same as torchvision's, bit
-# for bit. Then we train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD. The
-# validation images set the learning rate and choose the epoch. The test images are used once, at the end.
+# for bit in float32. Then we train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD.
+# The validation images set the learning rate and choose the epoch. The test images are used once, at the end.
 #
 # The paper is He, Zhang, Ren and Sun, *Deep Residual Learning for Image Recognition* (2015,
 # [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)). You need Python, PyTorch's tensors, and the idea of a gradient.
@@ -312,8 +312,9 @@ helpers.table(["part", "7×7 stem", "3×3 stem"], [[part, with_7x7[part], with_3
 # ### The same network as torchvision's
 #
 # Our attributes have torchvision's names, so weights can be copied between our network, torchvision's and the
-# library's. With the same weights, all three must give the same logits. `torch.equal` compares bit for bit, in training
-# mode (batch norms use the statistics of the batch) and in evaluation mode (they use the running averages).
+# library's. With the same weights, all three must give the same logits. `torch.equal` compares bit for bit, here in
+# float32, in training mode (batch norms use the statistics of the batch) and in evaluation mode (they use the running
+# averages).
 
 # %%
 ours = resnet18()
@@ -762,7 +763,7 @@ helpers.table(
 #
 # - A residual unit is a dozen lines: two convolutions with batch norms, a shortcut, one addition. ResNet-18 is eight
 #   units between a stem and a head, with <!--= million("resnet18", stem="imagenet") -->11.2 million<!--/--> parameters
-#   for ten classes. It equals torchvision's bit for bit.
+#   for ten classes. In float32 it equals torchvision's bit for bit.
 # - Two trainings can be compared only if everything else is equal: here the initial weights, the order of the images
 #   and the augmentation. The section "Which one is better?" gives the result for Adam and SGD with its p-value. It
 #   holds for these two networks.

@@ -288,7 +288,7 @@ print(f"never used: {idle / 1e6:.1f} of {weights / 1e6:.1f} million weights ({id
 # ## 5. The same network as the library's and torchvision's
 #
 # If three programs compute the same function with the same operations, the same weights and images give the same
-# logits, bit for bit. We load the weights of a new torchvision network into ours and into the library's. Then we run a
+# logits, bit for bit in float32. We load the weights of a new torchvision network into ours and into the library's. Then we run a
 # batch through all three, in training mode (batch norm uses the statistics of the batch and updates its running
 # averages) and in evaluation mode (it uses the running averages). We also compare the gradients.
 

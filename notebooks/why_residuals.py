@@ -557,7 +557,7 @@ def trained(name):
     print(f"{name}: {scores['accuracy']:.2%} of its {scores['images']:,} validation images when it was stored")
     if scores["split_digest"] != data.val.digest:
         print("  The validation images at hand are others: it has seen some of them in training.")
-    return classifier.network.to(device).eval()
+    return classifier.model.network.to(device).eval()
 
 
 residual, plain = trained(f"resnet{DEEP}"), trained(f"plain{DEEP}")

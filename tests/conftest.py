@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from resnetlab.cli.main import main
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 
 torch.set_num_threads(1)
+
+# Other examples are drawn each time, so that few of them in many runs see as much.
+settings.register_profile("few", max_examples=25, deadline=None)
+settings.load_profile("few")
 
 # A run flushes some fifty files to the disk, which on a slow one takes longer than a tiny run computes.
 MEMORY = Path("/dev/shm")
@@ -56,6 +63,27 @@ def tiny_network() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "tiny", Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A"))
         yield "tiny"
+
+
+@pytest.fixture(scope="session")
+def as_nobody() -> list[str]:
+    """The words before a command that run it as a user without a name and a home; none where that cannot be done.
+
+    Another user may be unable to read this installation, and a virtual environment in a private folder even starts and
+    then finds no package. In a namespace of its own, this user goes by another number.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for words in (
+        ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "env"],
+        ["unshare", "--user", "--map-user", "54321", "--map-group", "54321"],
+    ):
+        probe = [*words, sys.executable, "-c", "import pydantic, resnetlab"]
+        if (
+            shutil.which(words[0])
+            and not subprocess.run(probe, check=False, capture_output=True, env=environment).returncode
+        ):
+            return words
+    return []
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ BUILT_IN = {
     errors.DiskTrouble: (OSError, 4),
     errors.NonFinite: (ArithmeticError, 5),
     errors.Stopped: (RuntimeError, 6),
+    errors.ProcessLost: (RuntimeError, 6),
 }
 
 

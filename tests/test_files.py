@@ -18,8 +18,14 @@ import torch
 from safetensors.torch import save, save_file
 
 from resnetlab import files
+from resnetlab.cli.config_file import read_settings
+from resnetlab.data.manifest import read_manifest
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.files import KEY, UNSEALED, read_sealed, write_json, write_sealed, write_text
+from resnetlab.runs.evaluation_files import read_metrics
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import read_rows
+from resnetlab.runs.log import RunLog
 
 TENSORS = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 7,
@@ -347,3 +353,34 @@ def test_a_temporary_cache_that_others_can_write_to_is_refused(tmp_path, monkeyp
         folder.chmod(0o777)
     with pytest.raises(DiskTrouble, match="not a private folder of this user"):
         files.cache_folder()
+
+
+READERS = {
+    "settings.json": read_settings,
+    "settings.toml": read_settings,
+    "config.json": lambda path: RunFolder(path.parent).read_json(path.name),
+    "metrics.jsonl": lambda path: read_rows(path.parent),
+    "metrics.json": lambda path: read_metrics(path.parent),
+    "labels.csv": lambda path: read_manifest(path, path.parent, None),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", READERS)
+def test_whatever_reads_a_text_file_refuses_what_is_no_regular_file_without_waiting(tmp_path, name, kind):
+    path = tmp_path / name
+    make = {"pipe": os.mkfifo, "device": lambda place: place.symlink_to("/dev/zero"), "folder": Path.mkdir}
+    make[kind](path)
+    with pytest.raises(BadInput, match=r"(it is not a regular file|Is a directory)$") as refusal:
+        READERS[name](path)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path, caplog):
+    os.mkfifo(tmp_path / "log.txt")
+    log = RunLog(tmp_path / "log.txt")
+    log.info("one")
+    assert log.file is None
+    assert "it is not a regular file" in caplog.text

@@ -61,6 +61,7 @@ def use(folder: Path) -> None:
     resnetlab.evaluate(folder / "best.safetensors", "digits")  # the pictures of a run have been drawn by train
 
 
+@pytest.mark.slow
 def test_training_predicting_and_evaluating_in_a_thread_change_nothing_of_the_process(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ for words in {commands!r}:
     assert not list(tmp_path.iterdir())  # and no folder is made
 
 
+@pytest.mark.slow
 def test_nothing_but_cifar_imports_torchvision(tmp_path: Path) -> None:
     """Figures are not drawn here, because that takes longer than the rest; their modules are imported at the end."""
     code = """
@@ -52,7 +53,7 @@ import importlib, pkgutil
 import numpy as np
 import resnetlab
 from resnetlab.runs import evaluation_files, experiment, recipes
-evaluation_files.draw = experiment.draw_curves = lambda *_: None
+evaluation_files.draw = experiment.draw_batch = experiment.draw_curves = lambda *_: None
 config = recipes.quickstart().changed({"model": {"name": "resnet20"}, "steps": 1})
 run = resnetlab.train(config, "run")
 resnetlab.load("run")(np.zeros((8, 8), np.uint8))

@@ -52,7 +52,7 @@ def any_config(config: Any) -> list[Callable[[], object]]:
         (lambda: resnetlab.resnet20(weights={}), "the weights are {}; give 'imagenet'"),
         (lambda: resnetlab.resnet20(weights="nope"), "file not found: nope; give 'imagenet'"),
         (lambda: resnetlab.resnet20(weights=Path.cwd()), "is a folder; .*`resnetlab.load_model` reads"),
-        (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), tries=5), "^tries is 5"),
+        (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), tries=5), "^`tries` is 5"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed(

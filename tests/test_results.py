@@ -39,6 +39,7 @@ def test_the_readme_names_every_module_of_the_package_and_none_that_is_not_there
         assert (source / name).exists() or (ROOT / name).exists(), name
 
 
+@pytest.mark.slow
 def test_the_python_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the page, shortened to a few steps."""
     monkeypatch.chdir(tmp_path)

@@ -80,6 +80,9 @@ def test_the_smallest_cpu_quota_around_the_process(
 
 def test_describe_names_a_quota_below_the_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "cpu_quota", lambda: 0.5)
-    assert "threads (this container may use 0.5 CPUs), fp32" in runtime.start("cpu", "fp32").describe()
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert "3 threads (this container may use 0.5 CPUs), fp32" in runtime.start("cpu", "fp32").describe()
     monkeypatch.setattr(runtime, "cpu_quota", lambda: None)
-    assert "threads, fp32" in runtime.start("cpu", "fp32").describe()
+    assert "3 threads, fp32" in runtime.start("cpu", "fp32").describe()
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    assert "1 thread, fp32" in runtime.start("cpu", "fp32").describe()

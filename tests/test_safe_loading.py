@@ -156,6 +156,7 @@ PROGRAM = """
 import itertools, json, os, resource, sys, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import encodings.cp437  # zipfile decodes names with it that are not in UTF-8
 import sklearn.datasets, sklearn.metrics  # a second, once instead of at every door
 import resnetlab, resnetlab.inference.predict, resnetlab.models.pretrained
 from resnetlab.cli import process
@@ -185,10 +186,16 @@ def resumed(path):
     Path("run", "checkpoints", "step-00000001.ckpt").write_bytes(Path(path).read_bytes())
     return main(["resume", "run", "--max-minutes", "0"])
 
+def imported(path):
+    Path("names").write_text("\\n".join("0123456789"))
+    pixels = "--image-size 32 --mean 0.5 0.5 0.5 --std 0.2 0.2 0.2 --classes names --model resnet20".split()
+    return main(["import", path, *pixels, "--out", f"imported-{next(numbers)}.safetensors"])
+
 numbers = itertools.count()
 DOORS = {
     "load": opened,
     "load_pretrained": pretrained,
+    "import": imported,
     "evaluate": lambda path: main(["evaluate", path, "--data", "digits"]),
     "resume": resumed,
     "--pretrained": lambda path: main(
@@ -367,6 +374,7 @@ BENIGN = {  # for every door
     "evaluate": ["model.safetensors"],
     "resume": ["checkpoint.ckpt"],
     "load_pretrained": ["weights.pth", "weights.safetensors"],
+    "import": ["weights.pth", "weights.safetensors"],
     "--pretrained": ["weights.pth", "weights.safetensors"],
     "--config": ["config.json", "config.toml"],
     "one that starts a program": [],
@@ -407,12 +415,12 @@ def marker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(8, id="some"), pytest.param(1, id="all", marks=[pytest.mark.slow])]
+    scope="module", params=[pytest.param(48, id="some"), pytest.param(1, id="all", marks=[pytest.mark.slow])]
 )
 def visits(
     request: pytest.FixtureRequest, benign: Path, marker: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Visit]:
-    """Visit every door with hostile files: with all of them, or with every eighth, other ones at each door."""
+    """Visit every door with hostile files: with all of them, or with a share of them, other ones at each door."""
     root = tmp_path_factory.mktemp("visits")
     hostile, settings = root / "hostile", root / "configs"
     hostile.mkdir()

@@ -74,6 +74,7 @@ def test_only_the_head_of_a_network_with_given_weights_is_new(transfer: ModuleTy
     assert state["fc.weight"].shape[0] == 4
 
 
+@pytest.mark.slow
 def test_a_first_training_then_every_way_and_the_second_call_computes_nothing(
     transfer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ strongest contender that was measured.
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import re
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from resnetlab.errors import LabError
 from resnetlab.models import build_model, summary
@@ -182,6 +185,34 @@ def rounding() -> str:
     return f"{min(factors):.2f} to {max(factors):.2f}"
 
 
+def constant(name: str) -> Any:
+    """A constant of the package, by module and name.
+
+    >>> constant("data.preprocess.LARGEST_SIZE")
+    4096
+    """
+    module, _, last = name.rpartition(".")
+    return getattr(importlib.import_module(f"resnetlab.{module}"), last)
+
+
+def risks() -> str:
+    """The risks for which a model file has thresholds."""
+    *most, last = (f"{100 * risk:g}" for risk in constant("evaluation.selective.RISKS"))
+    return f"{', '.join(most)} and {last} %"
+
+
+def smallest_risk(images: int) -> str:
+    """The smallest of these risks that so many images support if all predictions are right and of distinct confidence.
+
+    >>> smallest_risk(100)
+    '5 %'
+    """
+    from resnetlab.evaluation.selective import fit_rejections
+
+    found = fit_rejections(np.linspace(0.5, 1, images), np.ones(images, bool))
+    return f"{100 * found[0].risk:g} %"
+
+
 def ablation() -> str:
     """The finding of docs/cifar10-fast.md."""
     from ablation import finding, stored
@@ -208,6 +239,9 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
         run,
         rounding,
         ablation,
+        constant,
+        risks,
+        smallest_risk,
     )
 } | {"sum": sum, "max": max, "min": min, "abs": abs, "round": round, "len": len, "sqrt": math.sqrt}
 

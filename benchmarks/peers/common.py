@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "timm", "fastai", "transformers", "ultralytics", "pillow", "pillow-simd")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "fastai", "transformers", "ultralytics", "pillow", "pillow-simd"),
+    *("uvicorn", "fastapi", "litserve"),
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetlab.data.datasets import open_dataset
+    from resnetlab.inference.importing import import_model
     from resnetlab.inference.predict import load, load_model
     from resnetlab.kernels.accelerate import accelerate, count_accelerated, restore
     from resnetlab.models.architectures import (
@@ -55,11 +56,14 @@ if TYPE_CHECKING:
     )
     from resnetlab.models.build import build_model
     from resnetlab.models.pretrained import load_pretrained
+    from resnetlab.report.card import card, push
     from resnetlab.report.write import write_report as report
     from resnetlab.runs import recipes
     from resnetlab.runs.compare import compare
     from resnetlab.runs.config import RunConfig
     from resnetlab.runs.experiment import train
+    from resnetlab.runs.explain import explain
+    from resnetlab.runs.export import export
     from resnetlab.runs.find_lr import find_lr
     from resnetlab.runs.fit import fit
     from resnetlab.runs.resume import resume
@@ -77,12 +81,16 @@ __all__ = [
     "StopRequest",
     "accelerate",
     "build_model",
+    "card",
     "compare",
     "count_accelerated",
     "evaluate",
+    "explain",
+    "export",
     "fast_resnet8",
     "find_lr",
     "fit",
+    "import_model",
     "list_models",
     "load",
     "load_model",
@@ -100,6 +108,7 @@ __all__ = [
     "preact_resnet44",
     "preact_resnet56",
     "preact_resnet110",
+    "push",
     "recipes",
     "report",
     "resnet18",
@@ -124,6 +133,7 @@ __all__ = [
 HOMES = {
     "data.datasets": ("open_dataset",),
     "kernels.accelerate": ("accelerate", "count_accelerated", "restore"),
+    "inference.importing": ("import_model",),
     "inference.predict": ("load", "load_model"),
     "models.architectures": (
         *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -136,9 +146,12 @@ HOMES = {
     ),
     "models.build": ("build_model",),
     "models.pretrained": ("load_pretrained",),
+    "report.card": ("card", "push"),
     "runs.compare": ("compare",),
     "runs.config": ("RunConfig",),
     "runs.experiment": ("train",),
+    "runs.explain": ("explain",),
+    "runs.export": ("export",),
     "runs.find_lr": ("find_lr",),
     "runs.fit": ("fit",),
     "runs.resume": ("resume",),

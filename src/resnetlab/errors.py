@@ -60,6 +60,12 @@ class Stopped(LabError, RuntimeError):
     exit_code = 6
 
 
+class ProcessLost(Stopped):
+    """A training of several processes, one of which no longer answers; it can be resumed."""
+
+    is_told = False  # another process has the sentence to print
+
+
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> BadInput:
     """Return the error for a name that is not in the list; it suggests the nearest name in it.
 
@@ -78,4 +84,7 @@ def printable(text: object) -> str:
     >>> printable("a" + chr(27) + "[2Jb")
     'a\\\\x1b[2Jb'
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    plain = str(text)
+    if plain.isprintable():  # the usual case, for each of many thousand file names
+        return plain
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)

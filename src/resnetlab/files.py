@@ -57,6 +57,18 @@ def open_regular(path: str | os.PathLike[str], *, name: str | None = None) -> io
     raise BadInput(f"{printable(path if name is None else name)} {reason}")
 
 
+def read_regular(path: Path) -> bytes:
+    """Return the bytes of a regular file. Raises OSError for anything else, as for a file that cannot be read.
+
+    A pipe or a device is not opened, as reading it might never end.
+    """
+    if stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode):  # a folder has an error of its own
+        with io.FileIO(path, opener=_without_waiting) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.readall()
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
@@ -205,11 +217,15 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         if path.exists() and not path.is_file():  # reading a pipe might never end
             raise BadInput(f"could not read {printable(path)}: it {_kind(path)}")
-        content = bytearray(path.read_bytes())
+        with path.open("rb") as file:
+            content = bytearray(file.read(8))
+            length = min(int.from_bytes(content, "little"), MAX_HEADER)
+            content += file.read(length)
+            facts = _facts(content, path)  # the rest of another program's file need not be read
+            content += file.read()
     except OSError as error:
         kind = Damaged if error.errno == errno.EIO else BadInput  # the disk itself cannot read it any more
         raise kind(f"could not read {printable(path)}: {error.strerror or error}") from error
-    facts = _facts(content, path)
     digest = facts.pop("digest")
     place = content.find(digest.encode())
     content[place : place + 64] = UNSEALED.encode()
@@ -228,7 +244,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _facts(content: bytearray, path: Path) -> dict[str, Any]:
     length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or not 0 < length <= min(MAX_HEADER, len(content) - 8):
+    if not 0 < length <= min(MAX_HEADER, len(content) - 8):
         raise _foreign(path)
     try:
         facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
@@ -241,4 +257,5 @@ def _facts(content: bytearray, path: Path) -> dict[str, Any]:
 
 
 def _foreign(path: Path) -> Damaged:
-    return Damaged(f"{printable(path)} is not a file that resnetlab wrote, or it is damaged at its beginning")
+    shown = printable(path)
+    return Damaged(f"{shown} is not a file that resnetlab wrote, or it is damaged at its beginning; use another copy")

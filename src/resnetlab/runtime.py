@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab import IMPORTED_IN
+from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import BadInput, unknown
 from resnetlab.kernels.accelerate import accelerate
 from resnetlab.kernels.library import unavailable_reason
@@ -29,11 +30,15 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and a precision. In float32, autocast and the loss scaler have no effect."""
+    """A device, a precision and the processes that train together.
+
+    In float32, autocast and the loss scaler have no effect.
+    """
 
     device: torch.device
     precision: torch.dtype = torch.float32
     deterministic: bool = False
+    processes: Processes = ALONE
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -93,7 +98,10 @@ class Runtime:
         quota = cpu_quota()
         limit = f" (this container may use {quota:.3g} CPUs)" if quota and quota < (os.cpu_count() or 1) else ""
         kernels = f", norms {self.norms}" if self.norms else ""
-        return f"{self.device.type} ({name}), {torch.get_num_threads()} threads{limit}, {self.precision_name}{kernels}"
+        processes = "" if self.processes.is_alone else f"{self.processes.world_size} processes, each "
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'s' * (count != 1)}{limit}"
+        return f"{processes}{self.device.type} ({name}), {threads}, {self.precision_name}{kernels}"
 
     @property
     def uses_kernels(self) -> bool:
@@ -116,6 +124,7 @@ class Runtime:
             "norms": self.norms,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "processes": self.processes.world_size,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -144,7 +153,13 @@ def one_thread_after_fork(device: torch.device = CPU) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def start(device: str | torch.device = "auto", precision: str = "auto", *, deterministic: bool = False) -> Runtime:
+def start(
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    *,
+    deterministic: bool = False,
+    processes: Processes = ALONE,
+) -> Runtime:
     """Choose the device (CUDA, then MPS, then CPU) and the precision (by capability, never by a timing).
 
     With `deterministic`, training and its evaluation use only operations that give the same bits every time. No
@@ -156,7 +171,9 @@ def start(device: str | torch.device = "auto", precision: str = "auto", *, deter
     torch.float32
     """
     chosen = choose_device(str(device))
-    return Runtime(chosen, choose_precision(precision, chosen), deterministic)
+    if chosen.type == "cuda" and not processes.is_alone:
+        chosen = torch.device("cuda", processes.local_rank)
+    return Runtime(chosen, choose_precision(precision, chosen), deterministic, processes)
 
 
 def choose_device(name: str) -> torch.device:
@@ -178,13 +195,22 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         if name == "fp16" and device.type == "cpu":
             raise BadInput("precision 'fp16' is not available on the CPU; choose auto, bf16 or fp32")
         return PRECISIONS[name]
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16
-        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
-    if device.type == "cpu" and native_bf16():
-        return torch.bfloat16
-    return torch.float32  # MPS too: its autocast gains little and its bf16 depends on the macOS version
+    return next(iter(reduced_precisions(device).values()), torch.float32)
+
+
+def reduced_precisions(device: torch.device) -> dict[str, torch.dtype]:
+    """Return the precisions besides fp32 that a device multiplies in hardware, by name, the preferred one first.
+
+    MPS has none: its autocast gains little, and its bf16 depends on the macOS version.
+    """
+    is_cuda = device.type == "cuda"
+    supported = {
+        "bf16": torch.cuda.is_bf16_supported(including_emulation=False)
+        if is_cuda
+        else device.type == "cpu" and native_bf16(),
+        "fp16": is_cuda and torch.cuda.get_device_capability(device) >= (7, 0),
+    }
+    return {name: PRECISIONS[name] for name, is_supported in supported.items() if is_supported}
 
 
 def native_bf16() -> bool:

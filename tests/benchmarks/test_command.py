@@ -37,7 +37,7 @@ def test_training_ours_and_plain_pytorch() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("evaluation", "data", "inference", "startup", "checkpoint", "notebook", "scaling", "numerics"),
+        *("evaluation", "data", "inference", "predicting", "startup", "checkpoint", "notebook", "scaling", "numerics"),
         *("beside_script", "accelerate", "rounding"),
     ],
 )

@@ -195,6 +195,7 @@ def test_every_subject_gets_a_picture_and_the_same_result_the_same_one(tmp_path:
     assert found["resnet18"].read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_scaling_page_names_the_points_above_the_proportional_line(tmp_path: Path) -> None:
     result = points()
     text = scaling_page.page([result], Path("pictures"), bent=scaling.BENT)

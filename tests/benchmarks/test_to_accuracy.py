@@ -115,6 +115,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
     return dict(json.loads(said))
 
 
+@pytest.mark.slow
 def test_a_script_for_cuda_trains_on_the_cpu_and_its_own_clock_is_reported(
     checkout: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_script_for_cuda_trains_on_the_cpu_and_its_own_clock_is_reported(
     assert told(capsys, "--peer-path", checkout, "--data", images, "--epochs", 2)["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_of_steps_is_only_timed(checkout: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = told(capsys, "--peer-path", checkout, "--data", images, "--steps", 3)
     assert found["steps"] == 3

@@ -12,4 +12,5 @@ def small_runs(tiny_network: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+        patch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
         yield

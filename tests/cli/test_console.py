@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from resnetlab.cli.console import Console
+from resnetlab.cli.console import Console, ImagesPerSecond
+from resnetlab.download import Progress
 from resnetlab.evaluation.metrics import Score
 from resnetlab.runs.find_lr import RateTried
 from resnetlab.training.loop import EpochReport, StepDone
@@ -52,6 +53,32 @@ def test_a_terminal_shows_a_bar_for_each_epoch_and_no_terminal_none(monkeypatch:
         assert console.bar is None
         assert ("epoch 1" in terminal.getvalue()) == is_shown
         assert ("learning rate 1.0e-02" in terminal.getvalue()) == is_shown
+
+
+def test_a_terminal_shows_a_bar_for_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with Console() as console:
+        console.on_download(Progress("a.zip", 3_000_000, 8_000_000, 1_500_000.0))
+        assert console.bar is not None
+        task = console.bar.progress.tasks[0]
+        assert (task.description, task.completed, task.total) == ("a.zip, 1.50 MB/s, MB", 3, 8)
+        console.on_download(None)
+        assert console.bar is None
+
+
+def test_a_bar_on_stderr_leaves_stdout_to_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    results, terminal = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, "stdout", results)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Console(stderr=True) as console:
+        for done in (0, 64, 128):
+            console.show_bar("predicting", done, None if done == 0 else 1000, ImagesPerSecond())
+            print("a result")
+        logging.getLogger("resnetlab.runs").warning("a message")
+    assert results.getvalue() == "a result\n" * 3
+    assert "warning  a message" in terminal.getvalue()
+    assert "128/1000" in terminal.getvalue()
+    assert "images/s" in terminal.getvalue()
 
 
 def test_a_quiet_console_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

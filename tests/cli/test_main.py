@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     ("words", "sentence"),
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
-        (["serve", "model"], "unknown command 'serve'"),
+        (["serve", "model"], "file not found: model"),
         (["train", "quickstrat"], "unknown recipe 'quickstrat'; did you mean 'quickstart'?"),
         (["train", "--model", "resnet43"], "unknown model 'resnet43'; did you mean 'resnet44'?"),
         (["train", "--data", "digitz"], "unknown data set 'digitz'; did you mean 'digits'?"),
@@ -62,16 +62,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         (["train", "--pretrained", "nowhere.pth"], "nowhere.pth"),
         (["train", "--augment.crop", "9", "--augment.crop-padding", "reflect"], "smaller than the image, 8 px"),
         (["resume"], "RUN is missing: folder of a run"),
-        (["resume", "nowhere"], "nowhere does not exist"),
+        (["resume", "nowhere"], "folder not found: nowhere; give the folder or the name of a run in runs"),
+        (["resume", "hf:me/pets"], "hf:me/pets is a model on the Hub, but a run is needed"),
         (["resume", "."], "is not a run folder"),
-        (["evaluate", "nowhere"], "nowhere does not exist"),
-        (["evaluate", "."], "is not a run folder"),
+        (
+            ["evaluate", "nowhere"],
+            "file not found: nowhere; give a model file, a run folder or the name of a run in runs",
+        ),
+        (["evaluate", "."], "is a folder without best.safetensors; give"),
         (["evaluate", "nowhere", "--split", "train"], "unknown --split 'train'. Choose from val, test"),
         (["evaluate", "nowhere", "--tta", "flipp"], "unknown --tta 'flipp'; did you mean 'flip'?"),
         (["train", "--data", ""], "--data is empty"),
         (["train", "--out="], "--out is empty"),
         (["compare"], "needs a list of two runs or more"),
-        (["compare", "nowhere", "elsewhere"], "nowhere does not exist"),
+        (["compare", "nowhere", "elsewhere"], "folder not found: nowhere"),
+        (["report", "nowhere"], "folder not found: nowhere"),
+        (["label-issues", "nowhere"], "folder not found: nowhere"),
+        (["report", "nowhere", "--out", "best.safetensors"], "must be an .html file in an existing folder"),
         (["runs", "nowhere"], "nowhere is not a folder"),
         (["runs", "."], "there are no runs"),
         (["models", "resnet43"], "unknown model 'resnet43'"),
@@ -156,6 +163,26 @@ def test_runs_are_listed_best_first_and_unreadable_ones_below(command: Any, run:
     assert "broken/config.json" in broken
     assert foreign.startswith("not listed: ")
     assert "foreign/metrics.jsonl: line 1 is not the record of an epoch" in foreign
+
+
+def test_every_command_finds_a_run_by_its_name(
+    command: Any, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnetlab.report.write.build", lambda _: "")
+    shutil.copytree(run.path, tmp_path / "runs" / "digits-001")
+    for words, found in (
+        (("evaluate", "digits-001"), "accuracy"),
+        (("resume", "digits-001"), ""),
+        (("report", "digits-001"), "the page is runs/digits-001/report.html"),
+        (("info", "digits-001"), "tiny"),
+        (("models", "digits-001"), "tiny"),
+        (("card", "digits-001"), "the card is runs/digits-001/card/README.md"),
+    ):
+        code, out, err = command(*words)
+        assert code == 0, err
+        assert found in out
+    for words in (("resume",), ("report",), ("compare", "digits-001"), ("evaluate",)):
+        assert "did you mean 'digits-001'?" in command.refuse(*words, "digits-01")
 
 
 def test_evaluate_prints_accuracy_with_its_interval_and_the_test_set_uses(command: Any, run: RunFolder) -> None:
@@ -378,13 +405,14 @@ def test_python_m_resnetlab_is_the_command_line(tmp_path: Path) -> None:
         ("train --lr 0", "2>&-", 2, ""),
     ],
 )
-def test_closed_or_full_streams(words: str, redirection: str, code: int, error: str, tmp_path: Path) -> None:
-    """In any case as a user without a name and home, with a locale and a terminal of the simplest kind."""
+def test_closed_or_full_streams(  # noqa: PLR0917 - four of them are the case
+    words: str, redirection: str, code: int, error: str, tmp_path: Path, as_nobody: list[str]
+) -> None:
+    """As a user without a name and home where that can be, with a locale and a terminal of the simplest kind."""
     if "/dev/full" in redirection and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    anyone = "setpriv --reuid 12345 --clear-groups" if os.getuid() == 0 and shutil.which("setpriv") else ""
     done = subprocess.run(
-        ["sh", "-c", f"exec {anyone} {sys.executable} -m resnetlab {words} {redirection}"],
+        ["sh", "-c", f"exec {' '.join(as_nobody)} {sys.executable} -m resnetlab {words} {redirection}"],
         stderr=subprocess.PIPE,
         text=True,
         check=False,

@@ -12,7 +12,10 @@ import pytest
 from resnetlab.cli import arguments
 from resnetlab.cli.arguments import ResumeArguments, TrainArguments
 from resnetlab.cli.commands import COMMANDS
-from resnetlab.cli.parsing import Arguments, help_text, option_lists, options_of, parse, read_settings
+from resnetlab.cli.config_file import read_settings
+from resnetlab.cli.help import help_text, option_lists
+from resnetlab.cli.options import Arguments, options_of
+from resnetlab.cli.parsing import parse
 from resnetlab.errors import BadInput
 from resnetlab.runs import recipes
 from resnetlab.runs.config import RunConfig, Section, choices

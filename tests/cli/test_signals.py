@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from resnetlab.cli.signals import SIGNALS, stop_on_signals
+from resnetlab.cli.signals import SIGNALS, leave_on_signals, stop_on_signals
 
 
 def test_signals_are_requests_only_while_a_run_watches() -> None:
@@ -24,3 +24,17 @@ def test_the_handlers_from_before_are_installed_again() -> None:
     with stop_on_signals():
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_after_the_last_check_of_a_run_does_not_stop_it() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        leave_on_signals()
+        with stop_on_signals() as stop:
+            stop.watch()
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.reason == "SIGTERM"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

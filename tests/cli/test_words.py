@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resnetlab.cli.parsing import options_of
+from resnetlab.cli.options import options_of
 from resnetlab.cli.words import in_flags
 from resnetlab.runs.config import RunConfig
 

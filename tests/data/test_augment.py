@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from resnetlab.data.augment import crop, cutout, flip, resize, resized_crop, to_integers
+from resnetlab.data.augment import crop, cutout, erasing, flip, resize, resized_crop, rotation, to_integers
+from resnetlab.data.colour import brightness, contrast, hue, saturation
 
 JUST_BELOW_1 = float(np.nextafter(np.float32(1), np.float32(0)))
 SHAPES = [(8, 8, 3), (7, 7, 1), (9, 5, 3), (1, 1, 1), (32, 31, 3)]
@@ -39,6 +41,14 @@ AUGMENTATIONS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "flip": (1, flip),
     "cutout": (2, partial(cutout, size=3)),
     "resized_crop": (4, partial(resized_crop, size=8, min_area=0.25)),
+    "rotation": (1, partial(rotation, degrees=30)),
+    "erasing": (5, partial(erasing, probability=0.7)),
+    "brightness": (1, partial(brightness, strength=0.4)),
+    "contrast": (1, partial(contrast, strength=0.4)),
+}
+IN_COLOUR: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
+    "saturation": (1, partial(saturation, strength=0.4)),
+    "hue": (1, partial(hue, strength=0.2)),
 }
 
 
@@ -160,9 +170,90 @@ def test_resized_crop_of_a_ramp_has_the_area_and_aspect_ratio_drawn() -> None:
         assert (ours[:, 0, 1] - expected_y.clamp(0, height - 1)).abs().max() < 0.51
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+def grey_of(image: np.ndarray) -> np.ndarray:
+    weights = np.array([0.2989, 0.587, 0.114]) if image.shape[2] == 3 else np.ones(1)
+    return np.floor((image * weights).sum(2, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("strength", [0.3, 1.7])
+def test_jitter_blends_each_image_with_black_its_mean_or_its_greys(
+    name: str, shape: tuple[int, int, int], strength: float
+) -> None:
+    images, numbers = noise(12, *shape), uniform(12, 1)
+    function = {"brightness": brightness, "contrast": contrast, "saturation": saturation}[name]
+    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+    low, high = max(0, 1 - strength), 1 + strength
+    for image, u, ours in zip(images, numbers[:, 0].tolist(), function(images, numbers, strength), strict=True):
+        factor, pixels = low + (high - low) * u, image.numpy().astype(float)
+        other = {"brightness": 0.0, "contrast": grey_of(pixels).mean(), "saturation": grey_of(pixels)}[name]
+        expected = (pixels * factor + other * (1 - factor)).clip(0, 255)
+        assert np.abs(ours.numpy() - expected).max() <= 0.501
+        theirs = getattr(functional, f"adjust_{name}")(image.permute(2, 0, 1), factor).permute(1, 2, 0)
+        assert (ours.int() - theirs.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5])
+def test_hue_turns_the_colour_circle_of_each_image(strength: float) -> None:
+    images, numbers = noise(12, 6, 5, 3), uniform(12, 1)
+    images[0] = images[0, :, :, :1]  # greys, which have no hue
+    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+    turned = hue(images, numbers, strength)
+    assert torch.equal(turned[0], images[0])
+    for image, u, ours in zip(images, numbers[:, 0].tolist(), turned, strict=True):
+        turn = (2 * u - 1) * strength
+        for pixel, our_pixel in zip(image.view(-1, 3).tolist(), ours.view(-1, 3).tolist(), strict=True):
+            h, s, v = colorsys.rgb_to_hsv(*(value / 255 for value in pixel))
+            expected = [255 * value for value in colorsys.hsv_to_rgb((h + turn) % 1, s, v)]
+            assert our_pixel == pytest.approx(expected, abs=0.51)
+        theirs = functional.adjust_hue(image.permute(2, 0, 1), turn).permute(1, 2, 0)
+        assert (ours.int() - theirs.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("degrees", [15, 180])
+def test_rotation_equals_torchvision_image_by_image(shape: tuple[int, int, int], degrees: int) -> None:
+    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+    images, numbers = noise(8, *shape), uniform(8, 1)
+    numbers[1] = 0.5
+    turned = rotation(images, numbers, degrees)
+    assert torch.equal(turned[1], images[1])
+    for image, u, ours in zip(images[2:-1], numbers[2:-1, 0].tolist(), turned[2:-1], strict=True):
+        bilinear = functional.InterpolationMode.BILINEAR
+        theirs = functional.rotate(image.permute(2, 0, 1), (2 * u - 1) * degrees, bilinear).permute(1, 2, 0)
+        assert (ours.int() - theirs.int()).abs().max() <= 1
+
+
+def test_rotation_keeps_floating_point_images() -> None:
+    images, numbers = noise(4, 6, 6, 2), uniform(4, 1)
+    exact = rotation(images.float(), numbers, 20)
+    assert torch.equal(exact.round().to(torch.uint8), rotation(images, numbers, 20))
+    assert not torch.equal(exact, exact.round())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("probability", [0.3, 1.0])
+def test_erasing_blackens_a_rectangle_inside_each_chosen_image(shape: tuple[int, int, int], probability: float) -> None:
+    height, width, _ = shape
+    images, numbers = noise(40, *shape).clamp(min=1), uniform(40, 5)
+    erased = erasing(images, numbers, probability)
+    for image, number, ours in zip(images.numpy(), numbers.tolist(), erased.numpy(), strict=True):
+        chosen, area, aspect, down, across = number
+        pixels, ratio = (0.02 + 0.31 * area) * height * width, 0.3 * 11**aspect
+        rows = min(height, max(1, round(math.sqrt(pixels * ratio))))
+        columns = min(width, max(1, round(math.sqrt(pixels / ratio))))
+        top, left = math.floor(down * (height - rows + 1)), math.floor(across * (width - columns + 1))
+        expected = image.copy()
+        if chosen < probability:
+            expected[top : top + rows, left : left + columns] = 0
+        assert np.array_equal(ours, expected)
+    assert torch.equal(erasing(images, numbers, 0.0), images)
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, *IN_COLOUR])
 def test_an_image_does_not_depend_on_the_rest_of_its_batch(name: str) -> None:
-    columns, apply = AUGMENTATIONS[name]
+    columns, apply = (AUGMENTATIONS | IN_COLOUR)[name]
     images, numbers = noise(11, 8, 8, 3), uniform(11, columns)
     together = apply(images, numbers)
     for i in range(11):
@@ -171,10 +262,11 @@ def test_an_image_does_not_depend_on_the_rest_of_its_batch(name: str) -> None:
     assert torch.equal(apply(images[shuffled], numbers[shuffled]), together[shuffled])
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, *IN_COLOUR])
 def test_each_image_has_its_own_random_numbers(name: str) -> None:
-    columns, apply = AUGMENTATIONS[name]
-    same = noise(1, 8, 8, 1).expand(32, 8, 8, 1)
+    columns, apply = (AUGMENTATIONS | IN_COLOUR)[name]
+    channels = 3 if name in IN_COLOUR else 1
+    same = noise(1, 8, 8, channels).expand(32, 8, 8, channels)
     results = {image.numpy().tobytes() for image in apply(same, uniform(32, columns))}
     assert len(results) >= 2
 

@@ -10,6 +10,7 @@ from PIL import Image
 import resnetlab
 from resnetlab.data import open_dataset
 from resnetlab.data.bands import read_bands
+from resnetlab.data.decode import read_image
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
 
@@ -68,6 +69,7 @@ def folder_of(root: Path, channels: int) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_network_with_as_many_channels_is_trained_and_used(command, tmp_path, tiny_network):
     data = folder_of(tmp_path / "land", 6)
     words = ("--data.channels", 6, "--model", tiny_network, "--steps", 4, "--batch-size", 8, "--out", "run")
@@ -76,7 +78,7 @@ def test_a_network_with_as_many_channels_is_trained_and_used(command, tmp_path, 
     assert code == 0, err
     assert "6 channels" in out + Path("run/log.txt").read_text()
     classifier = resnetlab.load("run")
-    assert classifier.network.in_channels == 6
+    assert classifier.model.network.in_channels == 6
     assert classifier.model.preprocessing.range == (0, 4095)
     found = [classifier(data / name / "1.tif").predicted for name in ("field", "water")]
     assert set(found) <= {"field", "water"}
@@ -105,3 +107,11 @@ def test_grey_or_colour_can_be_given(tmp_path):
     assert open_dataset("digits", channels=3).train.images.shape[-1] == 3
     with pytest.raises(BadInput, match=r"digits has 1 channels; data\.channels can be 1 or 3"):
         open_dataset("digits", channels=5)
+
+
+@pytest.mark.parametrize("values", [BANDS, BANDS[..., :2], BANDS[..., :4].astype(np.float32)])
+def test_without_the_number_of_bands_the_way_out_is_named(values):
+    with pytest.raises(
+        BadInput, match=r"other bands than grey or colour; to read TIFF .* give their number \(`channels`"
+    ):
+        read_image(tiff(values, planarconfig="contig", photometric="minisblack"))

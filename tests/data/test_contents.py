@@ -56,7 +56,7 @@ def test_files_that_changed_a_moment_ago_are_not_cached(tmp_path: Path, monkeypa
     monkeypatch.setattr(contents, "SETTLED", 2 * 10**9)
     (tmp_path / "a").write_text("a")
     contents_of(tmp_path, ["a"])
-    remember(tmp_path, {"a": "made up"}, time.time_ns())
+    remember(tmp_path, {"a": "1-made up"}, time.time_ns())
     assert contents_of(tmp_path, ["a"]) == {"a": content_digest(b"a")}
 
 
@@ -99,3 +99,16 @@ def test_a_named_data_set_has_the_digests_of_its_published_pixels() -> None:
     assert len(set(small.train.contents)) > 1200
     assert small.train.contents == large.train.contents
     assert small.train.contents_digest == large.train.contents_digest != small.train.digest
+
+
+def test_opening_a_folder_remembers_large_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        for i in range(12):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / "data" / name / f"{i}.png")
+    written: list[Path] = []
+    monkeypatch.setattr(contents, "write_text", lambda file, _: written.append(file))
+    for least, caches in ((10**9, 0), (1, 1)):
+        monkeypatch.setattr(contents, "LEAST_BYTES", least)
+        open_dataset(tmp_path / "data", image_size=8, val_fraction=0.3, test_fraction=0.3)
+        assert len(written) == caches

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from resnetlab.data import open_dataset
-from resnetlab.data.decode import read_image
+from resnetlab.data.decode import read_image, to_image
 from resnetlab.data.depth import Limits, choose_range
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
@@ -17,7 +18,6 @@ from resnetlab.errors import BadInput
 
 def png_of_16_bits(values: np.ndarray, kind: int) -> bytes:
     """A PNG of 16 bits per channel, which Pillow cannot write: kind 2 is RGB, 4 grey with opacity, 6 RGBA."""
-    import zlib
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -183,6 +183,36 @@ def test_the_range_is_in_the_model_file():
     assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
 
 
+def test_images_that_lose_their_contrast_are_named(tmp_path):
+    """Those of 16 bits for a model of 12 bits, or of any depth for a model of 8 bits, would be scored in silence."""
+
+    def notes(model, data):
+        return [note for note in open_dataset(data, preprocessing=model).notes if " have " in note]
+
+    def deep(factor):
+        return lambda random: ((1000 + random.integers(0, 200, (16, 16))) * factor).astype(np.uint16)
+
+    twelve, sixteen = write(tmp_path / "12", deep(1)), write(tmp_path / "16", deep(16))
+    eight = write(tmp_path / "8", lambda random: random.integers(0, 200, (16, 16)).astype(np.uint8))
+    of_12, of_8 = open_dataset(twelve).preprocessing, open_dataset(eight).preprocessing
+    assert notes(of_12, twelve) == notes(of_12, eight) == notes(of_8, eight) == []
+    assert notes(of_12, sixteen) == [
+        "16 images have almost only pixel values outside the range, so that they are black or white; the first: a/0.png"
+    ]
+    (note,) = notes(of_8, twelve)
+    assert note.startswith("16 images have more than 8 bits, but the training images had 8: their 0 to 65535 become")
+    floats = write(tmp_path / "f", lambda random: random.uniform(0, 1, (16, 16)).astype(np.float32))
+    (note,) = notes(of_12, floats)
+    assert note.startswith("16 images have pixel values that differ by less than a level of the range, so that they")
+    for order in "<>":  # of the bytes in the file
+        for name in "ab":
+            for path in (twelve / name).iterdir():
+                path.unlink()
+        big = write(twelve, lambda random, order=order: random.integers(0, 4096, (16, 16)).astype(f"{order}i4"))
+        (note,) = notes(of_8, big)
+        assert note.startswith("16 images have more than 8 bits")
+
+
 def test_8_bits_among_16_bits_are_named(tmp_path):
     write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16), count=15)
     for i in range(5):
@@ -198,6 +228,47 @@ def test_integers_and_floats_are_refused_without_a_range(tmp_path):
     with pytest.raises(BadInput, match=r"\.png has integer pixels .*\.tif has float pixels; .*\(`range`\)"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, range=(0, 4095)).preprocessing.range == (0, 4095)
+
+
+def test_of_integers_and_floats_the_fewer_are_skipped_where_bad_images_are(tmp_path):
+    write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16), count=30)
+    for split in range(4):  # some of them are in val or test
+        pixels = np.random.default_rng(split).uniform(0, 1, (9, 9)).astype(np.float32)
+        Image.fromarray(pixels).save(tmp_path / f"a/{7 * split}f.tif")
+    opened = open_dataset(tmp_path, bad_images="skip", max_skipped=0.1)
+    assert opened.preprocessing.range == (0, 4095)
+    assert sum(map(len, (opened.train, opened.val, opened.test))) == 60
+    skipped = [note for note in opened.notes if note.startswith("skipped: ")]
+    assert [note.rpartition("/")[2].partition(" ")[0] for note in skipped] == ["0f.tif", "14f.tif", "21f.tif", "7f.tif"]
+    assert all("has floats, and most training images of more than 8 bits have integers" in note for note in skipped)
+
+
+@pytest.mark.parametrize("top", [200, 60_000])
+def test_32_bits_without_a_range_are_read_by_the_depth_that_is_used(top):
+    """A model of 8-bit images has no range; 32 bits do not tell how many are used, and 0..255 would become black."""
+    values = np.linspace(0, top, 12).astype(np.int32).reshape(3, 4)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    expected = values if top == 200 else np.rint(values / 257)
+    assert np.array_equal(np.asarray(read_image(file)), expected)
+    assert np.array_equal(np.asarray(to_image(Image.fromarray(values))), expected)
+
+
+def test_16_bit_pgm_keeps_the_scale_in_its_header():
+    """Pillow opens it with 32 bits per pixel; dark values are dark, whatever the largest one is."""
+    file = io.BytesIO(b"P5 2 1 4095\n" + np.array([4095, 10], ">u2").tobytes())
+    assert np.asarray(read_image(file)).tolist() == [[255, 1]]
+    file = io.BytesIO(b"P5 2 1 4095\n" + np.array([10, 5], ">u2").tobytes())
+    assert np.asarray(read_image(file)).tolist() == [[1, 0]]
+
+
+def test_16_bit_grey_with_a_transparent_value_is_composited_over_white():
+    content = png_of_16_bits(np.array([[500, 60_000]], np.uint16), 0)
+    key = b"tRNS" + (500).to_bytes(2, "big")
+    at = content.index(b"IDAT") - 4
+    chunk = (2).to_bytes(4, "big") + key + zlib.crc32(key).to_bytes(4, "big")
+    pixels = np.asarray(read_image(io.BytesIO(content[:at] + chunk + content[at:])))
+    assert pixels.tolist() == [[255, round(60_000 / 257)]]
 
 
 def test_ranges_of_unusual_values():

@@ -63,6 +63,8 @@ SPELLINGS = [
     ("TrainImages", "TestImages", "ValImages"),
     ("train_images", "test_images", None),
     ("tr", "tst", "va"),
+    ("images_tr", "images_ts", None),
+    ("tr", "te", None),
     ("train", None, "eval"),
     ("train", "holdout", "val"),
     ("train", None, "hold-out"),
@@ -128,6 +130,24 @@ def test_folders_with_the_same_sub_folders_are_no_classes(tmp_path, folders, sen
     assert scan(tmp_path, ClassChoice(only=(",".join(folders),))).classes == folders
 
 
+@pytest.mark.parametrize("beside", [("PublicTest", "PrivateTest"), ("Unseen",), ("fold2",)])
+def test_folders_with_the_classes_of_the_only_split_are_not_passed_over(tmp_path, beside):
+    touch(tmp_path, *(f"{folder}/{c}/1.png" for folder in ("Training", *beside) for c in "abc"))
+    names = ", ".join(sorted(map(repr, beside)))
+    with pytest.raises(BadInput, match=f"has Training, and {names} with the same sub-folders: rename those that are"):
+        scan(tmp_path)
+    touch(tmp_path, *(f"Testing/{c}/1.png" for c in "abc"))
+    notes = scan(tmp_path).notes
+    assert all(f"skipped: 3 images in {name}, a folder beside those of the splits" in notes for name in beside)
+
+
+def test_names_without_a_suffix_are_pointed_out(tmp_path):
+    with pytest.raises(
+        BadInput, match=r"4 files without a suffix; the names of images need their suffix, such as .jpg"
+    ):
+        scan(touch(tmp_path, "cat/1", "cat/2", "dog/1", "dog/2"))
+
+
 def test_classes_with_splits_of_their_own_are_refused(tmp_path):
     touch(tmp_path / "f", *(f"{c}/{part}/1.png" for c in ("cat", "dog") for part in ("train", "test")))
     with pytest.raises(BadInput, match="each class has splits of its own; put the images"):
@@ -135,6 +155,15 @@ def test_classes_with_splits_of_their_own_are_refused(tmp_path):
     touch(tmp_path / "g", *(f"{c}_{part}/1.png" for c in ("cat", "dog") for part in ("train", "test")))
     with pytest.raises(BadInput, match="'cat_test', 'cat_train', which look like the splits of class 'cat'"):
         scan(tmp_path / "g")
+
+
+@pytest.mark.parametrize("beside", ["masks/train/cat/1.png", "labels/1.png", "masks/train/1.png"])
+def test_splits_beside_a_folder_of_masks_are_not_a_class(tmp_path, beside):
+    """Else the classes would be "images" and "masks"."""
+    touch(tmp_path, *(f"images/{part}/{c}/{i}.png" for c in ("cat", "dog") for part in ("train", "val") for i in "123"))
+    touch(tmp_path, beside)
+    with pytest.raises(BadInput, match=r"(has images with the splits 'train', 'val'|same sub-folders)"):
+        scan(tmp_path)
 
 
 def test_a_folder_train_among_classes_must_be_explained(tmp_path):

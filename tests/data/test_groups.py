@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from resnetlab.data import open_dataset
-from resnetlab.data.folder import Files, scan
-from resnetlab.data.groups import fold, hold_out, named_groups, require_apart
+from resnetlab.data.folder import Files
+from resnetlab.data.groups import fold, hold_out, named_groups
 from resnetlab.data.splits import HoldOut
 from resnetlab.errors import BadInput
 
@@ -59,16 +60,29 @@ def test_groups_are_found_in_names():
         named_groups(names, "patient", ["file", "label"])
 
 
-def test_groups_on_both_sides_of_given_splits_are_refused_by_name(tmp_path):
-    require_apart({"train": ["a", "a", "b"], "test": ["c"]})
-    with pytest.raises(BadInput, match=r"2 of 3 groups are in more than one .*'b', 'c'; .*'b' is in train and val"):
-        require_apart({"train": ["a", "b", "c"], "val": ["b"], "test": ["c"]})
-    for name in ("train/cat/tom_1.png", "train/dog/rex_1.png", "test/cat/tom_2.png", "test/dog/bob_1.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(BadInput, match=r"1 of 3 groups is in more than one of the given splits: 'tom'"):
-        scan(tmp_path, group_by=r"/(\w+)_")
-    assert scan(tmp_path, group_by=r"\w+/\w+/\w+_").train.groups == ("train/cat/tom_", "train/dog/rex_")
+def test_groups_on_both_sides_of_given_splits_are_named(tmp_path):
+    for i, name in enumerate(
+        ("train/cat/tom_1.png", "train/cat/kit_1.png", "train/dog/rex_1.png", "train/dog/ace_1.png")
+    ):
+        for path in (name, name.replace("train", "test").replace("rex", "bob").replace("kit", "sam")):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (9, 9), 20 * i).save(tmp_path / path)
+    opened = open_dataset(tmp_path, group_by=r"/([a-z]+)_")
+    (note,) = [note for note in opened.notes if "groups" in note and "too good" in note]
+    assert note.startswith("2 of 6 groups are in more than one split ('tom' in ")
+    assert "'ace' in " in note
+    opened = open_dataset(tmp_path, group_by=r"\w+/\w+/[a-z]+_")
+    assert not [note for note in opened.notes if "too good" in note]
+
+
+def test_few_images_in_many_groups_are_divided():
+    labels = np.repeat(np.arange(5), 4)
+    kept, held = hold_out(labels, [f"g{i}" for i in range(20)], 0.1, 0)
+    assert len(kept) + len(held) == 20
+    assert set(labels[kept]) == set(range(5))
+    assert len(held) in (4, 5, 6)  # four parts: the smallest share that an image of a class in each part allows
+    with pytest.raises(BadInput, match="every class has 1 image; at least 2 are needed"):
+        hold_out(np.arange(5), list("abcde"), 0.1, 0)
 
 
 def draw(groups, labels, **options):
@@ -116,7 +130,10 @@ def test_folds_of_data_with_a_test_split_are_refused():
     ("options", "sentence"),
     [
         ({"fold": 1}, "the number of folds is missing"),
-        ({"folds": 5}, "which of them is missing; give data.fold, or use --folds"),
+        (
+            {"folds": 5},
+            "the number of the fold is missing; give data.fold, or train all folds with `resnetlab train --folds 5`",
+        ),
         ({"folds": 5, "fold": 6}, "data.fold is 6, but must be in 1..5"),
         ({"folds": 99, "fold": 6}, "no class has 99 images|cannot be divided into 99 folds"),
     ],

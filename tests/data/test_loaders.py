@@ -33,7 +33,8 @@ def training(
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert one.shares is other.shares is None
+    return all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("start", range(6))
@@ -101,7 +102,7 @@ def test_evaluation_yields_each_image_once_and_in_order(size: int) -> None:
 def test_indices_are_those_of_the_images_in_a_batch() -> None:
     split = random_split(23)
     evaluation = EvalBatches(split, PREPROCESSING, 5, CPU)
-    for images, labels, indices in [*training(23, 5, ()).epoch(1), *evaluation]:
+    for images, labels, indices, _ in [*training(23, 5, ()).epoch(1), *evaluation]:
         assert torch.equal(images, PREPROCESSING.normalize(split.images[indices]))
         assert torch.equal(labels, split.labels[indices])
         assert images.is_contiguous(memory_format=torch.channels_last)

@@ -117,6 +117,16 @@ def test_preprocessing_is_the_same_after_a_round_trip_through_json():
     assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
 
 
+def test_the_limit_of_pixels_is_that_of_training():
+    limited = Preprocessing(image_size=8, resize_to=8, max_pixels=300, **RGB)
+    for source in (noise(20, 16), np.asarray(noise(20, 16))):
+        with pytest.raises(BadInput, match=r"at most 300 pixels"):
+            limited.read(source)
+        assert limited.read(source[:10, :10] if isinstance(source, np.ndarray) else source.crop((0, 0, 9, 9))).size
+    assert Preprocessing.from_json(limited.to_json()).max_pixels == 300
+    assert "max_pixels" not in Preprocessing(image_size=8, resize_to=8, **RGB).to_json()  # as in older files
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -131,6 +141,8 @@ def test_preprocessing_is_the_same_after_a_round_trip_through_json():
         ({"range": [0, 10**400]}, "range is"),
         ({"range": [0, math.nan]}, "range is"),
         ({"range": 3}, "range is 3"),
+        ({"max_pixels": 0}, r"max_pixels is 0; it must be a whole number 1\.\.2,000,000,000"),
+        ({"max_pixels": 1e9}, "max_pixels is 1000000000.0"),
         ({"mean": [0.5]}, "one number for each of the 3 channels"),
         ({"mean": "abc"}, "mean is 'abc'"),
         ({"mean": [0.5, 0.5, None]}, "mean is"),

@@ -228,7 +228,9 @@ def test_a_photo_of_108_megapixels_is_trained_on_and_the_limit_is_a_setting(tmp_
     for name, content in (("big.jpg", photo), ("big.png", saved(Image.new("RGB", (1200, 900), "teal"), "PNG"))):
         (tmp_path / "a/big.jpg").write_bytes(content)
         if name == "big.jpg":
-            assert len(open_dataset(tmp_path, max_pixels=30_000, image_size=32).train) > 0
+            opened = open_dataset(tmp_path, max_pixels=30_000, image_size=32)
+            assert len(opened.train) > 0
+            assert opened.preprocessing.max_pixels == 30_000  # for the model file, and so for prediction
         else:
             with pytest.raises(
                 BadInput, match=r"has 1200×900 pixels; at most 30,000 .*\(`max_pixels` sets the limit\)"

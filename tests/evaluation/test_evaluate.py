@@ -19,7 +19,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
 
-TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
+TINY = Architecture("basic", (1, 1), width=8, stem="cifar")
 SEE = Preprocessing(image_size=8, resize_to=8, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 CPU = Runtime(torch.device("cpu"))
 

@@ -199,7 +199,7 @@ def fuzzer() -> type[Fuzzer]:
     return Fuzzer
 
 
-@pytest.fixture(params=[30, pytest.param(1000, marks=pytest.mark.slow)], ids=lambda count: f"{count} cases")
+@pytest.fixture(params=[15, pytest.param(1000, marks=pytest.mark.slow)], ids=lambda count: f"{count} cases")
 def cases(request: pytest.FixtureRequest) -> range:
     """The numbers of the cases: the first ones, or all where marked slow."""
     return range(request.param)

@@ -154,6 +154,9 @@ WRONG: list[tuple[str, Any]] = [
     ("format", ["resnetlab-model"]),
     ("format_version", 2),
     ("format_version", "1"),
+    ("format_version", True),
+    ("format_version", 1.0),
+    ("model", 18),
     ("architecture", "resnet18"),
     ("architecture", {}),
     ("architecture", [SHAPE]),
@@ -232,7 +235,7 @@ def test_a_checkpoint_is_no_model(path: Path) -> None:
     model = network()
     state = TrainState.begin(model, make_optimizer(model, "sgd", lr=0.1), Runtime(torch.device("cpu")))
     save_checkpoint(path, state, {})
-    assert "is not a model file but a resnetlab-checkpoint" in refused(path)
+    assert "is a checkpoint, from which training continues" in refused(path)
 
 
 @pytest.mark.parametrize("place", [0, 50, 0.1, 0.5, 0.9, -1])

@@ -6,9 +6,11 @@ import io
 import os
 import subprocess
 import sys
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,11 @@ from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
 from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.inference.predict import BATCH, Classifier, ImageLike, Prediction, load, load_model
+from resnetlab.inference.validation import Validation
 from resnetlab.models.blocks import BasicBlock
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import Runtime, one_thread_after_fork
 
 TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
 CLASSES = ("cat", "dog", "newt", 'a, "b"')
@@ -86,6 +89,8 @@ def test_bytes_files_and_tensors_give_the_same_answer(classifier: Classifier, tm
             content,
             bytearray(content),
             memoryview(content),
+            memoryview(content[::-1])[::-1],
+            BytesPath(path),
             file,
             file,  # it need not stand at its beginning
             unbuffered,
@@ -98,6 +103,16 @@ def test_bytes_files_and_tensors_give_the_same_answer(classifier: Classifier, tm
         ):
             assert classifier(image) == expected, type(image)
     assert classifier(tensor[0]) == classifier(tensor[:1]) == classifier(pixels[..., 0])
+
+
+class BytesPath:
+    """A path in bytes, as `os.scandir(b".")` gives it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.fsencode(path)
+
+    def __fspath__(self) -> bytes:
+        return self.path
 
 
 class OnlyRead:
@@ -129,9 +144,13 @@ def test_any_iterable_of_images_is_predicted_in_its_order(classifier: Classifier
         (io.BytesIO(), "the file"),
         (torch.zeros(2, 3, 8, 8), r"the tensor has shape \(2, 3, 8, 8\)"),
         (torch.zeros(8, 8, 3), r"\(3, H, W\) is needed"),
+        (torch.zeros(4, 8, 8), "four channels may be RGBA or BGRA; remove the alpha channel, and reverse"),
+        (np.zeros((8, 8, 4), np.uint8), "four channels may be RGBA or BGRA; remove the alpha channel, and reverse"),
         (torch.full((8, 8), 2.0), r"\[0, 1\] is needed"),
         (torch.zeros(8, 8, dtype=torch.int64), "int64"),
         (torch.zeros(8, 8, dtype=torch.complex64), "complex64"),
+        (torch.zeros(3, 8, 8, device="meta"), "without data; give a dense one"),
+        (torch.zeros(8, 8).to_sparse(), "sparse"),
     ],
 )
 def test_anything_else_is_refused_in_a_sentence(classifier: Classifier, given: object, sentence: str) -> None:
@@ -153,6 +172,75 @@ def test_eight_threads_at_once_get_the_answers_of_one(classifier: Classifier) ->
         assert list(threads.map(classifier, images * 4)) == expected * 4
 
 
+def test_eight_threads_at_once_predict_lists_of_files(classifier: Classifier, tmp_path: Path) -> None:
+    files = [png(tmp_path, noise(seed), f"{seed}.png") for seed in range(12)]
+    expected = classifier(files)
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(classifier, [files] * 16)) == [expected] * 16
+
+
+def test_a_folder_gives_the_predictions_of_its_images_in_natural_order(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    names = ["2.png", "10.png", "more/1.png"]
+    for seed, name in enumerate(names):
+        png(tmp_path / "photos", noise(seed), name)
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    for folder in (tmp_path / "photos", str(tmp_path / "photos")):
+        found: list[Prediction] = classifier(folder)  # type: ignore[assignment]  # a path may be a folder
+        assert [one.file for one in found] == [str(tmp_path / "photos" / name) for name in names]
+        for seed, one in enumerate(found):
+            require_close(one, classifier(noise(seed)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="empty has no images"):
+        classifier(tmp_path / "empty")
+
+
+def test_a_prediction_names_the_file_of_its_image(classifier: Classifier, tmp_path: Path) -> None:
+    path = png(tmp_path, noise(1))
+    assert classifier(path).file == str(path)
+    assert [one.file for one in classifier([path, noise(1), path.read_bytes()])] == [str(path), "", ""]
+
+
+def test_the_first_bad_image_of_a_list_is_named(classifier: Classifier, tmp_path: Path) -> None:
+    files = [png(tmp_path, noise(seed), f"{seed}.png") for seed in range(9)]
+    for bad in files[3], files[6]:
+        bad.write_bytes(b"no image")
+    with pytest.raises(BadInput, match=r"3\.png"):
+        classifier(files)
+
+
+def test_the_precision_is_that_of_the_highest_speed_if_it_agreed_on_validation(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnetlab.runtime.native_bf16", lambda: True)
+    model = read_model(model_file)
+    for agreement, expected in (({"bf16": 0.999}, "bf16"), ({"bf16": 0.9989}, "fp32"), ({}, "fp32")):
+        validation = Validation(1.0, 5000, "", agreement=agreement)
+        parts = (model.network, model.classes, model.preprocessing, {})
+        save_model(tmp_path / "model", *parts, validation=validation)
+        assert load(tmp_path / "model", "cpu").runtime.precision_name == expected
+        for precision in ("fp32", "bf16"):
+            assert load(tmp_path / "model", "cpu", precision).runtime.precision_name == precision
+    assert load(model_file, "cpu").runtime.precision_name == "fp32"
+    with pytest.raises(BadInput, match="unknown precision 'int8'"):
+        load(model_file, "cpu", "int8")
+
+
+def test_the_plain_network_stays_as_it_was(model_file: Path) -> None:
+    model = read_model(model_file)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    for precision in (torch.float32, torch.bfloat16):
+        classifier = Classifier(model, Runtime(torch.device("cpu"), precision))
+        images = np.stack([classifier.pixels(noise(seed)) for seed in range(3)])
+        logits = classifier.logits(images)
+        assert logits.dtype == torch.float32
+        with torch.no_grad():
+            expected = model.network(model.preprocessing.normalize(torch.from_numpy(images)))
+        difference = (logits.softmax(1) - expected.softmax(1)).abs().max()
+        assert difference < (1e-5 if precision == torch.float32 else 0.2)
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
+
+
 FORK = """
 import os, sys
 import numpy as np
@@ -162,12 +250,14 @@ import resnetlab
 torch.set_num_threads(2)
 model, image = sys.argv[1], np.full((40, 40, 3), 100, np.uint8)
 parent = resnetlab.load(model, device="cpu")
-large = torch.randn(512, 512)
+large, tensor = torch.randn(512, 512), torch.full((3, 600, 600), 0.5, dtype=torch.float64)
 expected = parent(image), float((large @ large).sum())  # the threads are running now
 child = os.fork()
 if child == 0:
     assert parent(image).predicted == expected[0].predicted
     assert resnetlab.load(model, device="cpu")([image] * 70)[69].predicted == expected[0].predicted
+    assert parent([sys.argv[2]] * 70)[69].predicted == expected[0].predicted
+    assert parent(tensor).predicted
     assert torch.get_num_threads() == 2
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -182,9 +272,10 @@ def test_a_forked_child_of_a_process_with_two_threads_predicts(tmp_path: Path) -
     model = build_model("resnet20", 3, image_size=64)
     see = Preprocessing(image_size=64, resize_to=64, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     save_model(tmp_path / "model", model.eval(), CLASSES[:3], see, {})
+    file = png(tmp_path, np.full((40, 40, 3), 100, np.uint8))
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "HOME")}
     done = subprocess.run(
-        [sys.executable, "-c", FORK, str(tmp_path / "model")],
+        [sys.executable, "-c", FORK, str(tmp_path / "model"), str(file)],
         env=environment | {"OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
@@ -200,6 +291,12 @@ def test_cuda_after_a_fork_is_refused_with_the_remedy(monkeypatch: pytest.Monkey
         pass
 
 
+def test_the_type_of_an_answer_is_that_of_the_images() -> None:
+    hints = [typing.get_type_hints(one) for one in typing.get_overloads(Classifier.__call__)]
+    assert [hint["return"] for hint in hints] == [Any, Prediction, list[Prediction]]
+    assert hints[0]["images"] == str | os.PathLike[str]  # of a file or a folder
+
+
 def test_load_model_gives_the_plain_network(model_file: Path) -> None:
     for source in (model_file, str(model_file.parent), SimpleNamespace(path=model_file.parent)):
         network = load_model(source)
@@ -207,7 +304,7 @@ def test_load_model_gives_the_plain_network(model_file: Path) -> None:
         assert type(network.layer1[0]) is BasicBlock
         assert network(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
     assert load(SimpleNamespace(path=model_file.parent), "cpu").classes == CLASSES
-    with pytest.raises(BadInput, match="int is not a model"):
+    with pytest.raises(BadInput, match="model is 3, but must be the path of a file or folder"):
         load_model(3)  # type: ignore[arg-type]
 
 
@@ -281,8 +378,8 @@ def test_what_is_no_model_is_refused(model_file: Path, tmp_path: Path) -> None:
     content = bytearray(model_file.read_bytes())
     content[-1] ^= 1
     (tmp_path / "damaged").write_bytes(content)
-    (tmp_path / "foreign").write_bytes(b"PK\x03\x04" + bytes(500))
-    for name, told in (("damaged", "is damaged"), ("foreign", "is not a file that"), ("missing", "could not read")):
+    (tmp_path / "foreign").write_bytes(b"some text")
+    for name, told in (("damaged", "is damaged"), ("foreign", "is not a file that"), ("missing", "file not found")):
         with pytest.raises(BadInput, match=f"{name}.*{told}|{told}.*{name}"):
             load(tmp_path / name, device="cpu")
 
@@ -295,7 +392,7 @@ def test_what_is_no_picture_is_refused_by_name(classifier: Classifier, kind: str
     elif kind != "missing":
         whole = png(tmp_path, noise(5, 100, 100), "whole.png").read_bytes()
         path.write_bytes({"empty": b"", "text": b"not a picture", "cut off": whole[: len(whole) // 2]}[kind])
-    for pictures in (path, str(path), [noise(1), path]):
+    for pictures in ([path, noise(1)], [noise(1), path], *([path, str(path)] if kind != "a folder" else [])):
         with pytest.raises(BadInput, match=r"bad\.png"):
             classifier(pictures)
 

@@ -43,6 +43,7 @@ def picture(channels: int = 3, size: int = SIZE) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
 def test_shapes_are_those_of_the_table_and_the_head_is_the_networks_output(name: str) -> None:
     model = narrow(name).eval()
     recorded = collect_activations(model, picture())

@@ -26,8 +26,7 @@ TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
 )
-QUICK = {"resnetlab resnet18", "resnetlab resnet20", "resnetlab plain20", "resnetlab preact_resnet20"}
-QUICK |= {"resnetlab fast_resnet8", "torchvision resnet18"}  # the others are slow tests
+QUICK = {"resnetlab resnet20", "resnetlab preact_resnet20", "torchvision resnet18"}  # the others are slow tests
 needs_kernels = pytest.mark.skipif(library() is None, reason="no compiled kernels")
 
 

@@ -30,9 +30,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    """One compiled library, so that the tests need not compile their own."""
-    (kept,) = [file for file in native.cache_folder().glob("kernels-*.so") if native.is_sound(file)][:1]
-    return kept.read_bytes()
+    """The compiled library of this version, so that the tests need not compile their own."""
+    loaded = native.library()
+    assert loaded is not None
+    return Path(loaded._name).read_bytes()
 
 
 def load(cache: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> tuple[ctypes.CDLL | None, int]:

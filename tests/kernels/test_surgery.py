@@ -32,7 +32,7 @@ from resnetlab.models import Architecture, ResNet, build_model
 from resnetlab.models.blocks import BasicBlock
 
 BATCH = 4
-IMAGES = torch.randn(BATCH, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(BATCH)
 Change = Callable[[nn.Module], object]
 
@@ -238,9 +238,21 @@ CHANGES: dict[str, Change] = {
     "torch.compile, eager": lambda model: torch.compile(model, backend="eager"),
 }
 
+QUICK = {
+    *("nothing", "SiLU for ReLU", "norms with a patched forward", "norms without parameters", "group norms"),
+    *("dilated convolutions", "convolutions with biases", "longer projections", "maps changed in place by a hook"),
+    *("gradient checkpointing", "channels_last"),
+}  # the others are of the same kinds
+
 
 @each_kind
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(change, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name, change in CHANGES.items()
+    ],
+)
 def test_a_changed_network_trains_as_torchvisions(make: Callable[[], nn.Module], change: Change) -> None:
     assert_same(make, change)
 

@@ -144,8 +144,8 @@ def test_no_memory_outside_the_maps_is_read_or_written() -> None:
     packed = torch.empty(16 * channels * channels, dtype=torch.bfloat16)
     weight = weight.contiguous(memory_format=torch.channels_last)
     kernels().blocks_pack(weight.data_ptr(), packed.data_ptr(), channels, channels, False)
-    place = result[numbers:].data_ptr()
-    assert kernels().blocks_convolve(x.data_ptr(), packed.data_ptr(), place, images, size, channels, channels) == 0
+    places = x.data_ptr(), packed.data_ptr(), None, None, result[numbers:].data_ptr()
+    assert kernels().blocks_convolve(*places, images, size, channels, channels, 0) == 0
     assert (result[:numbers] == 7).all()
     assert (result[2 * numbers :] == 7).all()
     assert torch.equal(result[numbers : 2 * numbers].view(images, size, size, channels).permute(0, 3, 1, 2), y)

@@ -49,7 +49,7 @@ def test_every_parameter_gets_a_gradient(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20", "plain20", "preact_resnet20", "preact_resnet18"])
-@pytest.mark.parametrize("side", [32, 64, 224])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow), 224])
 @torch.no_grad()
 def test_images_of_any_size_become_logits(name, side):
     model = build_model(name, 7, image_size=side).eval()

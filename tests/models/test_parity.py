@@ -50,10 +50,11 @@ def test_parameters_and_macs_equal_torchvisions_metadata(name):
 LARGE = (
     "resnet101",
     "resnet152",
+    "resnext50_32x4d",
     "resnext101_32x8d",
     "wide_resnet50_2",
     "wide_resnet101_2",
-)  # their siblings with fewer units are quick enough
+)  # their siblings are quick enough
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in NAMES])

@@ -40,6 +40,7 @@ def test_counting_changes_nothing():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_the_table_has_every_net_at_its_papers_size():
     rows = {row.name: row for row in table()}
     assert list(rows) == list(ARCHITECTURES)

@@ -71,6 +71,7 @@ def sent(model: ResNet, size: int = 16) -> tuple[list[Activation], np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
 def test_every_network_is_drawn_with_all_its_units_shortcuts_and_costs(name: str) -> None:
     model, size = weightless(name)
     units = [module for module in model.modules() if isinstance(module, Unit)]
@@ -197,7 +198,7 @@ def test_a_gray_image_and_one_of_a_single_pixel() -> None:
         assert len(rendered(figure, "png")) > 10_000
 
 
-@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("form", ["svg", *(pytest.param(form, marks=pytest.mark.slow) for form in ("png", "pdf"))])
 def test_the_same_network_gives_the_same_bytes(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style, "DPI", 40)  # encoding takes most of the time
     model = build_model(SMALL, 3)

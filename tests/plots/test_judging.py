@@ -14,11 +14,13 @@ from matplotlib.text import Text
 
 from resnetlab.evaluation.calibration import reliability
 from resnetlab.evaluation.intervals import wilson
+from resnetlab.evaluation.selective import selective
 from resnetlab.plots import style
 from resnetlab.plots.calibration import confidence_histogram, reliability_diagram
 from resnetlab.plots.classes import class_bars, confused_pairs, worst_pairs
 from resnetlab.plots.confusion import confusion_matrix
 from resnetlab.plots.network import embedding_map, filters, grad_cams, overlay
+from resnetlab.plots.selective import risk_coverage
 from resnetlab.plots.style import PALE, RIGHT, WRONG, rendered
 
 MATRIX = np.array([[80, 15, 5], [10, 30, 0], [0, 2, 8]])
@@ -171,6 +173,32 @@ def bins(confidence: list[float], right: list[bool]) -> list[dict[str, Any]]:
     return reliability(np.array(confidence), np.array(right), bins=4)
 
 
+def test_the_risk_coverage_curve_is_drawn_with_each_distinct_threshold() -> None:
+    numbers = np.random.default_rng(3)
+    probabilities = numbers.dirichlet(np.full(5, 0.1), 1000)
+    labels = np.array([numbers.choice(5, p=row) for row in probabilities])
+    found = selective(probabilities, labels, None)
+    assert found["rejections"]
+    figure = risk_coverage(
+        found["curve"], [*found["rejections"], {**found["rejections"][-1], "risk": 0.5}], 1000, "a $"
+    )
+    drawn(figure)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    curve = lines["by confidence"]
+    assert curve.get_xdata().tolist() == [point["coverage"] for point in found["curve"]]
+    assert curve.get_ydata().tolist() == [point["risk"] for point in found["curve"]]
+    perfect = lines["perfect order"]
+    assert perfect.get_ydata()[-1] == pytest.approx((probabilities.argmax(1) != labels).mean())
+    shown = [text for text in texts(figure) if "probability ≥" in text]
+    assert shown == [f"risk ≤ {100 * r['risk']:g} %: probability ≥ {r['threshold']:.3f}" for r in found["rejections"]]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_risk_coverage_curve_of_few_images_is_drawn(images: int) -> None:
+    found = selective(np.full((images, 2), 0.5), np.zeros(images, np.int64), None)
+    drawn(risk_coverage(found["curve"], found["rejections"], images, "test split"))
+
+
 def test_reliability_shows_accuracy_gaps_and_counts_of_each_bin() -> None:
     before = bins([0.3, 0.4, 0.9, 1.0, 1.0, 1.0], [True, False, True, True, False, False])
     figure = reliability_diagram({"before": before, "after": bins([0.6], [True])}, "test split")
@@ -201,6 +229,7 @@ def test_correct_and_wrong_predictions_have_separate_histograms() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5000])
 @pytest.mark.parametrize("share", [0, 0.5, 1])
+@pytest.mark.slow
 def test_calibration_of_any_number_of_images_can_be_drawn(count: int, share: float) -> None:
     numbers = np.random.default_rng(0)
     confidence, right = numbers.uniform(0.1, 1, count), numbers.uniform(size=count) < share
@@ -337,7 +366,7 @@ def every_picture() -> list[Figure]:
     ]
 
 
-@pytest.mark.parametrize("form", ["png", pytest.param("svg", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["svg", pytest.param("png", marks=pytest.mark.slow)])
 def test_the_same_input_gives_the_same_bytes(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(style, "DPI", 40)  # encoding takes most of the time
     for one, other in zip(every_picture(), every_picture(), strict=True):

@@ -51,6 +51,7 @@ def test_the_runs_are_named() -> None:
     assert "Learning curves: pets" in told
 
 
+@pytest.mark.slow
 def test_28_runs_look_different() -> None:
     _, accuracy, _ = overlaid_curves([(str(number), rows(2)) for number in range(28)], "pets").axes
     assert len({(line.get_color(), str(line._dash_pattern)) for line in accuracy.lines}) == 28

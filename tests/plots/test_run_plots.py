@@ -141,7 +141,9 @@ def test_the_loss_axis_begins_at_zero_and_holds_all_usual_losses():
     assert high > 2.5
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize(
+    "value", [float("nan"), *(pytest.param(value, marks=pytest.mark.slow) for value in (float("inf"), None))]
+)
 def test_undefined_numbers_leave_gaps(value):
     keys = ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "running_loss")
     whole = epochs(3, **dict.fromkeys(keys, value))
@@ -169,7 +171,7 @@ def test_a_class_without_images_has_no_shares():
     drawn(confusion_matrix(np.zeros((3, 3), int), ["a", "b", "c"], "t"))
 
 
-@pytest.mark.parametrize("count", [1, 2, 10, 26, 100])
+@pytest.mark.parametrize("count", [1, 10, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 26, 100))])
 def test_every_class_is_named_without_overlap_and_counts_fit_their_cells(count):
     matrix = np.full((count, count), 3) + 1000 * np.eye(count, dtype=int)
     figure = confusion_matrix(matrix, [f"class number {index}" for index in range(count)], "t")
@@ -326,6 +328,7 @@ def test_percent_never_rounds_to_all_or_nothing():
     assert percent(0.99994, 2) == "99.99 %"
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(style, "DPI", 40)  # encoding takes most of the time
     for number, (one, two) in enumerate(zip(all_pictures(CLASSES, "t"), all_pictures(CLASSES, "t"), strict=True)):

@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.report.test_explain import explanation
 
 from resnetlab.report.comparison import write_comparison
+from resnetlab.report.explain import Pages
 from resnetlab.report.write import write_report
 from resnetlab.runs.compare import compare
 
@@ -320,3 +322,22 @@ def test_the_comparison_page_opens_without_a_complaint_and_fits_a_phone(comparis
             assert [entry for entry in page.value(CONTRASTS) if entry["ratio"] < 4.5] == []
         assert page.complaints() == []
         assert {url for url in page.requests() if not url.startswith("data:")} == {comparison_page.resolve().as_uri()}
+
+
+def test_the_page_of_explanations_opens_without_a_complaint_and_fits_a_phone(tmp_path: Path) -> None:
+    pages = Pages(tmp_path)
+    for name in ("cat" * 40, "<b>dog"):
+        pages.add(f"{name}.png", explanation(similar=5))
+    written = pages.write("<b>title", compared="the 86 training images of run", notes=["a note"])
+    with browsing() as page:
+        page.open(written)
+        for width in (360, 800, 1600):
+            page.look(width=width)
+            assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value("document.querySelectorAll('b').length") == 0
+        assert page.value("[...document.images].filter(i => !i.naturalWidth || !i.alt).length") == 0
+        for dark in (False, True):
+            page.look(dark=dark)
+            assert [entry for entry in page.value(CONTRASTS) if entry["ratio"] < 4.5] == []
+        assert page.complaints() == []
+        assert {url for url in page.requests() if not url.startswith("data:")} == {written.resolve().as_uri()}

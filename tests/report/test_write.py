@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from resnetlab.data.splits import names_digest
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.evaluation.intervals import wilson
 from resnetlab.report.render import Picture, rounded
@@ -123,6 +124,32 @@ def test_undefined_numbers_are_dashes(tmp_path: Path, make_run: Any, read_page: 
     assert tile.text == "Macro-F1–", "and no interval"
 
 
+@pytest.mark.usefixtures("no_drawing")
+@pytest.mark.parametrize(
+    ("balance", "heading"), [("sampler", "each drawn, times an epoch"), ("weights", "weight in the loss")]
+)
+def test_what_balancing_did_is_told_for_each_class(
+    balance: str, heading: str, tmp_path: Path, make_run: Any, read_page: Any
+) -> None:
+    run = make_run(tmp_path / "run", splits=("val",), data={"balance": balance})
+    classes = [row["name"] for row in run.final_metrics("val")["per_class"]]
+    labels = {"train": [0, 0, 0, 1], "val": [], "test": []}
+    splits = {
+        split: {"names": (names := list("abcd")[: len(found)]), "labels": found, "digest": names_digest(names, found)}
+        for split, found in labels.items()
+    }
+    run.write("split.json", {"classes": classes, "splits": splits})
+    first, *rows = read_page(write_report(run.path)).find("classes").all("table")[0].all("tr")
+    assert [tag.text for tag in first.all("th")][-2:] == ["training images", heading]
+    assert [[tag.attributes["value"] for tag in row.all("data")[-2:]] for row in rows[:2]] == [
+        ["3", "0.6666666865348816"],
+        ["1", "2.0"],
+    ]
+    (run.path / "split.json").unlink()
+    first, *_ = read_page(write_report(run.path)).find("classes").all("table")[0].all("tr")
+    assert heading not in first.text
+
+
 # what is there
 
 
@@ -132,7 +159,7 @@ def test_a_finished_run_has_all_sections_and_nothing_is_missing(page: Any) -> No
     links = [tag.attributes["href"] for tag in page.all("nav")[0].all("a")]
     assert links == [f"#{anchor}" for anchor in sections]
     assert not page.all("aside")
-    assert len(page.all("figure")) == 10
+    assert len(page.all("figure")) == 11
 
 
 def test_mistakes_and_samples_are_those_of_validation(finished: RunFolder, page: Any) -> None:
@@ -335,7 +362,7 @@ def test_tables_of_other_scores_are_not_used(tmp_path: Path, make_run: Any, read
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a run folder"):
         write_report(tmp_path)
-    with pytest.raises(BadInput, match="does not exist"):
+    with pytest.raises(BadInput, match="folder not found"):
         write_report(tmp_path / "nothing")
 
 
@@ -363,6 +390,7 @@ def test_the_command_prints_the_path_of_the_page(finished: RunFolder, command: A
     assert "RUN is missing" in command.refuse("report") or "run" in command.refuse("report").lower()
 
 
+@pytest.mark.slow
 def test_a_trained_run_has_a_complete_report_without_another_use_of_the_test_split(
     command: Any, read_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +418,7 @@ def full(_descriptor: int) -> None:
 
 
 @pytest.mark.usefixtures("page")
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(finished: RunFolder, tmp_path: Path) -> None:
     again = write_report(finished.path, tmp_path / "again.html")
     assert again.read_bytes() == (finished.path / "report.html").read_bytes()

@@ -115,6 +115,48 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield Machine(server, tmp_path_factory.mktemp("said"))
 
 
+@dataclass
+class Launcher:
+    """Starts several processes of one command as torchrun does, with its environment and a store that outlives them."""
+
+    machine: Machine
+
+    def start(self, count: int, *words: object, each: dict[int, dict[str, Any]] | None = None) -> list[Program]:
+        """Begin a command `count` times; `each` are situations of single ranks."""
+        from torch.distributed import TCPStore
+
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        return [
+            self.machine.start(
+                *words, one_of={"rank": rank, "count": count, "port": self.store.port}, **(each or {}).get(rank, {})
+            )
+            for rank in range(count)
+        ]
+
+    def run(self, count: int, *words: object, each: dict[int, dict[str, Any]] | None = None) -> list[Program]:
+        """One command of `count` processes, to its end."""
+        programs = self.start(count, *words, each=each)
+        for program in programs:
+            program.wait()
+        return programs
+
+    def train(self, count: int, folder: Path, *words: object) -> RunFolder:
+        """A brief run of `count` processes, resumed if there is one; all but the first are silent."""
+        command = ("train", "quickstart", *BRIEF, *words, "--out", folder, "--resume", "auto")
+        programs = self.run(count, *command)
+        assert [program.code for program in programs] == [0] * count, [program.output for program in programs]
+        assert not any(program.output for program in programs[1:])
+        return RunFolder(folder)
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    words = [sys.executable, str(Path(__file__).with_name("fork_server.py")), "processes"]
+    with subprocess.Popen(words, stdin=-1, stdout=-1, text=True, env=environment) as server:
+        yield Launcher(Machine(server, tmp_path_factory.mktemp("said by processes")))
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 240 noisy pictures in three classes that differ in their colour."""
@@ -140,6 +182,7 @@ class Outcome:
     table: list[list[str]]  # metrics.csv
     best: str  # digest of the weights
     best_epoch: int
+    validation: object  # of the model file: temperature, rejections, agreement, scores
     final: dict[str, Any]
 
     @classmethod
@@ -160,6 +203,7 @@ class Outcome:
             table=[[cell for name, cell in zip(lines[0], line, strict=True) if name not in TIMINGS] for line in lines],
             best=model.weights_digest,
             best_epoch=model.provenance["epoch"],
+            validation=model.validation,
             final={split: run.final_metrics(split) for split in ("val", "test")},
         )
 

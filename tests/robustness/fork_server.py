@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import functools
 import gc
+import importlib
 import io
 import json
 import os
@@ -29,6 +30,7 @@ import torch
 
 import resnetlab.files
 from resnetlab.cli import main as cli
+from resnetlab.distributed import joined
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 from resnetlab.runs import build, experiment, recipes, resume, score
 from resnetlab.runs import evaluation_files as record
@@ -49,6 +51,7 @@ def without_pictures() -> None:
     """Drawing takes longer than these runs."""
     patch(record, "draw", lambda *_: None)
     patch(experiment, "draw_curves", lambda *_: None)
+    patch(experiment, "draw_batch", lambda *_: None)
 
 
 def pause(where: str, call: int, seconds: float, mark: str) -> None:
@@ -147,6 +150,39 @@ def refuse(
         patch(os, name, function)
 
 
+def one_of(rank: int, count: int, port: int) -> None:
+    """The environment that torchrun gives to one of several processes on this machine."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+
+
+def other_words(words: list[str]) -> None:
+    """Another command than that of the other processes."""
+    sys.argv = ["resnetlab", *words]
+
+
+def on_host(namespace: str, interface: str, address: str, port: int) -> None:
+    """On another host than the rest: in a network namespace, with the store of rank 0 at the address."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/run/netns", namespace).open() as file:
+        assert libc.setns(file.fileno(), 0x40000000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNET
+    os.environ |= {"GLOO_SOCKET_IFNAME": interface, "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    del os.environ["TORCHELASTIC_USE_AGENT_STORE"]
+
+
+def in_group(check: str, into: str) -> None:
+    """Run a function of group_checks.py in all processes instead of a command, store its result, and leave."""
+    import group_checks
+
+    with joined("cpu", 60) as processes:
+        result = getattr(group_checks, check)(processes)
+    torch.save(result, f"{into}.{processes.rank}")
+    os._exit(0)
+
+
 def closed_stdout() -> None:
     """As after `>&-`."""
     sys.stdout = None  # type: ignore[assignment]
@@ -199,6 +235,10 @@ SITUATIONS: dict[str, Callable[..., None]] = {
     function.__name__: function
     for function in (
         without_pictures,
+        one_of,
+        in_group,
+        on_host,
+        other_words,
         pause,
         refuse,
         closed_stdout,
@@ -245,6 +285,8 @@ def import_everything() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     import_everything()
+    if "processes" in sys.argv[1:]:
+        importlib.import_module("torch._dynamo")  # DistributedDataParallel does, for 5 seconds
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -39,10 +39,10 @@ def require_told(program: Any, run: RunFolder) -> None:
     assert "the run is in" not in program.output
 
 
-OTHERS = [pytest.param(code, marks=pytest.mark.slow) for code in ("EDQUOT", "EROFS", "ESTALE")]
+OTHERS = [pytest.param(code, marks=pytest.mark.slow) for code in ("EIO", "EDQUOT", "EROFS", "ESTALE")]
 
 
-@pytest.mark.parametrize("code", ["ENOSPC", "EIO", *OTHERS])
+@pytest.mark.parametrize("code", ["ENOSPC", *OTHERS])
 def test_three_refusals_in_a_row_end_the_run_and_the_checkpoint_before_them_stays(
     code: str, machine: Any, ground: Path, ask: Any, undisturbed: RunFolder
 ) -> None:
@@ -85,7 +85,7 @@ def twin(machine: Any, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 CODES = ["ENOSPC", "EIO", "EDQUOT"]
 
 
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("code", [CODES[0], *(pytest.param(code, marks=pytest.mark.slow) for code in CODES[1:])])
 @pytest.mark.parametrize("share", [pytest.param(90, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_a_call_that_fails_once_changes_nothing_in_the_end(
     *, code: str, share: int, machine: Any, ground: Path, ask: Any, calls: list[str], twin: RunFolder
@@ -108,8 +108,14 @@ def test_a_call_that_fails_once_changes_nothing_in_the_end(
     assert ends[0] > 0  # most refusals are waited out
 
 
-@pytest.mark.parametrize("kind", ["write", "fsync", "rename", "open"])
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "times"),
+    [
+        pytest.param(kind, times, marks=[] if (kind, times) == ("write", 1) else pytest.mark.slow)
+        for kind in ("write", "fsync", "rename", "open")
+        for times in (1, 2)
+    ],
+)
 def test_a_disk_that_is_full_for_a_while_costs_no_epoch_and_no_best_model(
     *, kind: str, times: int, machine: Any, ground: Path, ask: Any, calls: list[str], twin: RunFolder
 ) -> None:
@@ -124,6 +130,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_epoch_and_no_best_model(
     ask.same(run, twin)
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_a_refusal_like_another(
     machine: Any, ground: Path, ask: Any, undisturbed: RunFolder
 ) -> None:
@@ -175,6 +182,7 @@ def test_a_disk_too_small_for_the_run_keeps_what_fitted(
     ask.same(machine.resume(run.path), middle)
 
 
+@pytest.mark.slow
 def test_a_disk_without_a_single_free_byte_is_told_of_before_anything_is_lost(
     machine: Any, small_disk: Path, ask: Any, undisturbed: RunFolder
 ) -> None:
@@ -204,6 +212,7 @@ def test_output_that_cannot_be_written_does_not_end_a_run(machine: Any, ground: 
     assert "epoch 3/3" in run.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_does_not_end_a_run(machine: Any, ground: Path, ask: Any) -> None:
     run = RunFolder(ground / "run")
     program = machine.run("train", "quickstart", *ask.brief, "--out", run.path, closed_stdout={})
@@ -212,6 +221,7 @@ def test_a_closed_stdout_does_not_end_a_run(machine: Any, ground: Path, ask: Any
     assert run.final_metrics("test") is not None
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_does_not_end_a_run(machine: Any, ground: Path, ask: Any) -> None:
     """As with `resnetlab train | head -1`, or when the window is closed in which `tee` was running."""
     run, pipe = RunFolder(ground / "run"), ground / "pipe"
@@ -227,6 +237,7 @@ def test_a_reader_that_has_gone_does_not_end_a_run(machine: Any, ground: Path, a
     assert "epoch 3/3" in run.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_disk_that_has_become_read_only_stays_as_it_was(
     machine: Any, small_disk: Path, ask: Any, undisturbed: RunFolder
 ) -> None:
@@ -248,6 +259,7 @@ def test_a_new_run_on_a_read_only_disk_is_refused_in_a_sentence(machine: Any, sm
     assert program.sentence == f"could not make {small_disk / 'run'}: Read-only file system"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [True, False])
 def test_a_folder_that_vanishes_is_told_of(
     back: bool, machine: Any, ground: Path, ask: Any, undisturbed: RunFolder

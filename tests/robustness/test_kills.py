@@ -16,13 +16,20 @@ import pytest
 
 from resnetlab.runs.folder import RunFolder
 
-# One line each; what a later kind of training brings (mixing, loader workers …) joins by adding its line. There are no
+# One line each; what a later kind of training brings (loader workers …) joins by adding its line. There are no
 # worker processes: pictures are decoded into memory by threads before training begins, so that promise 11 (a dead
 # worker never hangs a run) has nothing to be about on a single machine yet.
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "sgd": (),
     "ema": ("--ema", "0.9"),
     "cutout-crop-flip": ("--augment.cutout", "3", "--augment.crop", "2", "--augment.flip"),
+    "mixup": ("--augment.mixup", "0.4", "--augment.flip"),
+    "mixup-cutmix": ("--augment.mixup", "0.2", "--augment.cutmix", "1", "--checkpoint.every-steps", "1"),
+    "trivial": ("--augment.policy", "trivial", "--augment.crop", "2"),
+    "folder-rand-mixed": ("--data", "PICTURES", "--batch-size", "32", "--augment.policy", "rand",
+                          "--augment.mixup", "0.2", "--augment.cutmix", "1"),
+    "sampler": ("--data.balance", "sampler", "--augment.crop", "2", "--augment.mixup", "0.2"),
+    "weights": ("--data.balance", "weights", "--augment.cutmix", "1"),
     "accumulate": ("--accumulate", "3", "--batch-size", "200"),
     "adamw-plateau": ("--optim.name", "adamw", "--lr", "1e-3",
                       "--schedule.name", "plateau", "--schedule.patience", "0"),
@@ -34,7 +41,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "folder-everything": ("--data", "PICTURES", "--batch-size", "32", "--ema", "0.5", "--augment.cutout", "4",
                           "--accumulate", "3", "--checkpoint.every-steps", "2", "--best-by", "loss"),
 }  # fmt: skip
-QUICK = ("sgd", "every-steps", "everything-bf16", "folder-everything")
+QUICK = ("every-steps", "folder-everything")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,9 @@ def test_a_run_killed_at_any_instant_equals_the_uninterrupted_one(
 STEP_BY_STEP = ("--ema", "0.9", "--checkpoint.every-steps", "2")
 
 
-@pytest.mark.parametrize("mode", ["before", "torn", "unsynced"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("before", marks=pytest.mark.slow), "torn", pytest.param("unsynced", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("share", [pytest.param(32, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_ckpt_chaos_finds_nothing_in_our_writer(mode: str, share: int, machine: Any, ground: Path, ask: Any) -> None:
     """An outside judge: it counts what happens to files, and ends the process before, or in the middle of, one."""

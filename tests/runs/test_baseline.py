@@ -24,7 +24,8 @@ from resnetlab.inference.model_file import read_model
 from resnetlab.models import pretrained
 from resnetlab.models.build import build_model
 from resnetlab.runs import baseline, experiment
-from resnetlab.runs.config import DataConfig, differences
+from resnetlab.runs.config import DataConfig
+from resnetlab.runs.differences import differences
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 
 PARTS = ["scratch", "frozen", "finetuned"]
@@ -40,7 +41,7 @@ from resnetlab.runs import evaluation_files as record
 
 torch.set_num_threads(1)
 ARCHITECTURES["tiny"] = Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A")
-record.draw = experiment.draw_curves = lambda *_: None
+record.draw = experiment.draw_batch = experiment.draw_curves = lambda *_: None
 write = writer.CheckpointWriter.write
 
 def write_and_die(self):
@@ -98,6 +99,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing the pictures of a run takes longer than these runs."""
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 @pytest.fixture
@@ -156,6 +158,7 @@ def test_three_runs_end_in_a_comparison(
     assert said.rstrip().endswith("comparison.html")
 
 
+@pytest.mark.slow
 def test_a_stopped_baseline_goes_on_where_it_was(
     *,
     command: Any,

@@ -25,6 +25,7 @@ def train(folder: Path, **changes: Any) -> RunFolder:
     with pytest.MonkeyPatch.context() as patched:  # drawing takes longer than these runs
         patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patched.setattr(experiment, "draw_curves", lambda *_: None)
+        patched.setattr(experiment, "draw_batch", lambda *_: None)
         return experiment.train(recipes.quickstart().changed(base | changes), folder)
 
 
@@ -131,6 +132,7 @@ def test_runs_and_series_are_summarised_by_mean_and_interval_over_seeds(tmp_path
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patched.setattr(experiment, "draw_curves", lambda *_: None)
+        patched.setattr(experiment, "draw_batch", lambda *_: None)
         series = train_series(config.changed({"optim": {"lr": 0.01}}), 2, tmp_path / "seeds")
     table = summarize([tmp_path / "seeds", trained / "good"])
     assert table.names == ["good", "seeds"]
@@ -273,5 +275,5 @@ def test_the_command_refuses_in_a_sentence(trained: Path, command: Any) -> None:
     assert "needs a list of two runs or more" in command.refuse("compare", trained / "good")
     assert "different test splits" in command.refuse("compare", trained / "good", trained / "other")
     assert "is not a run folder" in command.refuse("compare", trained / "good", trained)
-    assert "does not exist" in command.refuse("compare", "nowhere", trained / "good")
+    assert "folder not found" in command.refuse("compare", "nowhere", trained / "good")
     assert "unknown --split 'train'" in command.refuse("compare", "a", "b", "--split", "train")

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from resnetlab.data import DATASETS
 from resnetlab.data.preprocess import FITS
+from resnetlab.data.sources import PREFIX, SOURCES
 from resnetlab.errors import BadInput
 from resnetlab.models.zoo import SHORTCUTS, STEMS
 from resnetlab.runs import recipes
-from resnetlab.runs.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, differences, flat
+from resnetlab.runs.config import DataConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig
+from resnetlab.runs.differences import differences, flat
 from resnetlab.runtime import DEVICES, PRECISIONS
 from resnetlab.training.optim import OPTIMIZERS
 from resnetlab.training.schedule import SHAPES
@@ -38,14 +40,14 @@ def choices(section: type[Any], field: str) -> set[str]:
 def test_the_choices_of_a_config_are_those_of_the_code() -> None:
     assert choices(OptimConfig, "name") == set(OPTIMIZERS)
     assert choices(ScheduleConfig, "name") == set(SHAPES)
-    by_name = {"auto", *STEMS} - {"whitened"}  # which belongs to one network and needs its data
+    by_name = {"auto", "quick", *STEMS} - {"whitened"}  # which belongs to one network and needs its data
     assert choices(ModelConfig, "stem") == by_name
     assert choices(ModelConfig, "shortcut") - {type(None)} == set(SHORTCUTS)
     assert choices(DataConfig, "fit") == set(FITS)
     assert choices(RunConfig, "device") == set(DEVICES)
     assert choices(RunConfig, "precision") == {"auto", *PRECISIONS}
     assert choices(RunConfig, "best_by") == set(CRITERIA)
-    assert DATASETS == ("digits", "cifar10", "cifar100")
+    assert sorted(DATASETS) == sorted(["digits", *(name for name in SOURCES if not name.startswith(PREFIX))])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "samples.png").touch()
 
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", touch)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
     monkeypatch.setattr(experiment, "draw_curves", lambda _, run, __: (run.path / "curves.png").touch())
 
 
@@ -71,7 +72,9 @@ def test_scores_and_figures_inside_the_data_are_refused(command: Any, tmp_path: 
     assert command(*TINY, "--data", "f", "--out", "run")[0] == 0
     assert "lies in the data folder" in command.refuse("evaluate", "run", "--out", "f/cat/scores")
     assert "lies in the data folder" in command.refuse("find-lr", "--data", "f", "--out", "f/cat/rates.png")
+    assert "lies in the data folder" in command.refuse("compare", "run", "run", "--out", "f/page")
     assert not list((tmp_path / "f/cat").glob("[a-z]*"))
+    assert not (tmp_path / "f/page").exists()
 
 
 def test_a_run_prints_a_few_of_many_class_names(command: Any, tmp_path: Path) -> None:

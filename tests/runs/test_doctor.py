@@ -22,6 +22,7 @@ def no_figures(tiny_network: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+        patch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
         yield
 
 
@@ -100,6 +101,8 @@ def test_broken_images_are_named_and_training_would_fail(command: Any, folder: P
     assert code == 2
     assert err.startswith("resnetlab: training would fail: ")
     assert "images/s" in out  # the estimate is for the others
+    broken = [line.rpartition("/")[2] for line in out.splitlines() if line.startswith("broken   ")]
+    assert broken == ["empty.jpg is an empty file", "pipe.jpg is a pipe or a device, not a file"]
     named = {
         image["file"]
         for group in kinds(command, "--data", folder, *SMALL)["broken images"]["images"]
@@ -140,6 +143,65 @@ def test_frames_of_videos_in_several_splits_are_found(command: Any, tmp_path: Pa
     assert "sequences in more than one split, by name" not in grouped
 
 
+def test_groups_in_several_given_splits_are_found(command: Any, folder: Path) -> None:
+    for split, name, seed in (("train", "tom_1", 200), ("test", "tom_2", 201), ("train", "rex_1", 202)):
+        photo(seed).save(folder / split / "cat" / f"{name}.png")
+    words = ("--data", folder, *SMALL, "--data.group-by", r"([a-z]+_|\d{4})")
+    found = kinds(command, *words).pop("groups in more than one split")
+    assert found["severity"] == "warning"
+    assert "1 of 54 groups is in more than one split ('tom_' in val and test)" in found["message"]
+    assert [[image["file"] for image in group] for group in found["images"]] == [
+        ["train/cat/tom_1.png", "test/cat/tom_2.png"]
+    ]
+    code, out, _ = command("train", *words, "--max-minutes", 0, "--out", "run")
+    assert code == 6
+    assert "note     1 of 54 groups is in more than one split ('tom_' in val and test)" in out
+
+
+def test_12_bit_images_are_compared_and_their_range_is_shown(command: Any, tmp_path: Path) -> None:
+    for label, name in enumerate(("low", "high")):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for i in range(20):
+            grey = photo(100 * label + i).convert("L")
+            values = np.asarray(grey).astype(np.uint16) * 8 + 1000
+            values[0, 0] = 3000
+            Image.fromarray(values).save(tmp_path / "scans" / name / f"{i}x.png")
+    brighter = np.asarray(Image.open(tmp_path / "scans" / "low" / "3x.png")) + 7
+    Image.fromarray(brighter).save(tmp_path / "scans" / "high" / "copy.png")
+    _, out, _ = command("doctor", "--data", tmp_path / "scans", *SMALL, "--json")
+    found = json.loads(out)
+    assert found["can_train"]
+    assert found["data"]["modes"] == "I;16 41"
+    assert found["data"]["pixel values"].startswith(
+        "0 to 4095 become black to white (12 bits are used; training images"
+    )
+    (near,) = (one for one in found["findings"] if one["kind"] == "near copies with different labels")
+    assert [[image["file"] for image in group] for group in near["images"]] == [["high/copy.png", "low/3x.png"]]
+
+
+def test_images_of_five_bands_are_examined(command: Any, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    random, samples = np.random.default_rng(0), {"photometric": "minisblack", "planarconfig": "contig"}
+    for name in ("field", "forest"):
+        (tmp_path / "land" / name).mkdir(parents=True)
+        for i in range(20):
+            values = random.integers(0, 4000, (20, 20, 5)).astype(np.uint16)
+            tifffile.imwrite(tmp_path / "land" / name / f"{i}x.tif", values, **samples)
+    shutil.copy(tmp_path / "land" / "field" / "1x.tif", tmp_path / "land" / "forest" / "other.tif")
+    tifffile.imwrite(tmp_path / "land" / "forest" / "four.tif", values[..., :4], **samples)
+    _, out, _ = command(
+        "doctor", "--data", tmp_path / "land", *SMALL, "--data.channels", 5, "--json", "--out", "p.html"
+    )
+    found = json.loads(out)
+    assert found["data"]["modes"] == "bands 41"
+    by_kind = {one["kind"]: one for one in found["findings"]}
+    assert "forest/four.tif has 4 bands; 5 are needed" in by_kind["broken images"]["message"]
+    (group,) = by_kind["exact copies with different labels"]["images"]
+    assert [image["file"] for image in group] == ["field/1x.tif", "forest/other.tif"]
+    assert found["estimate"]["steps"] == 30
+    assert Path("p.html").read_text().count("data:image/png;base64") == 2
+
+
 def test_page_has_a_picture_of_every_finding_and_escapes_names(command: Any, folder: Path) -> None:
     shutil.copy(folder / "train" / "cat" / "0000.png", folder / "train" / "dog" / "<b>.png")
     assert command("doctor", "--data", folder, *SMALL, "--out", "page.html")[0] == 0
@@ -157,6 +219,9 @@ def test_training_says_that_images_are_in_two_splits_or_have_two_labels(command:
     assert code == 0
     assert "note     1 image is in more than one split (train, test)" in out
     assert "note     1 image has different labels" in out
+    copies = [line for line in out.splitlines() if line.startswith("note     1 image ")]
+    _, again, _ = command("evaluate", "run")
+    assert [line for line in again.splitlines() if line.startswith("note     1 image ")] == copies
 
 
 def test_corrected_table_of_suspects_can_be_trained_on(command: Any, folder: Path) -> None:
@@ -165,6 +230,7 @@ def test_corrected_table_of_suspects_can_be_trained_on(command: Any, folder: Pat
     assert command("train", "--data", folder, *words, "--steps", 4, "--data.val-fraction", 0.4, "--out", "run")[0] == 0
     code, out, err = command("label-issues", "run", "--out", "labels")
     assert code == 0, err
+    assert "note     image size 16×16 pixels: as given" in out
     rows = list(csv.DictReader(Path("labels/labels.csv").read_text().splitlines()))
     assert len(rows) == 52
     assert {row["split"] for row in rows} == {"train", "val", "test"}
@@ -176,6 +242,19 @@ def test_corrected_table_of_suspects_can_be_trained_on(command: Any, folder: Pat
     before, after = (json.loads(Path(run, "split.json").read_text()) for run in ("run", "again"))
     images = [{split: sorted(part["names"]) for split, part in record["splits"].items()} for record in (before, after)]
     assert images[0] == images[1]
+
+
+def test_table_of_a_cross_validation_can_be_trained_on(command: Any, folder: Path) -> None:
+    pytest.importorskip("cleanlab")
+    words = (*SMALL[:4], "--data.image-size", 16, "--steps", 2)
+    assert command("train", "--data", folder / "train", *words, "--folds", 2, "--out", "cv")[0] == 0
+    assert command("label-issues", "cv", "--out", "labels")[0] == 0
+    rows = list(csv.DictReader(Path("labels/labels.csv").read_text().splitlines()))
+    assert len(rows) == 40  # every image once
+    assert all(row["label_probability"] for row in rows)
+    assert "split" not in rows[0]
+    again = ("train", "--data", "labels/labels.csv", "--data.root", folder / "train", *words, "--out", "again")
+    assert command(*again)[0] == 0
 
 
 def test_folder_without_a_run_is_refused(command: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from resnetlab.runs import recipes
-from resnetlab.runs.config import RunConfig, flat
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.differences import flat
 from resnetlab.runs.effects import NEEDED, NEEDED_ON, chosen, long_warm_up, without_effect
 
 PATHS = list(flat(RunConfig(epochs=1).to_json()))

@@ -36,7 +36,14 @@ FACTS = {
 }
 TEMPERATURE = Temperature(1.5, "val", "ef" * 32, 9)
 TABLES = ("per_class.csv", "predictions.csv", "confusion_matrix.csv")
-PICTURES = ("confusion_matrix.png", "classes.png", "calibration.png", "samples.png", "mistakes.png")
+PICTURES = (
+    "confusion_matrix.png",
+    "classes.png",
+    "calibration.png",
+    "risk_coverage.png",
+    "samples.png",
+    "mistakes.png",
+)
 
 
 def evaluation() -> Evaluation:
@@ -76,7 +83,7 @@ def test_metrics_json_is_what_is_returned_and_has_what_was_promised(written: tup
     }
     assert set(returned["per_class"][0]) >= {"name", "precision", "recall", "f1", "support"}
     made = evaluation()
-    assert returned == made.metrics()
+    assert returned == made.metrics
     assert returned.items() >= metrics(made.probabilities, made.labels, CLASSES).items()
     assert returned["intervals"]["accuracy"][0] < returned["accuracy"] < returned["intervals"]["accuracy"][1]
     assert returned["calibration"] == calibration(made.probabilities, made.labels, TEMPERATURE)
@@ -85,7 +92,7 @@ def test_metrics_json_is_what_is_returned_and_has_what_was_promised(written: tup
 
 def test_what_is_averaged_over_views_is_named_in_numbers_and_pictures() -> None:
     made = replace(evaluation(), facts=FACTS | {"tta": "flip"})
-    assert made.metrics()["tta"] == "flip"
+    assert made.metrics["tta"] == "flip"
     assert made.title == "resnet20 on pets {0}, test split, test-time augmentation: flip"
     assert evaluation().title == "resnet20 on pets {0}, test split"
 
@@ -108,6 +115,18 @@ def test_the_columns_of_all_probabilities_sum_to_one(written: tuple[Path, dict[s
     assert np.array_equal(found, evaluation().probabilities)  # to the last bit
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
     assert [float(row[3]) for row in rows] == found.max(1).tolist()
+
+
+def test_classes_that_are_called_like_columns_have_longer_names_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_files, "draw", lambda *_: None)
+    renamed = replace(evaluation(), classes=("file", "true", "predicted", "probability", *"abcd"))
+    write_evaluation(tmp_path, renamed, all_probabilities=True)
+    header = read_csv(tmp_path / "predictions.csv")[0]
+    assert len(set(header)) == len(header)
+    assert header[4:6] == ["probability of file", "probability of true"]
+    assert header[8:] == [*"abcd"]
 
 
 def test_without_all_probabilities_there_are_four_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +205,7 @@ def test_the_reader_gives_back_what_was_written_names_that_are_formulas_included
     folder, made = strange
     metrics = read_metrics(folder)
     assert metrics is not None
-    assert metrics == made.metrics()
+    assert metrics == made.metrics
     found = read_predictions(folder, metrics)
     assert found.names == made.split.names
     np.testing.assert_array_equal(found.labels, made.labels)

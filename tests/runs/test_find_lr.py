@@ -17,7 +17,7 @@ from resnetlab.runs import recipes
 from resnetlab.runs.build import Experiment
 from resnetlab.runs.find_lr import RangeTest, Rising, ended, find_lr, smoothed
 
-FAST = ("--model", "resnet20", "--batch-size", "64", "--precision", "fp32", "--tries", "60")
+FAST = ("--model", "resnet20", "--batch-size", "64", "--precision", "fp32", "--tries", "40")
 
 
 def test_rates_grow_by_the_same_factor_and_depend_on_the_step_alone() -> None:
@@ -129,6 +129,7 @@ def test_a_learning_rate_that_blows_up_ends_the_test(command: Any) -> None:
     assert "suggest  nothing" in out
 
 
+@pytest.mark.slow
 def test_the_picture_is_saved_where_out_says(command: Any, tmp_path: Path) -> None:
     code, out, err = command("find-lr", *FAST, "--model", "tiny", "--out", "rates.png")
     assert code == 0, err
@@ -146,7 +147,7 @@ def test_the_picture_is_saved_where_out_says(command: Any, tmp_path: Path) -> No
         (["--schedule.warmup_steps", "3"], "--schedule.warmup-steps has no effect"),
         (["--out", "rates.jpg"], "must be a .png file in an existing folder"),
         (["--out", "nowhere/rates.png"], "must be a .png file in an existing folder"),
-        (["--tries", "3"], "tries is 3, but must be at least 10"),
+        (["--tries", "3"], "--tries is 3, but must be at least 10"),
         (["--lowest", "1", "--highest", "0.1"], "learning rates from 1 to 0.1"),
         (["quickstrat"], "unknown recipe 'quickstrat'"),
         (["--model", "resnet43"], "unknown model"),

@@ -23,6 +23,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def untimed(summary: dict[str, Any]) -> dict[str, Any]:
     return summary | {"together": together, "runs": [run | {"train_seconds": 0} for run in summary["runs"]]}
 
 
+@pytest.mark.slow
 def test_the_predictions_of_all_folds_are_scored_as_one_set(command: Any, tmp_path: Path) -> None:
     words = (*TINY, "--folds", 3, "--data.classes", "0,1,2,3", "--out")
     code, out, err = command(*words, "cv")
@@ -68,8 +70,16 @@ def test_the_predictions_of_all_folds_are_scored_as_one_set(command: Any, tmp_pa
     assert code == 0, err
     assert f"2 runs on the {len(rows)} images of the test split of digits" in " ".join(out.split())
     assert "scored on different test splits" in command.refuse("compare", "cv", "cv/fold-1")
+    assert command("report", "cv")[0] == 0
+    page = (folder / "report.html").read_text()
+    assert f'data-from="test/accuracy">{100 * pooled["accuracy"]:.2f} %' in page
+    assert f"On the {len(rows)} test images of all 3 folds" in page
+    for run in runs:
+        assert f'{run.path.name}</th><td class="number">{(run.final_metrics("test") or {})["images"]}</td>' in page
+    assert "resnetlab train quickstart --data.classes 0,1,2,3 --folds 3 --model tiny" in page
 
 
+@pytest.mark.slow
 def test_a_cross_validation_resumes_to_the_same_result(command: Any, tmp_path: Path) -> None:
     assert command(*TINY, "--folds", 2, "--out", "straight")[0] == 0
     words = (*TINY, "--folds", 2, "--out", "stopped")
@@ -77,6 +87,7 @@ def test_a_cross_validation_resumes_to_the_same_result(command: Any, tmp_path: P
     assert code == 6
     assert "fold 1: stopped by the time limit" in err
     assert read(tmp_path / "stopped")["pooled"] is None
+    assert "not all folds in stopped are scored" in command.refuse("report", "stopped")
     assert "was 2, now 3" in command.refuse(*TINY, "--folds", 3, "--out", "stopped", "--resume", "auto")
     assert command(*words, "--resume", "auto")[0] == 0
     assert untimed(read(tmp_path / "stopped")) == untimed(read(tmp_path / "straight"))
@@ -97,7 +108,10 @@ def test_a_cross_validation_resumes_to_the_same_result(command: Any, tmp_path: P
         (["--folds", "2", "--seeds", "2"], "--folds and --seeds cannot be combined"),
         (["--folds", "2", "--final-test", "never"], "keep --final-test once"),
         (["--folds", "2", "--data.fold", "1"], "--folds trains every fold; omit --data.fold"),
-        (["--data.folds", "2"], "which of them is missing; give --data.fold, or use --folds"),
+        (
+            ["--data.folds", "2"],
+            "the number of the fold is missing; give --data.fold, or train all folds with `resnetlab train --folds 2`",
+        ),
         (["--data.fold", "2"], "the number of folds is missing"),
         (["--data.folds", "2", "--data.fold", "3"], "must be in 1..2"),
         (["--folds", "2000"], "cannot be divided into 2000 folds"),

@@ -45,6 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patch.setattr(experiment, "draw_curves", lambda *_: None)
+        patch.setattr(experiment, "draw_batch", lambda *_: None)
         experiment.train(config_for(fill(root / "pets", cat=20, dog=20, owl=20)), root / "run")
     return root
 
@@ -243,11 +244,49 @@ def test_a_model_file_alone_recognises_its_data(root: Path) -> None:
     assert evaluate(alone, str(root / "pets"), "test", allow_changed_data=True)["images"] == 59
 
 
+@pytest.mark.parametrize("kind", ["file", "row", "file and row", "label"])
+def test_a_manifest_that_changed_is_named_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
+    data, table = fill(tmp_path / "pets", cat=15, dog=15), tmp_path / "pets.csv"
+    rows = {f"{name}/{i:02d}.png": name for name in ("cat", "dog") for i in range(15)}
+
+    def write() -> None:
+        table.write_text("\n".join(["file,label", *(f"{file},{label}" for file, label in rows.items())]))
+
+    write()
+    run = experiment.train(config_for(table, root=str(data)), tmp_path / "run")
+    first = stored(tmp_path, "test")[0]
+    if "file" in kind:
+        (data / first).unlink()
+    if "row" in kind:
+        del rows[first]
+    if kind == "label":
+        rows[first] = "dog" if rows[first] == "cat" else "cat"
+    write()
+    what = "in another class" if kind == "label" else "gone"
+    with pytest.raises(BadInput, match=rf"1 image is {what} \({first}\)"):
+        evaluate(run.path, split="test")
+    with pytest.raises(BadInput, match=rf"1 image is {what} \({first}\)"):
+        resume.resume(run.path, changes={"steps": 4})
+    scores = evaluate(run.path, split="test", allow_changed_data=True)
+    assert scores["images"] == len(stored(tmp_path, "test")) - 1
+    other = tmp_path / "other.csv"  # its files are relative to the same root
+    other.write_text("file,label\ncat/03.png,cat\ndog/04.png,dog")
+    others = evaluate(run.path, str(other), "test")
+    assert (others["images"], others["whole_folder"]) == (2, str(other))
+    assert scores["changed_data"]["moved" if kind == "label" else "gone"] == 1
+
+
 def test_images_that_were_skipped_count_and_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
     for part, number in (("train", 40), ("val", 3), ("test", 4)):
         fill(tmp_path / "pets" / part, number, cat=number, dog=number)
     for name in ("val/dog/00.png", "val/dog/01.png", "val/dog/02.png", "test/cat/00.png"):

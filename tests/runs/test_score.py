@@ -17,6 +17,7 @@ from resnetlab.errors import Stopped
 from resnetlab.evaluation.access_log import read
 from resnetlab.evaluation.calibration import tempered
 from resnetlab.evaluation.metrics import losses
+from resnetlab.inference.model_file import read_model
 from resnetlab.runs import build, experiment, recipes, resume, saved_data, score
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
@@ -28,6 +29,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 def tiny(**changes: Any) -> RunConfig:
@@ -45,6 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
         patched.setattr(experiment, "draw_curves", lambda *_: None)
+        patched.setattr(experiment, "draw_batch", lambda *_: None)
         return train(tmp_path_factory.mktemp("trained") / "run", epochs=2)
 
 
@@ -252,3 +255,18 @@ def test_augmented_scores_stand_beside_the_final_ones_and_say_what_they_are(run:
     assert run.final_metrics("test", tta) == scores
     assert run.evaluation("test", tta) == run.path / "evaluation" / f"test-{tta}"
     assert looks(run.access_log.files[0])[-1].tta == tta
+
+
+def test_mirror_images_that_training_did_not_have_are_warned_of(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(run.path, tta="none")
+    assert "mirror" not in caplog.text
+    evaluate(run.path, tta="flip")
+    assert "tta flip averages over mirror images, but the model was trained without them" in caplog.text
+    model = read_model(run.best)
+    for settings, expected in (
+        ({"augment": {"flip": False}}, False), ({"augment": {"flip": True}}, True), ({"augment": []}, True), (7, True),
+    ):  # fmt: skip
+        provenance = {**model.provenance, "settings": settings}
+        assert score.had_flips(dataclasses.replace(model, provenance=provenance)) is expected

@@ -29,6 +29,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -55,7 +56,9 @@ def stop_in_run(number: int, events: int, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(experiment, "fit", fit_with_signal)
 
 
-@pytest.mark.parametrize("events", [3, 6], ids=["within an epoch", "after it"])
+@pytest.mark.parametrize(
+    "events", [pytest.param(3, id="within an epoch"), pytest.param(6, id="after it", marks=pytest.mark.slow)]
+)
 def test_a_series_that_was_stopped_equals_one_that_was_not(command: Any, tmp_path: Path, events: int) -> None:
     assert command(*TINY, "--seeds", 3, "--seed", 4, "--out", "straight")[0] == 0
     with pytest.MonkeyPatch.context() as patched:
@@ -79,6 +82,7 @@ def test_a_series_that_was_stopped_equals_one_that_was_not(command: Any, tmp_pat
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+@pytest.mark.slow
 def test_each_seed_is_the_run_that_it_would_be_alone(command: Any, tmp_path: Path) -> None:
     assert command(*TINY, "--seeds", 2, "--out", "both")[0] == 0
     assert command(*TINY, "--seed", 1, "--out", "alone")[0] == 0
@@ -160,6 +164,7 @@ def test_a_series_keeps_its_settings(command: Any, tmp_path: Path) -> None:
     assert "all runs of a series have the same settings, but epochs was 1, now 2" in command.refuse("resume", "out")
 
 
+@pytest.mark.slow
 def test_runs_on_other_images_are_not_summed_up(command: Any, tmp_path: Path) -> None:
     assert command(*TINY, "--out", "out", "--seeds", 2)[0] == 0
     file = tmp_path / "out" / "seed-1" / "evaluation" / "test" / "metrics.json"
@@ -208,6 +213,7 @@ def test_the_time_limit_is_that_of_all_runs_together(tmp_path: Path, monkeypatch
     assert given == [(0, None), (1, None)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_deleted_is_trained_anew(command: Any, tmp_path: Path) -> None:
     assert command(*TINY, "--out", "out", "--seeds", 2)[0] == 0
     before = untimed(read(tmp_path / "out"))

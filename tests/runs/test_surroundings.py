@@ -31,6 +31,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs."""
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+    monkeypatch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
 
 
 def tiny(**changes: Any) -> RunConfig:

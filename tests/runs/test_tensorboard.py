@@ -69,6 +69,7 @@ def test_training_and_validation_share_a_chart() -> None:
 def test_a_run_with_tensorboard_leaves_its_epochs_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+    monkeypatch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
     pytest.importorskip("tensorboard")
     from resnetlab.runs import recipes
     from resnetlab.runs.experiment import train

@@ -14,7 +14,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.training.ema import WeightAverage
 
-TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
+TINY = Architecture("basic", (1, 1), width=8, stem="cifar")
 
 
 def step(model: nn.Module, optimizer: optim.Optimizer, seed: int) -> None:

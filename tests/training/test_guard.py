@@ -29,7 +29,7 @@ PLAN = Plan(steps=12, schedule=Schedule("constant", 0.05, 12, 4), loss_fn=torch.
 
 
 def state(optimizer: str, *, skips: int) -> TrainState:
-    model = build_model(Architecture("basic", (1, 1), width=4, stem="cifar"), 3, in_channels=1)
+    model = build_model(Architecture("basic", (1, 1), width=8, stem="cifar"), 3, in_channels=1)
     return TrainState.begin(model, make_optimizer(model, optimizer, lr=0.05), RUNTIME, skips=skips)
 
 

@@ -18,7 +18,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.zoo import Architecture
 from resnetlab.training.optim import OPTIMIZERS, make_optimizer
 
-TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
+TINY = Architecture("basic", (1, 1), width=8, stem="cifar")
 
 
 def network() -> ResNet:
@@ -125,6 +125,7 @@ for name in OPTIMIZERS:
 """
 
 
+@pytest.mark.slow
 def test_training_imports_no_compiler() -> None:
     """torch's optimisers do: 1 s and 100 MB before the first step."""
     done = subprocess.run([sys.executable, "-c", TRAINS], capture_output=True, text=True, check=False)

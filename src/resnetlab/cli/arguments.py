@@ -6,17 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from resnetlab.cli.parsing import Arguments, Metavar, Positional, read_settings
+from resnetlab.cli.config_file import read_settings
+from resnetlab.cli.options import Arguments, Metavar, Positional, Short
 from resnetlab.errors import BadInput, BadSettings, printable
 from resnetlab.runs import recipes
 from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig
 from resnetlab.runs.recipes import RECIPES
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 File = Metavar("FILE")
 Folder = Metavar("FOLDER")
 
-RECIPE_FOR = {"digits": "quickstart", "cifar10": "cifar10-resnet18", "cifar100": "cifar10-resnet18"}
+RECIPE_FOR = {
+    "digits": "quickstart",
+    **dict.fromkeys(("cifar10", "cifar100"), "cifar10-resnet18"),
+    **dict.fromkeys(("mnist", "fashion-mnist", "svhn"), "mnist"),
+}
 
 
 class RecipeArguments(Arguments):
@@ -25,7 +31,7 @@ class RecipeArguments(Arguments):
     settings: ClassVar[type[RunConfig] | None] = RunConfig
     recipe: Annotated[str | None, Positional("[RECIPE]")] = None
     """recipe to start from; default: depends on --data: quickstart for digits, cifar10-resnet18 for cifar10 and
-    cifar100, folder for a folder"""
+    cifar100, mnist for mnist, fashion-mnist and svhn, folder for a folder and other data sets"""
     config: Annotated[Path | None, File] = None
     """a .json or .toml file with settings of the run, such as the config.json of another run"""
 
@@ -76,6 +82,10 @@ class TrainArguments(RecipeArguments):
     )
     out: Annotated[Path | None, Folder] = None
     """folder of the run, new or empty; default: runs/RECIPE-NNN"""
+    minutes: Annotated[float | None, Metavar("MINUTES")] = None
+    """length of the run in minutes, final scores included: 20 steps are measured, and the number of steps that fits is
+    stored in the run's config, so that it can be repeated; instead of --epochs or --steps; default: the recipe's
+    length"""
     max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
     """save a checkpoint and stop after this many minutes, with exit code 6; default: no limit"""
     resume: Literal["auto"] | None = None
@@ -86,6 +96,9 @@ class TrainArguments(RecipeArguments):
     folds: int | None = None
     """cross-validation: number of folds, each the test split of one run in a sub-folder of --out; all predictions are
     then scored as one set; default: off"""
+    process_timeout: Annotated[float | None, Metavar("SECONDS")] = None
+    """with several processes (torchrun): time after which one that does not answer is given up, and all end; default:
+    300"""
     print_config: bool = False
     """print all settings as JSON and exit without training"""
 
@@ -108,6 +121,21 @@ class DoctorArguments(RecipeArguments):
     """print everything, with all files of every finding, as JSON"""
 
 
+class InfoArguments(Arguments):
+    """Show everything that a model file contains besides the weights: network, classes, preprocessing, temperature,
+    rejection thresholds, the agreement of other precisions with fp32, scores, recipe, data, versions and licence.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab info runs/quickstart-001",
+        "resnetlab info best.safetensors --json",
+    )
+    source: Annotated[str, Positional("MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
+    json_: bool = False
+    """print everything, with all class names and digests, as JSON"""
+
+
 class LabelIssuesArguments(Arguments):
     """List the images of a run whose labels are probably wrong, the most suspect first: validation images that the
     network, which was not trained on them, is sure to be of another class.
@@ -118,13 +146,84 @@ class LabelIssuesArguments(Arguments):
 
     examples: ClassVar[tuple[str, ...]] = ("resnetlab label-issues runs/folder-001 --out labels",)
     run: Annotated[Path, Positional("RUN")]
-    """folder of a run, or of a series of folds"""
+    """folder of a run or of a series of folds, or its name in ./runs"""
     out: Annotated[Path | None, Folder] = None
     """folder for labels.csv and label-issues.html; default: label-issues in RUN"""
     json_: bool = False
     """print the suspected images as JSON"""
     device: Device = "auto"
     """device to compute on; auto: CUDA, else MPS, else CPU"""
+
+
+class ImportArguments(Arguments):
+    """Make a model file of weights that another program saved: torchvision, timm, a training script, a published
+    network of CIFAR.
+
+    Read are files of torch.save (.pth, .pt, .th, .pth.tar, .ckpt, .bin) and .safetensors that contain weights alone;
+    no code in them is run. What was renamed and what had to be assumed is printed. Weights that do not fit are refused.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab import resnet18-f37072fd.pth --classes imagenet",
+        "resnetlab import resnet20.th --model resnet20 --classes names.txt --image-size 32 "
+        "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225",
+    )
+    file: Annotated[Path, Positional("FILE")]
+    """file with the weights"""
+    classes: Annotated[str | None, Metavar("FILE|imagenet")] = None
+    """names of the classes in the order of the outputs, which must be given: a file with one per line, a JSON list, or
+    a JSON object from index to name or from name to index; imagenet: the 1,000 names of torchvision; default: none"""
+    model: Annotated[str, Metavar("NAME|auto")] = "auto"
+    """network of the weights, as in `resnetlab models`; auto: the one with these shapes, if there is only one"""
+    out: Annotated[Path | None, File] = None
+    """model file to write, a new one; default: NAME.safetensors"""
+    image_size: int | None = None
+    """side of the network's input in pixels; default: what is known about the file, else it must be given"""
+    resize_to: int | None = None
+    """side in pixels to which images are resized before the centre is taken; default: what is known about the file,
+    else --image-size up to 64, above it 256/224 of it"""
+    mean: Annotated[tuple[float, ...] | None, Metavar("X")] = None
+    """mean of each channel in training, of pixels in [0, 1]; default: what is known about the file, else it must be
+    given"""
+    std: Annotated[tuple[float, ...] | None, Metavar("X")] = None
+    """standard deviation of each channel in training; default: as --mean"""
+    fit: Literal["crop", "squash", "pad"] | None = None
+    """how images become square; crop: resize the short side, take the centre; squash: ignore the aspect ratio; pad:
+    resize the long side, fill with black; default: what is known about the file, else crop"""
+    stem: Literal["auto", "imagenet", "cifar"] = "auto"
+    """first layers; auto: by the kernel of the first convolution, 7x7 is imagenet, 3x3 is cifar"""
+
+
+class CardArguments(Arguments):
+    """Write the card of a model, README.md with the metadata that the Hugging Face Hub reads, into a folder with the
+    model file, its settings and figures. Everything in it comes from the model file and its run.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab card runs/quickstart-001 --out digits --license mit",)
+    source: Annotated[str, Positional("RUN|MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
+    out: Annotated[Path | None, Folder] = None
+    """folder to write, new or empty; default: card in the run, or beside the model file"""
+    license: str | None = None
+    """licence of the weights: an SPDX name such as apache-2.0, or an address; default: that of the model file"""
+
+
+class PushArguments(Arguments):
+    """Upload a model with its card to the Hugging Face Hub, in one commit. The repository is created if there is none.
+
+    Log in first: hf auth login. `resnetlab.load("hf:OWNER/NAME")` and `resnetlab predict hf:OWNER/NAME IMAGE` use the
+    model again.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab push runs/quickstart-001 me/digits --private --license mit",)
+    source: Annotated[str, Positional("RUN|MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
+    repository: Annotated[str, Positional("OWNER/NAME")]
+    """name of the repository on the Hub"""
+    private: bool = False
+    """create a repository that only you see; default: everybody"""
+    license: str | None = None
+    """licence of the weights: an SPDX name such as apache-2.0, or an address; default: that of the model file"""
 
 
 class FindLrArguments(RecipeArguments):
@@ -136,7 +235,7 @@ class FindLrArguments(RecipeArguments):
 
     unused: ClassVar[tuple[str, ...]] = (
         *("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite", "tensorboard"),
-        *("schedule.", "checkpoint."),
+        *("schedule.", "checkpoint.", "license"),
     )
     examples: ClassVar[tuple[str, ...]] = ("resnetlab find-lr cifar10-resnet18 --out rates.png",)
     lowest: float = 1e-6
@@ -166,14 +265,17 @@ class ResumeArguments(Arguments):
     )
     settings: ClassVar[type[RunConfig] | None] = RunConfig
     run: Annotated[Path, Positional("RUN")]
-    """folder of a run or of a series"""
+    """folder of a run or of a series, or its name in ./runs"""
     allow_change: Annotated[tuple[str, ...], Metavar("SETTING")] = ()
     """settings that may change, by path, such as optim.lr; epochs: the length of an unfinished run; default: none"""
     strict_resume: bool = False
     """refuse to continue if the result could differ from that of an uninterrupted run, for example because of another
-    torch version, thread count or precision"""
+    torch version, thread count, precision or number of processes"""
     max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
     """save a checkpoint and stop after this many minutes, with exit code 6; default: no limit"""
+    process_timeout: Annotated[float | None, Metavar("SECONDS")] = None
+    """with several processes (torchrun): time after which one that does not answer is given up, and all end; default:
+    300"""
 
 
 class EvaluateArguments(Arguments):
@@ -185,17 +287,17 @@ class EvaluateArguments(Arguments):
         "resnetlab evaluate runs/quickstart-001",
         "resnetlab evaluate best.safetensors --data FOLDER",
     )
-    source: Annotated[Path, Positional("RUN|MODEL")]
-    """folder of a run, or a model file"""
+    source: Annotated[str, Positional("RUN|MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
     data: Annotated[str | None, Metavar("NAME|FOLDER|FILE")] = None
-    """other data to score on: digits, cifar10 or cifar100; a folder with one sub-folder per class, or a .csv file that
-    lists images, all of it; one with a test or val split; or the new place of the run's own data; default: the data of
-    the run"""
+    """other data to score on: the name of a data set, such as cifar10; a folder with one sub-folder per class, or a
+    .csv file that lists images, all of it; one with a test or val split; or the new place of the run's own data;
+    default: the data of the run"""
     split: Literal["val", "test"] = "val"
     """split to score on; each use of the test split is recorded in the run's access log"""
     tta: Literal["none", "flip", "flip-shift"] = "none"
     """test-time augmentation; flip: average over the image and its mirror image; flip-shift: also over both shifted by
-    one pixel"""
+    one pixel; for networks that were trained on mirrored images"""
     json_: bool = False
     """print metrics.json instead of a table"""
     out: Annotated[Path | None, Folder] = None
@@ -207,6 +309,130 @@ class EvaluateArguments(Arguments):
     """write the probability of every class to predictions.csv"""
     device: Device = "auto"
     """device to compute on; auto: CUDA, else MPS, else CPU"""
+
+
+class PredictArguments(Arguments):
+    """Predict the classes of images of any size and format: a table on a terminal, a line per image in a pipe.
+
+    Of a folder, all images in it and below it are predicted, in natural order. Hidden files, and files that are not
+    named like an image, are skipped and counted. A line has the file, the class, its probability, and further classes,
+    separated by tabs. The model file's temperature is applied to all probabilities.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab predict runs/folder-001 cat.jpg",
+        "resnetlab predict model.safetensors photos --csv photos.csv --resume",
+        "resnetlab predict model.safetensors photos --sort-into sorted --reject 0.05",
+        "resnetlab predict runs/folder-001 - --jsonl < list.txt",
+    )
+    model: Annotated[str, Positional("MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
+    paths: Annotated[tuple[str, ...], Positional("PATH ...")]
+    """images, folders of images, patterns in quotes such as 'photos/**/*.jpg', or - for a list of paths on stdin, one a
+    line"""
+    null: Annotated[bool, Short("-0")] = False
+    """the paths on stdin are separated by null characters, as by find -print0; default: by line feeds"""
+    top_k: Annotated[int | None, Metavar("K")] = None
+    """number of classes for each image, the most probable first, 1 to the number of classes; default: 3, and 1 in a CSV
+    file"""
+    all_probabilities: bool = False
+    """list every class; in a CSV file, add a column for the probability of each class"""
+    json_: bool = False
+    """print one JSON list: file, predicted, probability and top for each image"""
+    jsonl: bool = False
+    """print one JSON object a line"""
+    csv: Annotated[Path | None, File] = None
+    """write file, predicted and probability into a .csv file, which must not exist without --resume; a second file,
+    FILE.json, names the model"""
+    resume: bool = False
+    """continue the file of --csv with the images that are not in it yet, if it is of the same model and options"""
+    reject: Annotated[float | None, Metavar("RISK")] = None
+    """answer "none of these" if the highest probability is too low: at most the share RISK of the other answers is
+    wrong, on images like the validation images; the model file lists the risks that it has thresholds for; default: off
+    """
+    bad_images: Literal["error", "skip"] = "error"
+    """error: stop at a file that cannot be read as an image; skip: name and count it, and continue"""
+    save_figure: Annotated[Path | None, File] = None
+    """draw a contact sheet with up to 48 images, drawn at random, into a .png, .svg or .pdf file"""
+    sort_into: Annotated[Path | None, Folder] = None
+    """put a link to each image into a sub-folder named after its class, or "none of these", of a new, empty, or already
+    sorted folder; nothing is replaced"""
+    link: bool = False
+    """with --sort-into: symbolic links (the default)"""
+    copy_: bool = False
+    """with --sort-into: copies instead of links"""
+    device: Device = "auto"
+    """device to compute on; auto: CUDA, else MPS, else CPU"""
+    precision: Precision = "auto"
+    """precision to compute in; auto: the fastest of the device, if its class was that of fp32 on 99.9 % of the
+    validation images at the end of the training, else fp32"""
+
+
+class ExplainArguments(Arguments):
+    """Explain the predictions for images: for the most probable classes, the places that are evidence for them, by
+    Grad-CAM and by occlusion, and how well the two agree; and the most similar training images.
+
+    Writes a picture for each image, NAME.explain.png, and one page of all of them, explanations.html. Files of an
+    earlier call in the same folder are replaced, others never. Of a folder, all images in it and below it are
+    explained.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab explain runs/folder-001 cat.jpg dog.jpg",
+        "resnetlab explain model.safetensors photos --data FOLDER --out explained",
+    )
+    model: Annotated[str, Positional("MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
+    images: Annotated[tuple[str, ...], Positional("IMAGE ...")]
+    """images, folders of images, or patterns in quotes such as 'photos/**/*.jpg'"""
+    out: Annotated[Path | None, Folder] = None
+    """folder for the pictures and the page; default: explanations, with --json none"""
+    top_k: Annotated[int | None, Metavar("K")] = None
+    """number of classes to explain, the most probable first, 1 to the number of classes; default: 3"""
+    similar: Annotated[int, Metavar("N")] = 5
+    """number of similar images, 0 to 100; default: 5. The features of the training images are computed once, and kept
+    in the folder of the run"""
+    data: Annotated[str | None, Metavar("NAME|FOLDER|FILE")] = None
+    """images to compare with: a folder, a .csv file that lists images, or the name of a data set, such as cifar10;
+    default: the training images of the run"""
+    bad_images: Literal["error", "skip"] = "error"
+    """error: stop at a file that cannot be read as an image; skip: name and count it, and continue"""
+    json_: bool = False
+    """print the numbers as JSON"""
+    device: Device = "auto"
+    """device to compute on; auto: CUDA, else MPS, else CPU"""
+
+
+class ExportArguments(Arguments):
+    """Write a model for other programs, and verify it on real images before it gets its name: same classes, same
+    probabilities, size, and time for a batch of 1 and of 64. An export that gives other answers is not written.
+
+    Everything after decoding is inside onnx, int8 and pt2: they take uint8 pixels of any size. The facts are in a .json
+    file beside the export.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab export runs/quickstart-001 --format onnx",
+        "resnetlab export runs/quickstart-001 --format int8 --out small.onnx",
+        "resnetlab export best.safetensors --format onnx --images photos --triton models",
+    )
+    source: Annotated[str, Positional("RUN|MODEL")]
+    """a model file, the folder of a run, the name of a run in ./runs, or hf:OWNER/NAME on the Hugging Face Hub"""
+    format: Literal["onnx", "int8", "torchvision", "timm", "pt2"] = "onnx"
+    """onnx: in fp32; int8: ONNX with 8-bit integers, calibrated on training images; torchvision: state dict; timm:
+    folder for timm.create_model; pt2: program of torch.export"""
+    out: Annotated[Path | None, File] = None
+    """file to write, for timm a new folder; only an earlier export is replaced; default: beside the model file, such as
+    best.onnx"""
+    images: Annotated[tuple[Path, ...], Metavar("FILE|FOLDER")] = ()
+    """images to verify the export with; needed for a model file without its run; default: validation images of the
+    run"""
+    triton: Annotated[Path | None, Folder] = None
+    """write onnx or int8 into this model repository of Triton Inference Server, with its configuration; default: off"""
+    max_drop: Annotated[float, Metavar("POINTS")] = 0.5
+    """largest loss of validation accuracy of int8, in percentage points"""
+    json_: bool = False
+    """print what was measured as JSON"""
 
 
 class CompareArguments(Arguments):
@@ -221,7 +447,7 @@ class CompareArguments(Arguments):
         "resnetlab compare runs/sgd-seeds runs/adam-seeds --latex table.tex --csv table.csv",
     )
     runs: Annotated[tuple[Path, ...], Positional("RUN RUN ...")] = ()
-    """folders of runs or series, two or more"""
+    """folders of runs or series, or their names in ./runs, two or more"""
     split: Literal["val", "test"] | None = None
     """split whose scores are compared; scores on val are too good, because the best epoch was selected on it; default:
     test if all runs were scored on it, else val"""
@@ -259,7 +485,7 @@ class BaselineArguments(Arguments):
     """seed of initialisation, image order and augmentation"""
     device: Device = "auto"
     """device to train on; auto: CUDA, else MPS, else CPU"""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """number format for training; auto: bf16 where supported, else fp32"""
     out: Annotated[Path | None, Folder] = None
     """folder for the three runs and the page that compares them; default: runs/baseline-DATA"""
@@ -268,15 +494,15 @@ class BaselineArguments(Arguments):
 
 
 class ReportArguments(Arguments):
-    """Write the report of a run: one HTML file with its scores, curves, classes, calibration and mistakes, and the
-    command that reproduces it.
+    """Write the report of a run or a cross-validation: one HTML file with its scores, curves, classes, calibration and
+    mistakes, and the command that reproduces it.
     """
 
     examples: ClassVar[tuple[str, ...]] = ("resnetlab report runs/quickstart-001",)
     run: Annotated[Path, Positional("RUN")]
-    """folder of a run"""
+    """folder of a run or of a cross-validation, or its name in ./runs"""
     out: Annotated[Path | None, File] = None
-    """file to write; default: report.html in the run"""
+    """.html file to write; default: report.html in the folder"""
 
 
 class RunsArguments(Arguments):
@@ -298,7 +524,8 @@ class ModelsArguments(Arguments):
         "resnetlab models resnet34 --image cat.png --save-figure activations.png",
     )
     name: Annotated[str | None, Positional("[NAME|MODEL|RUN]")] = None
-    """network to show stage by stage: a name from the list, a model file, or the folder of a run; default: list all"""
+    """network to show stage by stage: a name from the list, a model file, the folder of a run, or its name in
+    ./runs; default: list all"""
     image: Annotated[Path | None, File] = None
     """image to send through the network: print mean and standard deviation of the output of each stage"""
     save_figure: Annotated[Path | None, File] = None
@@ -309,3 +536,51 @@ class ModelsArguments(Arguments):
     """first layers; imagenet: 7x7/2 convolution and max pooling; cifar: 3x3/1; auto: cifar up to --image-size 64"""
     classes: int | None = None
     """number of classes; default: 1000, or 10 for the CIFAR networks"""
+
+
+class ServeArguments(Arguments):
+    """Serve models over HTTP: POST /predict with the bytes of an image answers the most probable classes as JSON, and
+    the page at / shows them for pictures that you drop, paste or take. Needs pip install 'resnetlab[serve]'.
+
+    Images that arrive at the same time are computed together. SIGTERM or Ctrl-C stops the server after it has answered
+    what it accepted. The access log, one JSON object per request, goes to stdout.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab serve runs/quickstart-001",
+        "resnetlab serve --name birds=birds.safetensors --name fish=fish.safetensors --port 8080",
+        "resnetlab serve best.safetensors --host 0.0.0.0 --allow-host birds.example.org --token-file token.txt",
+    )
+    models: Annotated[tuple[str, ...], Positional("MODEL ...")] = ()
+    """model files, run folders, names of runs in ./runs, or hf:OWNER/NAME; the first is the default, others are chosen
+    by ?model=NAME, where NAME is the name of the file without its suffix, or of the run folder"""
+    name: Annotated[tuple[str, ...], Metavar("NAME=MODEL")] = ()
+    """further models with names of your own"""
+    host: Annotated[str, Metavar("ADDRESS")] = "127.0.0.1"
+    """address to serve at; 0.0.0.0 or :: for all networks of this machine"""
+    port: int = 8000
+    """port to serve at; 0: any free one"""
+    workers: int = 1
+    """number of processes, each with its own copy of the models; one that ends is replaced"""
+    precision: Precision = "auto"
+    """precision to compute in; auto: the fastest of the device, if its class was that of fp32 on 99.9 % of the
+    validation images at the end of the training, else fp32"""
+    token_file: Annotated[Path | None, File] = None
+    """file with a token that requests must have in the header Authorization: Bearer TOKEN; default: none"""
+    allow_host: Annotated[tuple[str, ...], Metavar("NAME")] = ()
+    """names in the Host header to accept, besides the address and localhost"""
+    reject: Annotated[float | None, Metavar("RISK")] = None
+    """mark predictions whose probability is below the threshold that was fitted on validation for this risk, as the
+    option of predict; default: none"""
+    max_mb: float = 20
+    """largest body of a request in MB"""
+    max_images: int = 256
+    """images that may wait at once; further requests are answered with 503"""
+    max_batch: int = 64
+    """images that go through the network at once, and most images of one request"""
+    timeout: Annotated[float, Metavar("SECONDS")] = 30
+    """time in which a client must send the body of a request"""
+    no_access_log: bool = False
+    """write no access log"""
+    device: Device = "auto"
+    """device to compute on; auto: CUDA, else MPS, else CPU"""

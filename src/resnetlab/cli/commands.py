@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnetlab.cli.arguments import (
     BaselineArguments,
+    CardArguments,
     CompareArguments,
     DoctorArguments,
     EvaluateArguments,
+    ExplainArguments,
+    ExportArguments,
     FindLrArguments,
+    ImportArguments,
+    InfoArguments,
     LabelIssuesArguments,
     ModelsArguments,
+    PredictArguments,
+    PushArguments,
     ReportArguments,
     ResumeArguments,
     RunsArguments,
+    ServeArguments,
     TrainArguments,
 )
-from resnetlab.cli.parsing import flag, json_text, parse
+from resnetlab.cli.config_file import json_text
+from resnetlab.cli.options import flag
+from resnetlab.cli.parsing import parse
 from resnetlab.cli.words import in_flags
+from resnetlab.distributed import is_main_process, joined, require_one_process
 from resnetlab.errors import BadInput, printable
-from resnetlab.runs.config import SHORT_FLAGS, flat
+from resnetlab.runs.config import LENGTH, SHORT_FLAGS
+from resnetlab.runs.differences import flat
 from resnetlab.runs.effects import chosen, without_effect
 from resnetlab.runs.log import LOGGER
 
@@ -33,9 +46,12 @@ def train(arguments: Sequence[str]) -> None:
     if given.folds is not None:
         require_folds(given)
         given = given.model_copy(update={"changes": with_folds(given.changes, given.folds)})
+    if given.minutes is not None:
+        require_minutes_alone(given)
     config = given.run_config()
     if given.print_config:
-        print(json_text(config.to_json()))
+        if is_main_process():
+            print(json_text(config.to_json()))
         return
     if given.resume and given.out is None:
         raise BadInput("--resume auto continues the run in --out; give --out FOLDER too")
@@ -45,23 +61,56 @@ def train(arguments: Sequence[str]) -> None:
     from resnetlab.runs.build import resolved
     from resnetlab.runs.experiment import train
     from resnetlab.runs.resume import resume
+    from resnetlab.runtime import choose_device
 
     tune()
-    with Console() as console, stop_on_signals() as stop:
+    count = given.folds or given.seeds
+    if count is not None:
+        require_one_process("--folds" if given.folds else "--seeds")
+    device = choose_device(config.device).type
+    with (
+        joined(device, given.process_timeout) as processes,
+        Console(quiet=not processes.is_main) as console,
+        stop_on_signals() as stop,
+    ):
         for sentence in without_effect(config, [path for path in flat(given.changes) if path not in chosen(config)]):
             LOGGER.warning(sentence)  # `train` warns of the others
         watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
-        count = given.folds or given.seeds
+        out, is_begun = given.out, False
+        if given.resume and out:
+            is_begun = processes.from_main(partial(is_run, out))
         if count is not None:
             from resnetlab.cli import tables
             from resnetlab.runs.seeds import train_series
 
             is_resumed = given.resume is not None
             tables.show_series(train_series(config, count, given.out, resume=is_resumed, **watched))
-        elif given.resume and given.out and (given.out / "config.json").exists():
-            resume(given.out, changes=resolved(config).to_json(), **watched)
+        elif is_begun and out:
+            changes = resolved(config).to_json()
+            if given.minutes is not None:  # the run keeps the length that was planned when it began
+                changes = {name: value for name, value in changes.items() if name not in LENGTH}
+            resume(out, changes=changes, processes=processes, **watched)
         else:
-            train(config, given.out, **watched)
+            train(config, out, minutes=given.minutes, processes=processes, **watched)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "config.json").exists()
+
+
+def require_minutes_alone(given: TrainArguments) -> None:
+    """Raise BadInput for a planned length beside another length, or where no run is trained from its beginning."""
+    for name in sorted(LENGTH & given.changes.keys()):
+        raise BadInput(f"--minutes plans the length of the run, and --{name} gives it; omit one of them")
+    if given.folds or given.seeds:
+        which = "--folds" if given.folds else "--seeds"
+        raise BadInput(
+            f"--minutes plans one run, and all runs of {which} have one length; train one run, then give its --steps"
+        )
+    if given.print_config:
+        raise BadInput(
+            "--minutes plans the length from measured steps, so --print-config cannot show it; omit one of them"
+        )
 
 
 def require_folds(given: TrainArguments) -> None:
@@ -127,6 +176,7 @@ def doctor(arguments: Sequence[str]) -> None:
     with Console(quiet=given.json_):
         found = diagnose(config, with_data=with_data)
     found.findings = [replace(finding, sentence=in_flags(finding.sentence)) for finding in found.findings]
+    found.data = {name: in_flags(fact) for name, fact in found.data.items()}
     if given.json_:
         tables.show_json(found.to_json())
     else:
@@ -150,14 +200,22 @@ def resume(arguments: Sequence[str]) -> None:
     from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
     from resnetlab.cli.signals import stop_on_signals
+    from resnetlab.inference.sources import run_source
     from resnetlab.runs.folder import RunFolder
     from resnetlab.runs.series import Series, is_series
+    from resnetlab.runtime import choose_device
 
     tune()
-    run = given.run
+    run = run_source(given.run)
+    if is_series(run):
+        require_one_process("a series of runs")
     had = Series.open(run).config if is_series(run) else RunFolder.open(run).config
     config = had.changed(given.changes)
-    with Console() as console, stop_on_signals() as stop:
+    with (
+        joined(choose_device(config.device).type, given.process_timeout) as processes,
+        Console(quiet=not processes.is_main) as console,
+        stop_on_signals() as stop,
+    ):
         watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
         if is_series(run):
             from resnetlab.cli import tables
@@ -168,7 +226,7 @@ def resume(arguments: Sequence[str]) -> None:
             from resnetlab.runs.resume import resume
 
             strict, allowed = given.strict_resume, given.allow_change
-            resume(run, changes=config.to_json(), allowed=allowed, strict=strict, **watched)
+            resume(run, changes=config.to_json(), allowed=allowed, strict=strict, processes=processes, **watched)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -198,18 +256,60 @@ def evaluate(arguments: Sequence[str]) -> None:
         tables.print_line(score.test_set_line(score.access_log_of(given.source), result))
 
 
+def predict(arguments: Sequence[str]) -> None:
+    given = parse(PredictArguments, arguments, "resnetlab predict")
+    require_compatible(given)
+    require_figure(given.save_figure, None)
+    from resnetlab.cli.prediction import predict
+    from resnetlab.cli.process import tune
+
+    tune()
+    predict(given)
+
+
+def require_compatible(given: PredictArguments) -> None:
+    """Raise BadInput for options that exclude or need each other."""
+    outputs = [
+        name for name, is_given in (("--json", given.json_), ("--jsonl", given.jsonl), ("--csv", given.csv)) if is_given
+    ]
+    for pair in (outputs, ["--link"] * given.link + ["--copy"] * given.copy_):
+        if len(pair) > 1:
+            raise BadInput(f"{' and '.join(pair)} exclude each other; give one of them")
+    if given.all_probabilities and given.top_k is not None:
+        raise BadInput("--all-probabilities lists every class; omit --top-k")
+    for name, is_given, needed, has in (
+        ("--resume", given.resume, "--csv", given.csv),
+        ("--link", given.link, "--sort-into", given.sort_into),
+        ("--copy", given.copy_, "--sort-into", given.sort_into),
+        ("-0", given.null, "- for the list on stdin", "-" in given.paths),
+    ):
+        if is_given and not has:
+            raise BadInput(f"{name} needs {needed}")
+    if given.paths.count("-") > 1:
+        raise BadInput("- is given twice, but there is one list on stdin")
+    csv = given.csv
+    if csv is not None and (csv.suffix.lower() != ".csv" or not csv.parent.is_dir() or csv.is_dir()):
+        raise BadInput(f"--csv is {printable(csv)}, but must be a .csv file in an existing folder")
+    if csv is not None and csv.exists() and not given.resume:
+        raise BadInput(f"{printable(csv)} exists; add --resume to continue it, or give another name")
+
+
 def label_issues(arguments: Sequence[str]) -> None:
     given = parse(LabelIssuesArguments, arguments, "resnetlab label-issues")
     from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
+    from resnetlab.inference.sources import run_source
     from resnetlab.report.doctor import write_label_issues
     from resnetlab.runs.label_issues import TABLE, examine_labels, write_labels
 
     tune()
-    out = given.out or given.run / "label-issues"
+    run = run_source(given.run)
+    out = given.out or run / "label-issues"
     if (out / TABLE).exists() and not given.json_:
         raise BadInput(f"{printable(out / TABLE)} exists and may hold corrections; give another folder with --out")
-    examined = examine_labels(given.run, given.device)
+    with Console(quiet=given.json_):
+        examined = examine_labels(run, given.device)
     if given.json_:
         tables.show_json({"examined": len(examined.names), "suspects": [s.to_json() for s in examined.suspects()]})
         if given.out is None:
@@ -224,6 +324,69 @@ def label_issues(arguments: Sequence[str]) -> None:
             tables.print_line(f"correct the column label in it, then: {again}")
 
 
+def explain(arguments: Sequence[str]) -> None:
+    given = parse(ExplainArguments, arguments, "resnetlab explain")
+    from resnetlab.cli.explanation import explain
+    from resnetlab.cli.process import tune
+
+    tune()
+    explain(given)
+
+
+def card(arguments: Sequence[str]) -> None:
+    given = parse(CardArguments, arguments, "resnetlab card")
+    from resnetlab.cli import tables
+    from resnetlab.report.card import card
+
+    tables.print_line(f"the card is {card(given.source, given.out, license=given.license) / 'README.md'}")
+
+
+def push(arguments: Sequence[str]) -> None:
+    given = parse(PushArguments, arguments, "resnetlab push")
+    from resnetlab.cli import tables
+    from resnetlab.report.card import push
+
+    address = push(given.source, given.repository, private=given.private, license=given.license)
+    tables.print_line(f"uploaded: {address}")
+    tables.print_line(f"use it: resnetlab predict hf:{given.repository} IMAGE")
+
+
+def import_weights(arguments: Sequence[str]) -> None:
+    given = parse(ImportArguments, arguments, "resnetlab import")
+    if given.classes is None:
+        raise BadInput("weights have no class names: give a file with --classes, one name per line")
+    from resnetlab.cli import tables
+    from resnetlab.inference.importing import import_model
+
+    options = {name: value for name, value in dict(given).items() if name not in ("file", "changes")}
+    tables.show_import(import_model(given.file, **options))
+
+
+def export(arguments: Sequence[str]) -> None:
+    given = parse(ExportArguments, arguments, "resnetlab export")
+    from resnetlab.cli import tables
+    from resnetlab.cli.process import tune
+    from resnetlab.runs.export import export
+
+    tune()
+    images = given.images or None
+    written = export(given.source, given.format, given.out, images=images, triton=given.triton, max_drop=given.max_drop)
+    if given.json_:
+        tables.show_json({"path": str(written.path), **written.facts})
+        return
+    for line in written.lines():
+        tables.print_line(line)
+
+
+def info(arguments: Sequence[str]) -> None:
+    given = parse(InfoArguments, arguments, "resnetlab info")
+    from resnetlab.cli import tables
+    from resnetlab.cli.description import ModelDescription
+
+    found = ModelDescription.of(given.source)
+    tables.show_json(found.to_json()) if given.json_ else tables.show_info(found)
+
+
 def compare(arguments: Sequence[str]) -> None:
     given = parse(CompareArguments, arguments, "resnetlab compare")
     for option, file, suffix in (("--latex", given.latex, ".tex"), ("--csv", given.csv, ".csv")):
@@ -231,19 +394,23 @@ def compare(arguments: Sequence[str]) -> None:
             raise BadInput(f"{option} is {printable(file)}, but must be a {suffix} file in an existing folder")
     from resnetlab.cli import tables
     from resnetlab.evaluation.comparison import SummaryTable
+    from resnetlab.inference.sources import run_source
     from resnetlab.report.comparison import write_comparison
     from resnetlab.report.score_table import write_latex, write_scores_csv
     from resnetlab.runs import compare
-    from resnetlab.runs.series import has_seeds
+    from resnetlab.runs.build import require_outside
+    from resnetlab.runs.series import Pooled, has_seeds
 
-    written = []
-    if any(map(has_seeds, given.runs)):
+    written, runs = [], [run_source(run) for run in given.runs]
+    if any(map(has_seeds, runs)):
         if given.out is not None:
             raise BadInput("--out writes a page about single runs; for a series use --latex, --csv or --json")
-        summaries = compare.summarize(given.runs, given.split)
+        summaries = compare.summarize(runs, given.split)
         tables.show_json(summaries.to_json()) if given.json_ else tables.show_summaries(summaries)
     else:
-        comparison = compare.compare(given.runs, given.split)
+        for run in runs:
+            require_outside(given.out, Pooled.open(run).config.data.name)
+        comparison = compare.compare(runs, given.split)
         summaries = SummaryTable.of(comparison)
         tables.show_json(comparison.to_json()) if given.json_ else tables.show_comparison(comparison)
         if given.out is not None:
@@ -279,6 +446,8 @@ def baseline(arguments: Sequence[str]) -> None:
 
 def report(arguments: Sequence[str]) -> None:
     given = parse(ReportArguments, arguments, "resnetlab report")
+    if given.out is not None and (given.out.suffix != ".html" or not given.out.parent.is_dir() or given.out.is_dir()):
+        raise BadInput(f"--out is {printable(given.out)}, but must be an .html file in an existing folder")
     from resnetlab.cli import tables
     from resnetlab.report.write import write_report
 
@@ -313,6 +482,28 @@ def models(arguments: Sequence[str]) -> None:
         tables.print_line(f"the figure is {given.save_figure}")
 
 
+def serve(arguments: Sequence[str]) -> None:
+    given = parse(ServeArguments, arguments, "resnetlab serve")
+    from resnetlab.cli.serving import named_models, require_packages, settings_of, warnings_of
+
+    sources, settings = named_models(given.models, given.name), settings_of(given)
+    require_packages()
+    from resnetlab.cli.process import fit_threads_to_quota
+    from resnetlab.data.decode import silence_decoders
+    from resnetlab.inference.serve import run
+
+    fit_threads_to_quota()
+    silence_decoders()
+
+    def on_ready(address: str) -> None:
+        for sentence in warnings_of(given):
+            LOGGER.warning(sentence)
+        LOGGER.info(f"serving {printable(', '.join(sources))} at {address} (Ctrl-C stops)")
+
+    where: Any = {"host": given.host, "port": given.port, "workers": given.workers}
+    run.serve(run.Models(sources, given.device, given.precision), settings, **where, on_ready=on_ready)
+
+
 def require_figure(file: Path | None, image: Path | None) -> None:
     """Raise BadInput for a path that no figure can be written to."""
     if file is None:
@@ -330,6 +521,14 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "find-lr": find_lr,
     "resume": resume,
     "evaluate": evaluate,
+    "predict": predict,
+    "explain": explain,
+    "export": export,
+    "import": import_weights,
+    "info": info,
+    "card": card,
+    "push": push,
+    "serve": serve,
     "label-issues": label_issues,
     "compare": compare,
     "baseline": baseline,

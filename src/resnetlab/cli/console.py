@@ -10,8 +10,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
+from resnetlab import download
 from resnetlab.cli.words import in_flags
 from resnetlab.errors import printable
 from resnetlab.runs.log import LOGGER, Lines
@@ -24,13 +35,15 @@ if TYPE_CHECKING:
 class Console(logging.Handler):
     """Context manager that prints the messages of runs on stdout and shows the events of their loops as a bar.
 
-    Rich markup in a message is printed as it is. With `quiet` nothing is printed.
+    Rich markup in a message is printed as it is. With `quiet` nothing is printed. With `stderr`, messages and bar are
+    on stderr.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, stderr: bool = False) -> None:
         super().__init__(logging.INFO)
         self.setFormatter(Lines())
-        self.console = RichConsole(highlight=False, markup=False, soft_wrap=True, quiet=quiet)
+        self.stderr = stderr
+        self.console = RichConsole(highlight=False, markup=False, soft_wrap=True, quiet=quiet, stderr=stderr)
         self.bar: Bar | None = None
 
     def __enter__(self) -> Self:
@@ -38,11 +51,14 @@ class Console(logging.Handler):
         LOGGER.setLevel(logging.INFO)
         LOGGER.propagate = False  # printed here, and not on stderr as well
         LOGGER.addHandler(self)
+        self.watching = contextlib.ExitStack()
+        self.watching.enter_context(download.watched_by(self.on_download))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.watching.close()
         LOGGER.removeHandler(self)
         level, LOGGER.propagate = self.before
         LOGGER.setLevel(level)
@@ -52,14 +68,15 @@ class Console(logging.Handler):
         self.print(in_flags(self.format(record)))
 
     def print(self, line: str) -> None:
-        """Print a line. If stdout is a closed pipe or a full disk, nothing is printed from then on."""
+        """Print a line. If the stream is a closed pipe or a full disk, nothing is printed from then on."""
+        stream = sys.stderr if self.stderr else sys.stdout
         try:
             self.console.print(printable(line))
-            if not self.console.is_terminal and sys.stdout is not None:  # None: it was closed before the program began
-                sys.stdout.flush()  # a pipe or file may be read while the run continues
+            if not self.console.is_terminal and stream is not None:  # None: it was closed before the program began
+                stream.flush()  # a pipe or file may be read while the run continues
         except (OSError, SystemExit):  # rich raises SystemExit for a closed pipe
             self.console.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the flush at exit would fail again
 
     def on_event(self, event: StepDone | EpochReport | RateTried) -> None:
         """Show the progress of the loop; the bar of an epoch is removed when the epoch is reported."""
@@ -73,8 +90,18 @@ class Console(logging.Handler):
         else:
             self.hide_bar()
 
-    def show_bar(self, description: str, done: int, total: int) -> None:
-        self.bar = self.bar or Bar(self.console)
+    def on_download(self, progress: download.Progress | None) -> None:
+        """Show how much of a file has arrived, in MB; the bar is removed at the end."""
+        if progress is None:
+            self.hide_bar()
+            return
+        speed = f"{progress.bytes_per_second / 1e6:.2f} MB/s"
+        total = None if progress.total is None else round(progress.total / 1e6)
+        self.show_bar(f"{printable(progress.name)}, {speed}, MB", round(progress.received / 1e6), total)
+
+    def show_bar(self, description: str, done: int, total: int | None, *columns: ProgressColumn) -> None:
+        """Show how much is done of a total, which may be unknown; `columns` are further columns of a new bar."""
+        self.bar = self.bar or Bar(self.console, *columns)
         self.bar.show(description, done, total)
 
     def hide_bar(self) -> None:
@@ -83,22 +110,36 @@ class Console(logging.Handler):
             self.bar = None
 
 
-class Bar:
-    """A progress bar; nothing is drawn if stdout is not a terminal."""
+class ImagesPerSecond(ProgressColumn):
+    """A column with the speed."""
 
-    def __init__(self, console: RichConsole) -> None:
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} images/s")
+
+
+class Bar:
+    """A progress bar; nothing is drawn if the stream of the console is not a terminal."""
+
+    def __init__(self, console: RichConsole, *more: ProgressColumn) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            *more,
         )
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.progress = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=not console.stderr,  # the results on stdout must not be written to stderr
+        )
         self.task = self.progress.add_task("", total=None)
         self.progress.start()
 
-    def show(self, description: str, done: int, total: int) -> None:
+    def show(self, description: str, done: int, total: int | None) -> None:
         self.progress.update(self.task, description=description, completed=done, total=total)
 
     def stop(self) -> None:

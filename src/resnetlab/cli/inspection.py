@@ -11,7 +11,8 @@ import torch
 
 from resnetlab.data.preprocess import STATISTICS, Preprocessing
 from resnetlab.errors import BadInput, printable
-from resnetlab.inference.predict import load
+from resnetlab.inference.model_file import read_model
+from resnetlab.inference.sources import RUNS, model_path
 from resnetlab.interpret.activations import Activation, collect_activations
 from resnetlab.models.build import build_model
 from resnetlab.models.resnet import ResNet
@@ -115,15 +116,20 @@ def inspect_model(
     >>> inspect_model("resnet34", 32, is_blank=True).heading
     'resnet34, cifar stem, images of 32×32 px, 1,000 classes (He 2015, Table 1)'
     """
-    if name in ARCHITECTURES or not (Path(name).exists() or os.sep in name or name.endswith(".safetensors")):
+    if name in ARCHITECTURES or not is_source(name):
         return from_zoo(name, image_size, stem, num_classes, is_blank=is_blank)
     given = {"--image-size": image_size, "--stem": None if stem == "auto" else stem, "--classes": num_classes}
     for flag, value in given.items():
         if value is not None:
             raise BadInput(f"{printable(name)} contains its image size, stem and classes; omit {flag}")
-    model = load(name, device="cpu").model
+    model = read_model(model_path(name))
     title = f"{model.network.name or 'network'} from {printable(Path(name).resolve().name)}"
     return InspectedModel(model.network, title, model.preprocessing, model.classes)
+
+
+def is_source(name: str) -> bool:
+    """Return True for what can only be a model file or a run: it exists, or is written like a path."""
+    return os.sep in name or name.endswith(".safetensors") or Path(name).exists() or (RUNS / name).exists()
 
 
 def from_zoo(

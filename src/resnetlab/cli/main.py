@@ -16,6 +16,7 @@ from resnetlab import __version__
 from resnetlab.cli.commands import COMMANDS
 from resnetlab.cli.signals import ignore_signals, leave_on_signals
 from resnetlab.cli.words import in_flags
+from resnetlab.distributed import is_main_process, is_told_by_another_process, require_one_process
 from resnetlab.errors import BadInput, BadSettings, DiskTrouble, LabError, Stopped, printable, unknown
 from resnetlab.files import cache_folder
 from resnetlab.runs.log import Lines
@@ -34,6 +35,18 @@ commands:
   resume RUN        continue a run that was stopped, or train a finished one
                     for longer
   evaluate RUN      score a run or a model file on the validation or test split
+  predict MODEL PATH ...
+                    predict the classes of images, folders and lists of images
+  explain MODEL IMAGE ...
+                    show the evidence for a prediction, and similar images
+  export MODEL      write a model as ONNX, int8, torch.export program, or for
+                    torchvision or timm, verified on real images
+  import FILE       make a model file of weights that another program saved
+  info MODEL        show what a model file contains: classes, scores, rejection
+                    thresholds, origin, licence
+  card MODEL        write a README.md about a model, with its file and figures
+  push MODEL NAME   upload a model and its card to the Hugging Face Hub
+  serve MODEL       answer requests for predictions over HTTP, with a page to try
   label-issues RUN  list the images of a run whose labels are probably wrong
   compare RUN RUN   compare runs on the same images: which is better, and is the
                     difference significant?
@@ -65,6 +78,8 @@ def command(words: Sequence[str]) -> Callable[[Sequence[str]], None]:
         return lambda _: print(f"resnetlab {__version__}")
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
+    if words[0] not in ("train", "resume"):
+        require_one_process(words[0])
     return COMMANDS[words[0]]
 
 
@@ -79,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         message = str(error) if isinstance(error, BadSettings) else in_flags(str(error))
-        print(f"resnetlab: {printable(message)}", file=sys.stderr)
+        if not is_told_by_another_process(error):
+            print(f"resnetlab: {printable(message)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         print(f"resnetlab: {str(error) or 'interrupted'}", file=sys.stderr)
@@ -132,7 +148,7 @@ def messages_on_stderr() -> Iterator[None]:
     """Print the messages of the library, such as those of a download, on stderr."""
     log, kernels = logging.getLogger("resnetlab"), logging.getLogger("resnetlab.kernels")
     before = log.level, kernels.level
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler() if is_main_process() else logging.NullHandler()
     handler.setFormatter(Lines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -171,6 +187,8 @@ def entry_point() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "×" is no reason to fail
+    if not is_main_process():  # warnings of torch about connections that another process has closed
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     leave_on_signals()
     code: int | None = None
     try:

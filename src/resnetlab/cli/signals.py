@@ -26,10 +26,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Yield a stop request that signals set while a run checks it; before and after, signals end the program.
+    """Yield a stop request that signals set as soon as a run checks it; until then, signals end the program.
 
     Repeated signals are one request, but a second Ctrl-C ends the program at once. The previous handlers are restored
-    at the end.
+    at the end, except for `leave` after a run: nothing is left that a signal could stop.
     """
     stop = StopRequest()
     requested_at = 0.0
@@ -51,7 +51,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if stop.is_watched and handler is leave else handler)
 
 
 def leave(number: int, frame: FrameType | None) -> None:

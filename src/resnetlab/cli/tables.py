@@ -1,7 +1,8 @@
-"""Tables on stdout: networks, one network stage by stage, the runs of a folder, scores and comparisons."""
+"""Tables on stdout, a function for each kind of result: networks, runs, scores, comparisons, model files and so on."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from resnetlab.cli.parsing import json_text
+from resnetlab.cli.config_file import json_text
+from resnetlab.cli.words import in_flags
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
 from resnetlab.runs import recipes
-from resnetlab.runs.config import LENGTH, RunConfig, differing, value_text
+from resnetlab.runs.config import LENGTH, RunConfig, value_text
+from resnetlab.runs.differences import differing
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.messages import score_line
 from resnetlab.runs.series import SUMMARY, Series
 
 if TYPE_CHECKING:
+    from resnetlab.cli.description import ModelDescription
     from resnetlab.cli.inspection import ImageActivations, InspectedModel
     from resnetlab.evaluation.comparison import Comparison, SummaryTable
+    from resnetlab.inference.importing import Imported
     from resnetlab.report.comparison import Cells
     from resnetlab.runs.doctor import Diagnosis
     from resnetlab.runs.label_issues import Examined
@@ -142,6 +147,19 @@ def show_diagnosis(found: Diagnosis) -> None:
             count = f"{images:,}" if images else ""
             table.add_row(signs[finding.severity], escaped(finding.kind), count, escaped(finding.sentence))
         output().print(table)
+    if found.survey is not None:
+        show_broken([shown.reason for shown in found.survey.broken])
+
+
+MOST_BROKEN = 100  # lines; more would hide the tables above them
+
+
+def show_broken(reasons: Sequence[str]) -> None:
+    """Print each image that cannot be read, with the reason, a line each."""
+    for reason in reasons[:MOST_BROKEN]:
+        print_line(f"broken   {in_flags(reason)}")
+    if len(reasons) > MOST_BROKEN:
+        print_line(f"broken   {len(reasons) - MOST_BROKEN:,} more; --json names all")
 
 
 MOST_CLASSES = 30  # rows of a table read at a glance
@@ -160,6 +178,59 @@ def show_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
     output().print(table)
 
 
+def show_import(imported: Imported) -> None:
+    """Print what an import renamed and assumed, the network and its preprocessing, and the next step."""
+    network, pixels = imported.model.network, imported.model.preprocessing
+    architecture = network.architecture
+    for note in imported.notes:
+        print_line(f"note     {note}")
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    about = f"{architecture.stem} stem, shortcuts {architecture.shortcut}, {parameters:,} parameters"
+    print_line(f"network  {network.name}: {about}, {len(imported.model.classes):,} classes")
+    sizes = f"{pixels.fit} to {pixels.resize_to} px, input {pixels.image_size} px"
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std))
+    print_line(f"pixels   {sizes}, mean {mean}, std {std}")
+    print_line("checked  two images of noise give finite logits")
+    print_line(f"the model file is {imported.path}; it has no temperature and no rejection threshold")
+    print_line(f"score it with: resnetlab evaluate {shlex.quote(str(imported.path))} --data FOLDER")
+
+
+def show_info(found: ModelDescription) -> None:
+    """Print the content of a model file: facts, scores, and rejection thresholds."""
+    table = make_table("", "", words=("",))
+    table.show_header = False
+    for name, value in found.lines():
+        table.add_row(name, escaped(value))
+    output().print(table)
+    if found.scores():
+        table = make_table("split", "images", "accuracy", "95% interval", "macro-F1", "95% interval", "loss")
+        for score in found.scores():
+            rates = (score.accuracy, score.accuracy_interval, score.macro_f1, score.macro_f1_interval)
+            cells = (span(rate) if isinstance(rate, tuple) else percent(rate) for rate in rates)
+            table.add_row(escaped(score.split), f"{score.images:,}", *cells, f"{score.loss:.4f}")
+        output().print(table)
+    validation = found.model.validation
+    if validation is None:
+        return
+    if not validation.rejections:
+        print_line(f"no rejection thresholds: {validation.images:,} validation images support none of the risks")
+        return
+    table = make_table("risk at most", "accepted from probability", "validation images accepted")
+    for one in validation.rejections:
+        table.add_row(f"{100 * one.risk:g}%", f"{one.threshold:.4f}", f"{one.coverage:.1%}")
+    output().print(table)
+    example = f"{validation.rejections[0].risk:g}"
+    print_line(
+        "risk: share of wrong answers among the accepted ones; each holds with a confidence of "
+        f"{validation.confidence:.0%} on images like the validation images (resnetlab predict --reject {example})"
+    )
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval of shares."""
+    return f"{interval[0]:.2%} to {interval[1]:.2%}"
+
+
 def show_suspects(examined: Examined) -> None:
     """Print the suspected images, the most suspect first, at most 20."""
     suspects = examined.suspects()
@@ -173,6 +244,40 @@ def show_suspects(examined: Examined) -> None:
         output().print(table)
     count = f"{len(suspects):,} of {len(examined.names):,} labels are suspected to be wrong"
     print_line(f"{count}; examined were {examined.source}")
+
+
+def show_explanations(images: Sequence[Mapping[str, Any]]) -> None:
+    """Print the classes of each image, the agreement of the two methods, and the most similar image."""
+    import numpy as np
+
+    from resnetlab.plots.explanation import agreement, changes
+
+    is_cut = any(min(image["visible"].values()) < 0.995 for image in images)
+    has_similar = any(image["similar"] for image in images)
+    part, nearest = ["part used"] * is_cut, ["most similar"] * has_similar
+    heads = ("file", *part, "class", "probability", "if covered", "rank correlation", *nearest)
+    table = make_table(*heads, words=("file", "class", "most similar"))
+    for image in images:
+        most = "".join(f"{one['label'] or one['file']}, {one['similarity']:.3f}" for one in image["similar"][:1])
+        used = " × ".join(f"{share:.0%}" for share in image["visible"].values())
+        for place, one in enumerate(image["classes"]):
+            file, shares, similar = (escaped(image["file"]), used, escaped(most)) if place == 0 else ("", "", "")
+            drops, correlation = np.asarray(one["drops"]), one["rank_correlation"]
+            cells = (escaped(one["name"]), percent(one["probability"]), changes(drops), agreement(correlation))
+            table.add_row(file, *[shares] * is_cut, *cells, *[similar] * has_similar)
+    output().print(table)
+    cam, patch, size = images[0]["grad_cam"], images[0]["occlusion"], images[0]["image_size"]
+    few = f"; those of the last stage have only {cam['last_size']}×{cam['last_size']} positions"
+    print_line(
+        f"Grad-CAM uses the maps of {cam['stage']}, {cam['size']}×{cam['size']} positions"
+        f"{few * (cam['size'] != cam['last_size'])}"
+    )
+    print_line(
+        f"occlusion covers {patch['patch']}×{patch['patch']} of {size}×{size} pixels, {patch['stride']} apart; if "
+        "covered: the lowest and the highest change of the probability"
+    )
+    if is_cut:
+        print_line("part used: the central share of the width and the height that the network gets")
 
 
 def show_pooled(series: Series, summary: Mapping[str, Any]) -> None:

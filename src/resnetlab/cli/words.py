@@ -9,21 +9,30 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from resnetlab.cli.parsing import options_of
+from resnetlab.cli.options import options_of
 from resnetlab.runs.config import RunConfig
 
 ARGUMENTS = {
     "allow_changed_data": "--allow-changed-data",
     "allowed": "--allow-change",
+    "copy": "--copy",
     "count": "--seeds",
     "data": "--data",
     "folder": "--out",
+    "format": "--format",
+    "images": "--images",
+    "max_drop": "--max-drop",
     "max_minutes": "--max-minutes",
+    "mean": "--mean",
     "out": "--out",
     "resume": "--resume",
+    "similar": "--similar",
     "split": "--split",
+    "std": "--std",
     "strict": "--strict-resume",
+    "top_k": "--top-k",
     "tries": "--tries",
+    "triton": "--triton",
     "tta": "--tta",
     "weights": "--weights",
 }

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from resnetlab.data.preprocess import Preprocessing
     from resnetlab.data.splits import Split
 
-DATASETS = ("digits", "cifar10", "cifar100")
-"""The data sets with a name; every other data set is the path of a folder."""
+DATASETS = (
+    *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "svhn", "stl10"),
+    *("eurosat", "flowers102", "oxford-pets", "food101", "imagenette"),
+)
+"""The data sets with a name; others of torchvision are named as in "torchvision:DTD". The rest are paths."""
 
 SPLITS = ("train", "val", "test")
 

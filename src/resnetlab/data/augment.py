@@ -20,13 +20,15 @@ class Augmentation:
     """One augmentation of a training run.
 
     `apply` takes images and `columns` random numbers per image, which are drawn for `purpose`. If `alternates`, they
-    are shifted by a half in every second epoch: an image that was flipped in one epoch is not in the next.
+    are shifted by a half in every second epoch: an image that was flipped in one epoch is not in the next. If
+    `on_cpu`, `apply` takes the numbers on the CPU, wherever the images are.
     """
 
     purpose: str
     columns: int
     apply: Callable[[Tensor, Tensor], Tensor]
     alternates: bool = False
+    on_cpu: bool = False
 
 
 def crop(images: Tensor, uniform: Tensor, padding: int, mode: str = "constant") -> Tensor:
@@ -120,6 +122,42 @@ def resized_crop(images: Tensor, uniform: Tensor, size: int, min_area: float) ->
     return sampled.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def to_integers(uniform: Tensor, choices: int) -> Tensor:
+def rotation(images: Tensor, uniform: Tensor, degrees: float) -> Tensor:
+    """Turn images about their centre by up to `degrees` in either direction; what comes into view is black.
+
+    Bilinear, as torchvision's `rotate`. Needs 1 random number per image: the angle, counter-clockwise from below 0.
+    """
+    height, width = images.shape[1:3]
+    angle = ((uniform * 2 - 1) * math.radians(degrees)).view(-1, 1, 1)
+    y = (torch.arange(height, device=images.device) + (0.5 - height / 2)).view(1, -1, 1)
+    x = (torch.arange(width, device=images.device) + (0.5 - width / 2)).view(1, 1, -1)
+    cosine, sine = angle.cos(), angle.sin()
+    grid = torch.stack([(cosine * x - sine * y) * (2 / width), (sine * x + cosine * y) * (2 / height)], 3)
+    pixels = images.permute(0, 3, 1, 2).float()
+    sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (sampled if images.is_floating_point() else sampled.round()).to(images.dtype).permute(0, 2, 3, 1)
+
+
+def erasing(images: Tensor, uniform: Tensor, probability: float) -> Tensor:
+    """Blacken a rectangle inside the image, with `probability` (Zhong et al. 2017).
+
+    It has 2 % to 33 % of the area and an aspect ratio of 0.3 to 3.3, and is cut to the image where it would be longer.
+    Needs 5 random numbers per image: whether, area, aspect ratio, top, left.
+    """
+    height, width = images.shape[1:3]
+    area = (0.02 + (0.33 - 0.02) * uniform[:, 1]) * (height * width)
+    aspect = torch.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * uniform[:, 2])
+    rows = (area * aspect).sqrt().round().long().clamp(1, height)
+    columns = (area / aspect).sqrt().round().long().clamp(1, width)
+    top, left = to_integers(uniform[:, 3], height - rows + 1), to_integers(uniform[:, 4], width - columns + 1)
+    y = torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
+    inside_y = (y >= top[:, None]) & (y < (top + rows)[:, None]) & (uniform[:, :1] < probability)
+    inside_x = (x >= left[:, None]) & (x < (left + columns)[:, None])
+    return images.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[..., None], 0)
+
+
+def to_integers(uniform: Tensor, choices: int | Tensor) -> Tensor:
     """Turn uniform numbers in [0, 1) into integers 0 … choices - 1; the clamp is for rounding in float32."""
-    return (uniform * choices).long().clamp_(max=choices - 1)
+    integers = (uniform * choices).long()
+    return integers.clamp_(max=choices - 1)

@@ -9,12 +9,11 @@ from typing import IO, Any
 import numpy as np
 from PIL.Image import Image
 
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, read_bytes
+from resnetlab.data.decode import MAX_PIXELS, TIFF, TooManyPixels, read_bytes
 from resnetlab.data.depth import DeepPixels
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import open_regular
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _INKS = 5  # TIFF 6.0, PhotometricInterpretation: Separated (CMYK)
 _PALETTE = 3
 
@@ -32,7 +31,7 @@ def read_bands(
     if isinstance(source, Image):
         raise BadInput(f"a Pillow image has 1, 3 or 4 known channels; give {channels} bands as a TIFF file or an array")
     content = read_bytes(source, name=name) if isinstance(source, str | Path) else source.read()
-    if content[:4] not in _TIFF:
+    if content[:4] not in TIFF:
         raise BadInput(f"{shown} is not a TIFF file; {channels} channels are read from TIFF files of {channels} bands")
     try:
         with _tifffile(shown).TiffFile(io.BytesIO(content)) as file:

@@ -12,7 +12,7 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from resnetlab.errors import BadInput, DiskTrouble
-from resnetlab.files import cache_folder, open_regular, write_text
+from resnetlab.files import cache_folder, open_regular, read_regular, write_text
 
 SETTLED = 2 * 10**9
 """Nanoseconds after which a change of a file surely changes its times; the coarsest file systems count in 2 s."""
@@ -64,7 +64,12 @@ def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def remember(root: Path, contents: Mapping[str, str], began: int) -> None:
-    """Add the digests of files that were read after `began` (`time.time_ns()`) to the cache."""
+    """Add the digests of files that were read after `began` (`time.time_ns()`) to the cache.
+
+    Small files are left out: asking each for its times, and writing them down, takes as long as reading it again.
+    """
+    if sum(int(digest.partition("-")[0]) for digest in contents.values()) < LEAST_BYTES:
+        return
     base = str(root)
     known: dict[str, tuple[Times, str]] = {}
     for name, digest in contents.items():
@@ -92,7 +97,7 @@ def _cache_file(root: Path) -> Path:
 def _read_cache(root: Path) -> dict[str, tuple[Times, str]]:
     """Return the cached digests by name; none if there is no cache, or if it cannot be read."""
     try:
-        stored = json.loads(_cache_file(root).read_text(encoding="utf-8"))
+        stored = json.loads(read_regular(_cache_file(root)).decode())
         return {name: ((int(a), int(b), int(c)), str(digest)) for name, (a, b, c, digest) in stored.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

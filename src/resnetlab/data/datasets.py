@@ -11,15 +11,17 @@ from typing import Literal
 
 import numpy as np
 
-from resnetlab.data import DATASETS
+from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, Order, quoted
 from resnetlab.data.contents import content_digest, contents_of, remember
 from resnetlab.data.decode import MAX_PIXELS
 from resnetlab.data.folder import Listing, scan
+from resnetlab.data.groups import notes_on_groups
 from resnetlab.data.named import Arrays, NamedDataset, open_named
 from resnetlab.data.preprocess import (
     STATISTICS,
     Preprocessing,
+    Statistics,
     channel_statistics,
     choose_image_size,
     for_size,
@@ -35,6 +37,7 @@ from resnetlab.data.reading import (
     sample_headers,
     without_colour,
 )
+from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import HoldOut, Split
 from resnetlab.errors import BadInput, printable, unknown
 
@@ -87,7 +90,8 @@ def open_dataset(
     download: bool = True,
     preprocessing: Preprocessing | None = None,
 ) -> ImageData:
-    """Open a data set by name ("digits", "cifar10", "cifar100") or a folder with one sub-folder per class.
+    """Open a data set by name (one of `resnetlab.data.DATASETS`, or another of torchvision, such as "torchvision:DTD")
+    or a folder with one sub-folder per class.
 
     - `image_size`: side of the network's input in pixels; by default it is chosen from the images.
     - `fit`: how images become square; "crop", "squash" or "pad" (see `Preprocessing`).
@@ -95,17 +99,19 @@ def open_dataset(
     - `test_fraction`, `val_fraction`, `split_seed`: a missing split is drawn from the training images, stratified by
       class: first test, then val from the rest. It depends only on names, labels and seed.
     - `classes`, `merge`, `class_order`: see `resnetlab.data.classes.ClassChoice`.
-    - `group_by`: a regular expression, or a column of a manifest: images of one group stay in one split.
+    - `group_by`: a regular expression, or a column of a manifest: images of one group stay in one split. Groups in
+      more than one of the splits of a folder are named in `notes`.
     - `folds`, `fold`: make fold number `fold` (from 1) of the training images the test split.
     - `bad_images`: "error" refuses a folder with an image that cannot be read, "skip" leaves out bad images, at most
       the share `max_skipped` of all.
-    - `max_pixels`: images of which more pixels would be decoded are bad images.
+    - `max_pixels`: images of which more pixels would be decoded are bad images, and are refused in prediction, too.
     - `channels`: 1 (grey), 3 (colour), or the number of bands of TIFF files; by default 1 if all training images are
       grey, else 3.
     - `range`: the pixel values that become black and white in images of more than 8 bits; by default it is chosen from
       the training images.
-    - `root`: the folder of the CIFAR archives (default: $RESNETLAB_DATA, else the user's cache folder).
-    - `download`: download missing CIFAR archives to `root`.
+    - `root`: the folder of the files of a named data set (default: $RESNETLAB_DATA, else the user's cache folder), or
+      the path of its archive, if it has only one, which is then unpacked to the default folder.
+    - `download`: download missing files of a named data set to `root`.
     - `preprocessing`: that of a model file; it replaces `image_size`, `fit`, `channels`, `range` and `normalize`, so
       that images are prepared as in the model's training.
 
@@ -126,31 +132,49 @@ def open_dataset(
     name = os.fspath(name_or_folder)
     hold_out = HoldOut(val_fraction, test_fraction, split_seed, folds, fold)
     choice = ClassChoice(tuple(classes), tuple(merge), class_order)
-    if name in DATASETS:
+    if is_named(name) and (side := published_side(name)) is not None:
         named = open_named(name, root=root, may_download=download)
-        notes = choice.notes(named.classes)
+        notes = (*choice.notes(named.classes), *named.notes, *notes_on_folder(name))
         named = named.chosen(choice)
         named = named if group_by is None else named.grouped(group_by)
-        if preprocessing is None:
-            side, published = named.train.images.shape[2:]
-            if channels not in (None, 1, 3):
-                raise BadInput(f"{name} has {published} channels; data.channels can be 1 or 3")
-            unscaled = for_size(side if image_size is None else image_size, channels or published, fit)
-            preprocessing = with_statistics(unscaled, STATISTICS[name if normalize == "dataset" else normalize])
-        return _load_named(name, named, preprocessing, hold_out, notes)
-    if not name or (isinstance(name_or_folder, str) and not Path(name).exists() and not {"/", os.sep} & set(name)):
+        if preprocessing is not None:
+            return _load_named(name, named, preprocessing, hold_out, notes)
+        published = named.train.images.shape[3]
+        if channels not in (None, 1, 3):
+            raise BadInput(f"{name} has {published} channels; data.channels can be 1 or 3")
+        unscaled = for_size(side if image_size is None else image_size, channels or published, fit)
+        if image_size is None:
+            unscaled = replace(unscaled, resize_to=side)  # the published pixels
+        data = _load_named(name, named, unscaled, hold_out, notes)
+        known = STATISTICS.get(name if normalize == "dataset" else normalize)
+        return _normalized(data, known)
+    is_word = isinstance(name_or_folder, str) and not {"/", os.sep} & set(name)
+    if not name or (is_word and not is_named(name) and not Path(name).exists()):
         folder = f"there is no folder {printable(name)!r}" if name else "the path is empty"
         raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images; {folder}")
-    listing = scan(name_or_folder, choice, group_by=group_by, root=root)
+    listing = scan(name_or_folder, choice, group_by=group_by, root=root, may_download=download)
+    if is_named(name):
+        listing = replace(listing, notes=(*listing.notes, *notes_on_folder(name)))
     bad = BadImages(bad_images, len(listing), max_skipped, max_pixels)
     if preprocessing is not None:
         return _load_folder(listing, preprocessing, hold_out, bad, listing.notes)
     unscaled, reason = preprocessing_for(listing, image_size, fit, channels)
+    unscaled = replace(unscaled, max_pixels=max_pixels)
     if range is not None:
         require_range(range, "data.range")
         unscaled = replace(unscaled, range=range)
     data = _load_folder(listing, unscaled, hold_out, bad, listing.notes, reason=reason, channels=channels)
-    found = STATISTICS["imagenet"] if normalize == "imagenet" else channel_statistics(data.train.images.numpy())
+    return _normalized(data, STATISTICS["imagenet"] if normalize == "imagenet" else None)
+
+
+def notes_on_folder(name: str) -> tuple[str, ...]:
+    """Return a sentence if a folder has the name of a data set, so that it may be the one that was meant."""
+    return (f"{name} is the published data set; the folder of this name is ./{name}",) if Path(name).is_dir() else ()
+
+
+def _normalized(data: ImageData, known: Statistics | None) -> ImageData:
+    """Return the data with the mean and standard deviation that are known, or those of its training images."""
+    found = known or channel_statistics(data.train.images.numpy())
     return replace(data, preprocessing=with_statistics(data.preprocessing, found))
 
 
@@ -179,11 +203,12 @@ def preprocessing_for(
 def _load_named(
     name: str, named: NamedDataset, preprocessing: Preprocessing, hold_out: HoldOut, notes: Sequence[str]
 ) -> ImageData:
-    """Load digits or CIFAR: a published test split stays the test split, missing ones are drawn."""
+    """Load a set of arrays: a published test split stays the test split, missing ones are drawn."""
     total = len(named.train.names) + (len(named.test.names) if named.test else 0)
     size = preprocessing.resize_to
     require_memory(total * size**2 * preprocessing.channels, f"{name} at {size}×{size} pixels")
     splits, drawn = hold_out.draw(named.classes, named.train, None, named.test)
+    notes = (*notes, *notes_on_groups({part: arrays.groups for part, arrays in zip(SPLITS, splits, strict=True)}))
     train, val, test = (_resized(arrays, preprocessing) for arrays in splits)
     return ImageData(name, named.classes, train, val, test, preprocessing, (*notes, *drawn))
 
@@ -206,6 +231,7 @@ def _load_folder(
     size = preprocessing.resize_to
     require_memory(len(listing) * size**2 * preprocessing.channels, f"{len(listing):,} images at {size}×{size} pixels")
     splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
+    shared = notes_on_groups({part: files.groups for part, files in zip(SPLITS, splits, strict=True)})
     began = time.time_ns()
     if reason:
         train, preprocessing, ranged = read_training_files(listing.root, splits[0], preprocessing, bad)
@@ -233,7 +259,7 @@ def _load_folder(
         part: _contents(listing.root, [name for name in files.names if name in bad_names])
         for part, files in zip(read, splits, strict=True)
     }
-    notes = (*notes, *drawn, *bad.notes(), *lacking_classes(read, listing.classes))
+    notes = (*notes, *drawn, *shared, *bad.notes(), *lacking_classes(read, listing.classes))
     return ImageData(listing.name, listing.classes, train, val, test, preprocessing, notes, unread)
 
 

@@ -9,15 +9,17 @@ The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
 | P | RGB by its palette, composited over white if it has transparency |
 | RGB, YCbCr, HSV, LAB, CMYK | RGB |
 | RGBA, PA; RGB with a transparent colour | RGB, composited over white |
-| I;16, I, F (more than 8 bits, grey) | L; the value range becomes 0..255, values outside it 0 or 255 |
+| I;16, I, F (more than 8 bits, grey) | L; the value range becomes 0..255, transparent values white |
 | RGB, RGBA, LA of 16 bits per channel (PNG, TIFF, PPM) | RGB; the value range becomes 0..255 |
 | JPEG 2000, AVIF and HEIC of more than 8 bits in colour | RGB, scaled by the bit depth in the file |
 | animated, several pages | the first frame |
 
 The value range is chosen once for a data set and stored in its preprocessing. Without one (a model that was trained on
-8-bit images), 16-bit values are scaled from 0..65535, floats from [0, 1] or [0, 255], and others are refused.
+8-bit images), 16-bit values are scaled from 0..65535, integers of 32 bits from 0..255 if none is larger, else from
+0..65535, floats from [0, 1] or [0, 255], and others are refused.
 
-Colour profiles (ICC) are not applied: pixels keep their stored values.
+Images are turned upright by their EXIF orientation; that of XMP data alone is not used, as in browsers. Colour profiles
+(ICC) are not applied: pixels keep their stored values.
 
 Except for `silence_decoders`, which is for a command line, nothing here changes settings of the process. If the
 process turns warnings into errors, an image that Pillow warns about is refused.
@@ -29,6 +31,7 @@ import contextlib
 import ctypes
 import importlib
 import io
+import logging
 import struct
 import sys
 import warnings
@@ -50,6 +53,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 64_000_000
 """Images that are larger when decoded are refused from their header: 64 megapixels of RGB take 256 MB in Pillow."""
 
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; the last two are of BigTIFF
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
 _BITS = 258  # the TIFF tag for the bits of each sample
 _TRANSPOSE = {
@@ -103,22 +107,23 @@ def to_image(
     *,
     name: str | None = None,
     at_least: int = 0,
+    max_pixels: int = MAX_PIXELS,
     value_range: Range | None = None,
 ) -> Image.Image:
     """Convert a path, an open file, a Pillow image or an array to mode L or RGB, 8 bits per channel, turned upright.
 
-    Arrays are uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3). `name`, `at_least` and `value_range`
-    are those of `read_image`. Raises BadInput for anything else.
+    Arrays are uint8, or float in [0, 1], of shape (H, W), (H, W, 1) or (H, W, 3). `name`, `at_least`, `max_pixels`
+    and `value_range` are those of `read_image`. Raises BadInput for anything else.
 
     >>> to_image(np.zeros((2, 3), dtype=np.uint8)).size
     (3, 2)
     """
     if isinstance(source, np.ndarray):
-        return Image.fromarray(from_array(source, name or "the array", MAX_PIXELS))
+        return Image.fromarray(from_array(source, name or "the array", max_pixels))
     if isinstance(source, Image.Image):
-        pixels = _load(source, printable(name or getattr(source, "filename", "") or "the image"), MAX_PIXELS)
+        pixels = _load(source, printable(name or getattr(source, "filename", "") or "the image"), max_pixels)
         return Image.fromarray(pixels.to_8bit(value_range)) if isinstance(pixels, DeepPixels) else pixels
-    return read_image(source, name=name, at_least=at_least, value_range=value_range)
+    return read_image(source, name=name, at_least=at_least, max_pixels=max_pixels, value_range=value_range)
 
 
 def decode(
@@ -159,8 +164,9 @@ def from_array(array: np.ndarray, name: str, max_pixels: int, channels: int = 3)
     Raises BadInput for other types, values and shapes.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, channels)) or 0 in array.shape:
+        hint = alpha_hint(array.shape[2], channels) if array.ndim == 3 else ""
         raise BadInput(
-            f"{name} has shape {array.shape}; (H, W), (H, W, 1) or (H, W, {channels}) is needed, channels last"
+            f"{name} has shape {array.shape}; (H, W), (H, W, 1) or (H, W, {channels}) is needed, channels last{hint}"
         )
     if array.shape[0] * array.shape[1] > max_pixels:
         raise BadInput(f"{name} has shape {array.shape}; at most {max_pixels:,} pixels are read")
@@ -171,6 +177,19 @@ def from_array(array: np.ndarray, name: str, max_pixels: int, channels: int = 3)
     elif array.dtype != np.uint8:
         raise BadInput(f"{name} is {array.dtype}; uint8 in 0..255 or float in [0, 1] is needed")
     return np.ascontiguousarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def alpha_hint(given: int, channels: int) -> str:
+    """Return what to do with four channels where three are needed, as the end of a sentence; else an empty string.
+
+    RGBA and BGRA have the same shape, so neither is accepted.
+    """
+    if (given, channels) != (4, 3):
+        return ""
+    return (
+        ": four channels may be RGBA or BGRA; remove the alpha channel, and reverse the channels if they are in the "
+        "order BGR, as OpenCV's are: RGB is needed"
+    )
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], str] | None:
@@ -184,11 +203,12 @@ def read_header(path: Path) -> tuple[tuple[int, int], str] | None:
 
 
 def silence_decoders() -> None:
-    """Turn off Pillow's warnings and libtiff's messages on stderr, for the whole process.
+    """Turn off Pillow's warnings and the messages of Pillow and libtiff on stderr, for the whole process.
 
     For a command line, which reports bad images itself; a library must not change such settings.
     """
     warnings.filterwarnings("ignore", module=r"PIL\b")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     _silence_libtiff()
 
 
@@ -218,12 +238,12 @@ def read_bytes(path: str | Path, *, name: str | None = None) -> bytes:
 
 
 @cache
-def _openers() -> tuple[tuple[Callable[..., ImageFile.ImageFile], Callable[[bytes], bool | str] | None], ...]:
+def _openers() -> tuple[tuple[str, Callable[..., ImageFile.ImageFile], Callable[[bytes], bool | str] | None], ...]:
     """Return Pillow's openers for `FORMATS`, those that this Pillow has; importing a plugin registers it."""
     for plugin in _PLUGINS:
         with contextlib.suppress(ImportError):  # AVIF is in Pillow since 11.3
             importlib.import_module(f"PIL.{plugin}ImagePlugin")
-    return tuple(Image.OPEN[name] for name in FORMATS if name in Image.OPEN)
+    return tuple((name, *Image.OPEN[name]) for name in FORMATS if name in Image.OPEN)
 
 
 def _open(file: IO[bytes], shown: str) -> Image.Image:
@@ -237,16 +257,25 @@ def _open(file: IO[bytes], shown: str) -> Image.Image:
     except (AttributeError, io.UnsupportedOperation):
         file = io.BytesIO(file.read())
     prefix = file.read(16)
-    for factory, accept in _openers():
+    alike = ""
+    for name, factory, accept in _openers():
         # A format whose decoder this Pillow lacks answers with a sentence.
         with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
             if accept is None or accept(prefix) is True:
+                alike = name
                 file.seek(0)
                 return factory(file, "")
     if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIC:
         return _open_heic(file, shown)
     if prefix[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.SAVE:
         raise BadInput(f"{shown} is an AVIF image, which this Pillow cannot decode; pip install --upgrade pillow")
+    if prefix[:4] in TIFF:
+        raise BadInput(
+            f"{shown} is a damaged TIFF image, or one with other bands than grey or colour; to read TIFF images of N "
+            "bands, give their number (`channels`)"
+        )
+    if alike:
+        raise BadInput(f"{shown} begins like {alike}, but is damaged or of an unknown kind")
     raise BadInput(f"{shown} is not an image of a known format ({', '.join(FORMATS)})")
 
 
@@ -300,7 +329,7 @@ def _load(image: Image.Image, shown: str, max_pixels: int, content: bytes | None
         image.load()
         upright = _turn_upright(image)
         if upright.mode.startswith(("I", "F")):
-            return DeepPixels(np.asarray(upright), shown)
+            return _deep_grey(upright, image, shown)
         return _to_8bit(upright)
     except BadInput:
         raise
@@ -313,6 +342,8 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
 
     Pillow has no mode for them. It keeps the high byte of each value, and with the other byte order the low byte.
     """
+    if image.format == "JPEG":  # has 8 bits
+        return None
     tiles = list(getattr(image, "tile", ()))
     names = {_raw_mode(tile) for tile in tiles}
     stored = {name: name for name in names}
@@ -335,6 +366,17 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
     if isinstance(key := image.info.get("transparency"), tuple):  # the transparent colour of a PNG
         opacity = np.where((values == key).all(-1), np.uint8(0), np.uint8(255))
     return DeepPixels(np.ascontiguousarray(values), shown, opacity)
+
+
+def _deep_grey(upright: Image.Image, image: Image.Image, shown: str) -> DeepPixels:
+    """Return the pixels of a grey image of more than 8 bits, in the byte order of this machine."""
+    values = np.asarray(upright)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if image.format == "PPM" and image.mode == "I":  # Pillow has scaled their largest value to 65535
+        values = values.astype(np.uint16)
+    key = image.info.get("transparency")
+    opacity = np.where(values == key, np.uint8(0), np.uint8(255)) if isinstance(key, int) else None
+    return DeepPixels(values, shown, opacity)
 
 
 def _raw_mode(tile: Any) -> str:

@@ -38,6 +38,22 @@ class DeepPixels:
             raise BadInput(f"{self.name} has pixels that are NaN or infinite")
         return lowest, highest
 
+    @property
+    def are_integers(self) -> bool:
+        return not np.issubdtype(self.values.dtype, np.floating)
+
+    def is_flat(self, value_range: Range) -> bool:
+        """Return True if different values become one level of grey, because the range is much wider."""
+        lowest, highest = self.limits
+        return 0 < highest - lowest < (value_range[1] - value_range[0]) / 255
+
+    def share_outside(self, value_range: Range) -> float:
+        """Return the share of the values that are outside a range; 0 for images of 8 bits, which have no range."""
+        if self.values.dtype == np.uint8:
+            return 0.0
+        low, high = value_range
+        return float(((self.values < low) | (self.values > high)).mean())
+
     def to_8bit(self, value_range: Range | None) -> np.ndarray:
         """Scale to uint8 of the same shape; transparent pixels are composited over white."""
         if self.values.dtype == np.uint8:
@@ -64,7 +80,8 @@ class DeepPixels:
             return 0, 255 if highest > 1 else 1
         if lowest < 0 or highest > 65535:
             raise BadInput(f"{self.name} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
-        return 0, 65535
+        is_byte = self.values.dtype != np.uint16 and highest <= 255  # 32 bits hold values of any depth
+        return 0, 255 if is_byte else 65535
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,7 @@ class Limits:
     @classmethod
     def of(cls, pixels: DeepPixels) -> Limits:
         """Return the limits of an image. Raises BadInput if a pixel is NaN or infinite."""
-        return cls(*pixels.limits, are_integers=not np.issubdtype(pixels.values.dtype, np.floating))
+        return cls(*pixels.limits, are_integers=pixels.are_integers)
 
 
 def choose_range(found: Mapping[str, Limits], total: int) -> tuple[Range, tuple[str, ...]]:

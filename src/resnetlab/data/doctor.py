@@ -1,70 +1,28 @@
-"""Examine the images of a data set: read every one of them once, and find what would make scores wrong.
-
-Nothing is changed, and nothing stops at the first bad image: each is named.
-"""
+"""Examine what a survey of a data set has read: find what would make scores wrong."""
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from resnetlab.data import DATASETS, SPLITS
-from resnetlab.data.bands import read_bands
-from resnetlab.data.classes import ClassChoice, counted
-from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
-from resnetlab.data.depth import DeepPixels
-from resnetlab.data.duplicates import (
-    SIDE,
-    Copies,
-    Fingerprint,
-    blank,
-    exact_copies,
-    fingerprint,
-    near_copies,
-)
-from resnetlab.data.folder import scan
-from resnetlab.data.named import open_named
-from resnetlab.data.reading import MOST_SKIPPED, MOST_THREADS, in_order, usable_cores
-from resnetlab.data.splits import HoldOut
-from resnetlab.errors import BadInput, printable
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-log = logging.getLogger(__name__)
+from resnetlab.data import SPLITS
+from resnetlab.data.classes import counted
+from resnetlab.data.duplicates import Copies, blank, exact_copies, near_copies
+from resnetlab.data.groups import notes_on_groups, shared_groups
+from resnetlab.data.reading import MOST_SKIPPED
+from resnetlab.data.survey import Shown, Survey
+from resnetlab.errors import printable
 
 Severity = Literal["error", "warning", "note"]
 FEW = 5  # images of a class in a held-out split; with fewer, a score of the class says next to nothing
 LEAST_SIDE = 16  # pixels; smaller images of one class look alike, such as two handwritten digits of 8×8 pixels
 IMBALANCED = 10  # times as many images in the largest class as in the smallest
-
-_CHUNK = 64
-
-
-class Shown(NamedTuple):
-    """One image of a finding. `place` is its index in the survey; None if it cannot be read."""
-
-    name: str
-    split: str
-    label: str
-    place: int | None
-    reason: str = ""  # why it cannot be read
-
-    def to_json(self) -> dict[str, str]:
-        """Return file, split and label, and the reason if it cannot be read."""
-        found = {"file": self.name, "split": self.split, "label": self.label}
-        return found | ({"reason": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True)
@@ -85,154 +43,6 @@ class Finding:
         return {"kind": self.kind, "severity": self.severity, "message": self.sentence, "images": groups}
 
 
-@dataclass(frozen=True, eq=False)
-class Survey:
-    """The readable images of a data set, in the splits that a training would use, and those that cannot be read."""
-
-    name: str
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    splits: tuple[str, ...]  # of each image
-    contents: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]  # width and height, before rotation
-    modes: tuple[str, ...]
-    greys: np.ndarray  # uint8 (N, 32, 32)
-    colours: np.ndarray  # uint8 (N, 16, 16, 3)
-    broken: tuple[Shown, ...]
-    read: Callable[[int], Image] = field(repr=False)
-    notes: tuple[str, ...] = ()
-
-    def shown(self, index: int) -> Shown:
-        """Return an image as findings list it."""
-        return Shown(self.names[index], self.splits[index], self.classes[self.labels[index]], index)
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of readable images by class and split."""
-        table = Counter(zip(self.labels, self.splits, strict=True))
-        return {name: {split: table[label, split] for split in SPLITS} for label, name in enumerate(self.classes)}
-
-
-def survey(
-    name_or_folder: str,
-    *,
-    choice: ClassChoice | None = None,
-    hold_out: HoldOut,
-    group_by: str | None = None,
-    root: str | Path | None = None,
-    download: bool = True,
-    channels: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Survey:
-    """Read all images of a data set once. The arguments are those of `open_dataset`.
-
-    Raises BadInput if the layout of a folder, or a manifest, cannot be trained on.
-    """
-    choice = choice or ClassChoice()
-    if name_or_folder in DATASETS:
-        named = open_named(name_or_folder, root=root, may_download=download).chosen(choice)
-        named = named if group_by is None else named.grouped(group_by)
-        splits, notes = hold_out.draw(named.classes, named.train, None, named.test)
-        arrays = np.concatenate([split.images for split in splits])
-        names = tuple(name for split in splits for name in split.names)
-
-        def image(index: int) -> tuple[str, tuple[int, int], str, Image]:
-            from PIL import Image as images
-
-            opened = images.fromarray(arrays[index].squeeze())
-            return content_digest(arrays[index]), opened.size, opened.mode, opened
-
-        return _read(name_or_folder, named.classes, names, splits=splits, read=image, notes=notes)
-    listing = scan(name_or_folder, choice, group_by=group_by, root=root)
-    files, notes = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
-    names = tuple(name for split in files for name in split.names)
-
-    def file(index: int) -> tuple[str, tuple[int, int], str, Image]:
-        path = listing.root / names[index]
-        content = read_bytes(path)
-        picture = shown_as_picture(io.BytesIO(content), str(path), channels, max_pixels)
-        size, mode = read_header(path) or (picture.size, picture.mode)
-        return content_digest(content), size, mode, picture
-
-    name, notes = listing.name or listing.root.resolve().name, (*listing.notes, *notes)
-    return _read(name, listing.classes, names, splits=files, read=file, notes=notes)
-
-
-def shown_as_picture(file: IO[bytes], name: str, channels: int | None, max_pixels: int) -> Image:
-    """Decode an image to 8 bits, for comparing and showing it: deep pixels from their darkest to their brightest.
-
-    Of a TIFF file with more `channels` than colours, the first ones are shown. Raises BadInput.
-    """
-    from PIL import Image as images
-
-    pixels: Image | DeepPixels
-    try:
-        if channels in (None, 1, 3):
-            pixels = decode(file, name=name, at_least=2 * SIDE, max_pixels=max_pixels, keep_depth=True)
-        else:
-            pixels = read_bands(file, channels, name=name, max_pixels=max_pixels)
-    except TooManyPixels as error:
-        raise BadInput(f"{error} (set the limit with --data.max-pixels)") from error
-    if not isinstance(pixels, DeepPixels):
-        return pixels
-    low, high = pixels.limits
-    values = pixels.to_8bit((low, high if high > low else low + 1))
-    if values.ndim == 3 and values.shape[2] != 3:
-        values = values[..., :3] if values.shape[2] > 3 else values[..., 0]
-    return images.fromarray(np.ascontiguousarray(values))
-
-
-def _read(
-    name: str,
-    classes: tuple[str, ...],
-    names: tuple[str, ...],
-    *,
-    splits: Sequence[Any],
-    read: Callable[[int], tuple[str, tuple[int, int], str, Image]],
-    notes: tuple[str, ...],
-) -> Survey:
-    """Read and shrink every image, in threads."""
-    labels = [int(label) for split in splits for label in split.labels]
-    places = [split for split, files in zip(SPLITS, splits, strict=True) for _ in files.names]
-    log.info("reading %s of %s", counted(len(names), "image"), printable(name))
-
-    def chunk(start: int) -> list[tuple[str, tuple[int, int], str, Fingerprint] | str]:
-        found: list[tuple[str, tuple[int, int], str, Fingerprint] | str] = []
-        for i in range(start, min(start + _CHUNK, len(names))):
-            try:
-                digest, size, mode, image = read(i)
-                found.append((digest, size, mode, fingerprint(image)))
-            except BadInput as error:
-                found.append(str(error))
-        return found
-
-    starts, threads = range(0, len(names), _CHUNK), min(MOST_THREADS, usable_cores())
-    with closing(in_order(chunk, starts, threads)) as parts:
-        results = [result for part in parts for result in part]
-    kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
-    good = [result for result in results if not isinstance(result, str)]
-    prints = [result[3] for result in good]
-    return Survey(
-        name,
-        classes,
-        tuple(names[i] for i in kept),
-        tuple(labels[i] for i in kept),
-        tuple(places[i] for i in kept),
-        tuple(result[0] for result in good),
-        tuple(result[1] for result in good),
-        tuple(result[2] for result in good),
-        np.stack([one.grey for one in prints]) if prints else np.empty((0, 32, 32), np.uint8),
-        np.stack([one.colour for one in prints]) if prints else np.empty((0, 16, 16, 3), np.uint8),
-        tuple(
-            Shown(names[i], places[i], classes[labels[i]], None, result)
-            for i, result in enumerate(results)
-            if isinstance(result, str)
-        ),
-        lambda index: read(kept[index])[3],
-        notes,
-    )
-
-
 def findings(seen: Survey, *, most_skipped: float = 0.0) -> list[Finding]:
     """Return what was found, the worst first. `most_skipped` is the share of bad images that a training skips."""
     found = [
@@ -240,6 +50,7 @@ def findings(seen: Survey, *, most_skipped: float = 0.0) -> list[Finding]:
         *_copies(seen, exact_copies(seen.contents), "exact copies"),
         *_copies(seen, _near_copies(seen), "near copies"),
         *_blank(seen),
+        *_groups(seen),
         *_one_source(seen),
         *_sequences(seen),
         *_balance(seen),
@@ -267,7 +78,7 @@ def _broken(seen: Survey, most_skipped: float) -> Iterator[Finding]:
     elif most_skipped or count > MOST_SKIPPED * total:
         advice = f"remove or repair them: no more than {most_skipped or MOST_SKIPPED:.0%} are skipped"
     else:
-        advice = "remove or repair them, or add --data.bad-images skip"
+        advice = "remove or repair them, or skip them (`bad_images='skip'`)"
     sentence = f"{count:,} of {counted(total, 'image')} cannot be read; {advice}; the first: {seen.broken[0].reason}"
     groups = tuple((shown,) for shown in seen.broken)
     yield Finding("broken images", "error" if is_fatal else "warning", sentence, groups)
@@ -306,6 +117,19 @@ def _blank(seen: Survey) -> Iterator[Finding]:
             f"{counted(len(places), 'image')} {verb} of one colour; the first: {printable(seen.names[places[0]])}"
         )
         yield Finding("blank images", "warning", sentence, groups)
+
+
+def _groups(seen: Survey) -> Iterator[Finding]:
+    """Find groups, as `group_by` names them, that are in more than one split."""
+    if seen.groups is None:
+        return
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(seen.groups):
+        members.setdefault(group, []).append(i)
+    in_split = {split: [g for g, s in zip(seen.groups, seen.splits, strict=True) if s == split] for split in SPLITS}
+    listed = tuple(tuple(map(seen.shown, members[group])) for group in shared_groups(in_split))
+    for sentence in notes_on_groups(in_split):
+        yield Finding("groups in more than one split", "warning", sentence, listed)
 
 
 _COPY = re.compile(r"(.*?)(?:[ _-]*\(\d+\)|[ _-]+(?:copy|kopie|copie|copia)(?:[ _-]*\(?\d+\)?)?)", re.IGNORECASE)
@@ -366,7 +190,7 @@ def _sequences(seen: Survey) -> Iterator[Finding]:
         sentence = (
             f"{counted(len(across), 'sequence')} of numbered frames, such as {printable(prefix)}…, lie in more than "
             "one split; neighbouring frames are alike, so scores are too good: keep each sequence in one split with "
-            "--data.group-by"
+            "`group_by`"
         )
         yield Finding("sequences in more than one split, by name", "warning", sentence, tuple(across))
 
@@ -377,7 +201,7 @@ def _balance(seen: Survey) -> Iterator[Finding]:
     if counts[most] >= IMBALANCED * max(1, counts[least]):
         sentence = (
             f"class {printable(most)!r} has {counts[most]:,} training images, {printable(least)!r} {counts[least]:,}; "
-            "judge by macro-F1, and select the best epoch by it (--best-by macro_f1)"
+            "judge by macro-F1, and select the best epoch by it (`best_by='macro_f1'`)"
         )
         yield Finding("imbalanced classes", "note", sentence)
 

@@ -5,9 +5,10 @@ pixels, as for the perceptual hash "pHash", but not rounded to bits) give the ca
 compares all pairs. A mirrored image has the same even frequencies, and the odd ones with the opposite sign, so it is
 found by the same product. Candidates are then compared in colour at 16×16 pixels.
 
-Both limits were chosen by eye, on pairs found in CIFAR-10 (55,000 images); false alarms were not counted. They leave
-room for copies re-encoded as JPEG of quality 30 or at half the size. Copies that were cropped, turned or made brighter
-are not found.
+Both limits were chosen by eye, on pairs found in CIFAR-10. In four random samples of 5,000 of its images they find
+seven pairs; by eye, all seven are one photo. Of 400 images planted again, all are found that were mirrored, enlarged,
+or saved as JPEG of quality 50 or 30, and 399 of those at half the size, but only half of those without their colours.
+Copies that were cropped, turned or made brighter are not found.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from resnetlab.data import DATASETS, SPLITS
-from resnetlab.data.classes import ClassChoice, alike, notes_on_alike, quoted, require_two, shortened
-from resnetlab.data.groups import named_groups, require_apart
+from resnetlab.data.classes import ClassChoice, alike, counted, notes_on_alike, quoted, require_two, shortened
+from resnetlab.data.groups import named_groups
 from resnetlab.data.manifest import SUFFIXES as TABLES
 from resnetlab.data.manifest import read_manifest
+from resnetlab.data.named import find_named
+from resnetlab.data.sources import is_named
 from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
 from resnetlab.data.words import is_filler, part_of
 from resnetlab.errors import BadInput, printable
@@ -108,8 +111,9 @@ def scan(
     *,
     group_by: str | None = None,
     root: str | Path | None = None,
+    may_download: bool = True,
 ) -> Listing:
-    """List the classes and image files of a folder, or of a manifest, to train on.
+    """List the classes and image files of a folder, a manifest, or a named set of image files, to train on.
 
     A folder has sub-folders for classes, or for splits with sub-folders for classes, under their usual names in any
     spelling (train, Training, test_set, valid, …); it may be wrapped in other folders. Sub-folders of a class belong to
@@ -117,11 +121,12 @@ def scan(
 
     A manifest is a .csv, .tsv or .parquet file (see `resnetlab.data.manifest`), whose files are relative to `root`
     (default: its folder). `group_by` names the groups of images: a regular expression, or a column of the manifest.
+    For a named set, `root` is its folder and `may_download` allows to download it (see `resnetlab.data.named`).
 
     Raises BadInput, with advice, if the images cannot be trained on.
     """
     choice = choice or ClassChoice()
-    found = find(source, choice, group_by=group_by, root=root)
+    found = find(source, choice, group_by=group_by, root=root, may_download=may_download)
     main = "train" if "train" in found.parts else WHOLE
     if main not in found.parts:
         given = ", ".join(found.shown[part] for part in found.parts)
@@ -135,7 +140,6 @@ def scan(
             raise BadInput(_difference(found, main, classes, part, there))
     require_two(classes, printable(found.root / found.shown[main]))
     files = {part: found.files(part, names, classes) for part in found.parts}
-    require_apart({part: inside.groups or () for part, inside in files.items()})
     layout = "classes" if main == WHOLE else "/".join(files)
     notes = (*found.notes, *choice.notes(found.class_names()), *notes_on_alike(classes), *sentences(found.skipped))
     return Listing(
@@ -149,32 +153,51 @@ def find(
     *,
     group_by: str | None = None,
     root: str | Path | None = None,
+    may_lack_files: bool = False,
+    may_download: bool = True,
 ) -> Found:
-    """Find the images of a folder or manifest by split and class, whatever is missing; the arguments are `scan`'s.
+    """Find the images of a folder, manifest or named set by split and class, whatever is missing.
+
+    The arguments are `scan`'s.
+
+    With `may_lack_files`, a manifest may list files that do not exist; they are left out.
 
     Raises BadInput if it does not exist, or if its layout is ambiguous; names in `choice` can settle that.
     """
     path, choice = Path(source), choice or ClassChoice()
+    if is_named(os.fspath(source)):
+        return _grouped(_in_named(os.fspath(source), root, may_download), group_by)
     if path.suffix.lower() in TABLES and not path.is_dir():
-        return _in_manifest(path, path.parent if root is None else Path(root), group_by)
+        return _in_manifest(path, path.parent if root is None else Path(root), group_by, may_lack_files)
     if not path.exists():
         raise BadInput(f"folder not found: {printable(path)}; give a folder of images, or one of {', '.join(DATASETS)}")
     if not path.is_dir():
         tables = ", ".join(TABLES)
         raise BadInput(f"{printable(path)} is a file; a folder is needed, or a {tables} file with file,label: {_HELP}")
-    found = replace(_in_folder(path, choice), name=path.resolve().name)
+    return _grouped(replace(_in_folder(path, choice), name=path.resolve().name), group_by)
+
+
+def _grouped(found: Found, group_by: str | None) -> Found:
+    """Give every image the group that a regular expression finds in its name."""
     if group_by is None:
         return found
     names = [name for classes in found.parts.values() for files in classes.values() for name in files]
     return replace(found, groups=named_groups(names, group_by))
 
 
-def _in_manifest(path: Path, root: Path, group_by: str | None) -> Found:
+def _in_named(name: str, root: str | Path | None, may_download: bool) -> Found:
+    """Find the files of a named data set; its images without a published split are in no split."""
+    found = find_named(name, root=root, may_download=may_download)
+    parts = found.parts if len(found.parts) > 1 else {WHOLE: found.parts["train"]}
+    return Found(found.root, parts, {part: part for part in parts}, (), found.notes, None, name)
+
+
+def _in_manifest(path: Path, root: Path, group_by: str | None, may_lack_files: bool) -> Found:
     """Find the images that a manifest lists."""
     for place, kind in ((path, "file"), (root, "folder")):
         if not (path.is_file() if kind == "file" else root.is_dir()):
             raise BadInput(f"{kind} not found: {printable(place)}")
-    manifest = read_manifest(path, root, group_by)
+    manifest = read_manifest(path, root, group_by, may_lack_files=may_lack_files)
     parts: dict[str, dict[str, list[str]]] = {part: {} for part in (SPLITS if manifest.has_splits else (WHOLE,))}
     for row in manifest.rows:
         parts[row.split or WHOLE].setdefault(row.label, []).append(row.file)
@@ -277,7 +300,19 @@ def _split_folders(root: Path, top: Folder) -> dict[str, Folder]:
             f"{printable(root / top.path)} has {printable(chosen['train'].name)} with sub-folders, and {names} with "
             "images: are they all classes? Then name them, such as `classes=['A', 'B']`; else move the others away"
         )
+    similar = [folder.name for folder in others if "train" in chosen and _has_classes_of(folder, chosen["train"])]
+    if similar and len(chosen) == 1:
+        raise BadInput(
+            f"{printable(root / top.path)} has {printable(chosen['train'].name)}, and {quoted(similar)} with the same "
+            "sub-folders: rename those that are splits to val and test, and move the others away"
+        )
     return chosen
+
+
+def _has_classes_of(folder: Folder, train: Folder) -> bool:
+    """Return True if at least half of the classes in either folder are in the other, too."""
+    names, classes = ({inner.name.casefold() for inner in part.filled} for part in (folder, train))
+    return len(names & classes) * 2 >= max(len(names), len(classes))
 
 
 def _other_words(top: Folder) -> list[tuple[str, ...]]:
@@ -295,6 +330,15 @@ def _require_classes(root: Path, top: Folder) -> None:
         raise BadInput(
             f"{shown} has {quoted(names)}, which look like the splits of class {' '.join(rest)!r}; {_HELP}{override}"
         )
+    for folder in top.filled:
+        train = _named_parts(folder.filled).get("train", ())
+        if not folder.images and any(part.filled for part in train):
+            splits = quoted([part.name for part in folder.filled])
+            others = quoted([other.name for other in top.filled if other is not folder])
+            raise BadInput(
+                f"{shown} has {printable(folder.name)} with the splits {splits}, beside {others}: give the folder of "
+                f"the splits, {printable(root / folder.path)}{override}"
+            )
     inside = [{name.casefold() for name, below in folder.folders.items() if below.below} for folder in top.filled]
     if len(inside) < 2 or any(10 * len(folder.images) > folder.below for folder in top.filled):
         return
@@ -346,8 +390,12 @@ def _unread(found: Found, classes: Sequence[str]) -> str:
     for item in found.skipped:
         if item.kind == "suffix" and any(f"/{item.folder}/".endswith(f"/{name}/") for name in classes):
             counts[item.what] = counts.get(item.what, 0) + item.count
-    advice = dict.fromkeys(PICTURES[suffix] for suffix in counts if suffix in PICTURES)
-    files = [f"{count:,} {suffix or 'other'} file{'s' * (count != 1)}" for suffix, count in counts.items()]
+    known = {**PICTURES, "": "the names of images need their suffix, such as .jpg"}
+    advice = dict.fromkeys(known[suffix] for suffix in counts if suffix in known)
+    files = [
+        counted(count, f"{suffix} file") if suffix else f"{counted(count, 'file')} without a suffix"
+        for suffix, count in counts.items()
+    ]
     return f", but {shortened(files, 3)}{''.join(f'; {text}' for text in advice)}" if files else ""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from resnetlab.data.classes import quoted
+from resnetlab.data.classes import quoted, shortened
 from resnetlab.errors import BadInput, printable
 
 MOST_PARTS = 20
@@ -41,19 +41,36 @@ def named_groups(names: Sequence[str], pattern: str, columns: Sequence[str] = ()
     return groups
 
 
-def require_apart(parts: Mapping[str, Iterable[str]]) -> None:
-    """Raise BadInput, with their number and some names, for groups that are in more than one given split."""
+def shared_groups(splits: Mapping[str, Iterable[str] | None]) -> dict[str, list[str]]:
+    """Return the groups that are in more than one split, each with its splits. Splits that are given can share groups.
+
+    >>> shared_groups({"train": ["a", "a", "b"], "val": ["b", "c"], "test": ["c", "d"]})
+    {'b': ['train', 'val'], 'c': ['val', 'test']}
+    """
     places: dict[str, list[str]] = {}
-    for part, groups in parts.items():
-        for group in dict.fromkeys(groups):
-            places.setdefault(group, []).append(part)
-    if shared := [group for group, found in places.items() if len(found) > 1]:
-        several = "groups are" if len(shared) > 1 else "groups is"
-        raise BadInput(
-            f"{len(shared):,} of {len(places):,} {several} in more than one of the given splits: {quoted(shared)}; a "
-            f"score would be of images like those trained on: move each group into one split "
-            f"({printable(shared[0])!r} is in {' and '.join(places[shared[0]])}), or train without groups"
-        )
+    for split, groups in splits.items():
+        for group in dict.fromkeys(groups or ()):
+            places.setdefault(group, []).append(split)
+    return {group: found for group, found in places.items() if len(found) > 1}
+
+
+def notes_on_groups(splits: Mapping[str, Sequence[str] | None]) -> tuple[str, ...]:
+    """Return a sentence about the groups that are in more than one split; none if there are none.
+
+    >>> notes_on_groups({"train": ["a", "b"], "val": ["c"], "test": ["b"]})
+    ("1 of 3 groups is in more than one split ('b' in train and test), so scores are too good; keep each \
+group in one split",)
+    """
+    shared = shared_groups(splits)
+    if not shared:
+        return ()
+    total = len({group for groups in splits.values() for group in groups or ()})
+    are = "is" if len(shared) == 1 else "are"
+    places = [f"{printable(group)!r} in {' and '.join(found)}" for group, found in shared.items()]
+    return (
+        f"{len(shared):,} of {total:,} groups {are} in more than one split "
+        f"({shortened(places, 5)}), so scores are too good; keep each group in one split",
+    )
 
 
 def hold_out(labels: np.ndarray, groups: Sequence[str], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +86,10 @@ def hold_out(labels: np.ndarray, groups: Sequence[str], fraction: float, seed: i
     count = len(set(groups))
     if count < 2:
         raise BadInput(f"a split cannot be drawn by group: the images are of {count} group; at least 2 are needed")
-    shares = [(taken, parts) for parts in range(2, min(MOST_PARTS, count) + 1) for taken in range(1, parts)]
+    most = min(MOST_PARTS, count, int(np.bincount(labels).max()))  # scikit-learn needs an image of a class in each part
+    if most < 2:
+        raise BadInput("a split cannot be drawn by group: every class has 1 image; at least 2 are needed")
+    shares = [(taken, parts) for parts in range(2, most + 1) for taken in range(1, parts)]
     near = min(abs(taken / parts - fraction) for taken, parts in shares)
     taken, parts = next(share for share in shares if abs(share[0] / share[1] - fraction) <= max(near, 0.005))
     folds = _divided(labels, groups, parts, seed)

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from resnetlab.data.augment import Augmentation, resize
+from resnetlab.data.balance import balanced_draws
+from resnetlab.data.mixing import Mixing
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables
 from resnetlab.data.splits import Split
+from resnetlab.distributed import ALONE, Processes
 from resnetlab.runtime import Runtime
 
 
@@ -23,6 +26,12 @@ class Batch(NamedTuple):
     images: Tensor  # (N, C, H, W) float32, normalised, channels_last
     labels: Tensor  # (N,) int64
     indices: Tensor  # (N,) int64, on the CPU
+    shares: Tensor | None = None  # (N, classes) float32: of each class in images that were mixed; None: not mixed
+
+    @property
+    def targets(self) -> Tensor:
+        """The labels, or the shares of the classes, as `torch.nn.CrossEntropyLoss` takes them."""
+        return self.labels if self.shares is None else self.shares
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,13 @@ class TrainBatches:
 
     `sizes` is for progressive resizing: the image size in pixels in each phase of the run, whose length is `steps`.
     The phases are of equal length; without `sizes` every batch has the input's size.
+
+    With `mixing`, each image is mixed with the next one in the order of the epoch, after all augmentations.
+
+    With `is_balanced`, all classes are equally frequent in an epoch. An image may then be drawn more than once, each
+    time with other random numbers.
+
+    Several processes have the same batches, and each yields its own part of each of them.
     """
 
     split: Split
@@ -44,18 +60,34 @@ class TrainBatches:
     runtime: Runtime
     sizes: Sequence[int] = ()
     steps: int = 0
+    mixing: Mixing | None = None
+    is_balanced: bool = False
 
     def __len__(self) -> int:
         return max(1, len(self.split) // self.batch_size)
 
-    def indices(self, order: Tensor, number: int) -> Tensor:
-        """Return the indices of one batch in the order of an epoch."""
-        return order[number * self.batch_size : (number + 1) * self.batch_size]
+    def draws(self, random: RandomTables) -> Tensor:
+        """Return the indices of the images of an epoch: all of them, or balanced ones.
+
+        Random numbers belong to draws: row i of a table is that of draw i.
+        """
+        return balanced_draws(self.split.labels, random) if self.is_balanced else torch.arange(len(self.split))
+
+    def rows(self, order: Tensor, number: int, processes: Processes = ALONE) -> Tensor:
+        """Return the draws in one batch by the order of an epoch, and the partner of the last one, if mixed.
+
+        Of several processes, those of this process's part of the batch.
+        """
+        first = number * self.batch_size
+        part = processes.share(min(self.batch_size, len(order) - first))
+        last = first + part.stop + (self.mixing is not None)
+        return order[torch.arange(first + part.start, last) % len(order)]
 
     def names(self, epoch: int, number: int) -> list[str]:
         """Return the names of the images in one batch."""
-        order = RandomTables(self.seed, epoch, len(self.split)).permutation()
-        return [self.split.names[index] for index in self.indices(order, number).tolist()]
+        random = RandomTables(self.seed, epoch, len(self.split))
+        indices = self.draws(random)[self.rows(random.permutation(), number)]
+        return [self.split.names[index] for index in indices.tolist()]
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Yield the batches `start` to `stop` (default: all) of one epoch."""
@@ -64,14 +96,25 @@ class TrainBatches:
             random.uniform(augmentation.purpose, augmentation.columns, alternating=augmentation.alternates)
             for augmentation in self.augmentations
         ]
-        order = random.permutation()
+        mixed = None if self.mixing is None else self.mixing.draw(random)
+        draws, order = self.draws(random), random.permutation()
         for number in range(start, len(self) if stop is None else stop):
-            indices = self.indices(order, number)
+            rows, shares = self.rows(order, number, self.runtime.processes), None
+            indices = draws[rows]
             images, labels = gather(self.split, indices, self.runtime)
             for augmentation, table in zip(self.augmentations, tables, strict=True):
-                images = augmentation.apply(images, table[indices].to(images.device, non_blocking=True))
-            normalized = self.preprocessing.normalize(images)
-            yield Batch(resize(normalized, self.size_at(epoch * len(self) + number)), labels, indices)
+                numbers = table[rows]
+                if not augmentation.on_cpu:
+                    numbers = numbers.to(images.device, non_blocking=True)
+                images = augmentation.apply(images, numbers)
+            images = self.preprocessing.normalize(images)
+            if self.mixing is not None and mixed is not None:
+                indices = indices[:-1]
+                numbers = mixed[rows[:-1]].to(images.device, non_blocking=True)
+                images, shares = self.mixing.apply(images, labels, numbers)
+                labels = labels[:-1]
+            size = self.size_at(epoch * len(self) + number)
+            yield Batch(resize(images, size), labels, indices, shares)
 
     def size_at(self, step: int) -> int:
         """Return the side of the images in one step of the run, in pixels."""
@@ -81,7 +124,11 @@ class TrainBatches:
 
 @dataclass(frozen=True)
 class EvalBatches:
-    """Every image of a split once, in order, without augmentation; no image is dropped."""
+    """Every image of a split once, in order, without augmentation; no image is dropped.
+
+    Each of several processes yields consecutive batches, whole ones: the batches are those of a process alone, so that
+    each image has the same score to the last bit.
+    """
 
     split: Split
     preprocessing: Preprocessing
@@ -92,7 +139,8 @@ class EvalBatches:
         return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, len(self.split), self.batch_size):
+        for number in self.runtime.processes.share(len(self)):
+            first = number * self.batch_size
             indices = torch.arange(first, min(first + self.batch_size, len(self.split)))
             images, labels = gather(self.split, indices, self.runtime)
             yield Batch(self.preprocessing.normalize(images), labels, indices)

@@ -15,6 +15,7 @@ from resnetlab.data.classes import quoted
 from resnetlab.data.groups import named_groups
 from resnetlab.data.words import split_of
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import read_regular
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -50,11 +51,13 @@ class Manifest:
     notes: tuple[str, ...]
 
 
-def read_manifest(path: Path, root: Path, group_by: str | None = None) -> Manifest:
+def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_lack_files: bool = False) -> Manifest:
     """Read a .csv, .tsv or .parquet file with the columns file, label and, if there are any, split and group.
 
     The files are relative to `root`, and must lie in it. `group_by` is another column for the groups, or a regular
-    expression for the file. Raises BadInput, with numbers and the first line concerned, for missing files, empty cells,
+    expression for the file. With `may_lack_files`, rows of missing files are left out.
+
+    Raises BadInput, with numbers and the first line concerned, for missing files, empty cells,
     an image with two labels, and files outside the root.
     """
     header, cells = _table(path)
@@ -81,6 +84,10 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None) -> Manife
         )
     if not rows:
         raise BadInput(f"{shown} lists no images")
+    if not any(row.split for row in rows):  # a column without a single value says nothing
+        rows, column["split"] = [replace(row, split=None) for row in rows], None
+    if not any(row.group for row in rows):
+        rows, column["group"] = [replace(row, group=None) for row in rows], None
     for name in COLUMNS:
         empty = [row for row in rows if column[name] is not None and not getattr(row, name)]
         _refuse(shown, rows, empty, f"no {name}", advice="fill the cells in, or leave the rows out")
@@ -90,8 +97,13 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None) -> Manife
     strange = [row for row in rows if row.split not in (None, "train", "val", "test")]
     _refuse(shown, rows, strange, "an unknown split", "split", advice="use train, val and test")
     gone = [row for row in rows if not os.path.isfile(root / row.file)]  # noqa: PTH113 - a Path's takes longer
+    if may_lack_files:
+        lost = {row.file for row in gone}
+        rows, gone = [row for row in rows if row.file not in lost], []
+        if not rows:
+            raise BadInput(f"{shown}: none of its {len(lost):,} files is in {printable(root)}")
     _refuse(shown, rows, gone, f"a file that is not in {printable(root)}", "file", advice=_advice(gone))
-    if group_by is not None and column["group"] is None:
+    if group_by is not None and group_by not in header:
         groups = named_groups([row.file for row in rows], group_by, header)
         rows = [replace(row, group=groups[row.file]) for row in rows]
     has_groups = rows[0].group is not None
@@ -106,7 +118,7 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise BadInput(f"could not read {printable(path)}: {error.strerror or error}") from error
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -143,6 +155,8 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         table = pandas.read_parquet(path)
     except Exception as error:  # pyarrow is missing, or the file is damaged
         raise BadInput(f"{printable(path)} cannot be read as Parquet: {printable(error)[:200]}") from error
+    if any(table.index.names):
+        table = table.reset_index()
     columns = [["" if pandas.isna(value) else _plain(value) for value in table[name]] for name in table.columns]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return [str(name).strip() for name in table.columns], list(enumerate(rows, start=1))
@@ -170,10 +184,10 @@ def _refuse(
     """Raise BadInput, with their number and the first one, if some rows are wrong."""
     if not wrong:
         return
-    have = "row has" if len(wrong) == 1 else "rows have"
+    have = "has" if len(wrong) == 1 else "have"
     detail = "" if cell is None else f": {printable(getattr(wrong[0], cell))!r}"
     raise BadInput(
-        f"{shown}: {len(wrong):,} of {len(rows):,} {have} {what}, first in line {wrong[0].line}{detail}; {advice}"
+        f"{shown}: {len(wrong):,} of {len(rows):,} rows {have} {what}, first in line {wrong[0].line}{detail}; {advice}"
     )
 
 
@@ -222,4 +236,7 @@ def _values(rows: Sequence[Row], name: str) -> dict[str, set[str]]:
 def _advice(gone: Sequence[Row]) -> str:
     if gone and not any(posixpath.splitext(row.file)[1] for row in gone):
         return "the file names need their suffix, such as .jpg"
-    return "correct the paths, or give the folder that they are relative to with `root='FOLDER'`"
+    return (
+        "correct the paths, put the table into the folder that they are relative to, or give that folder with "
+        "`root='FOLDER'`"
+    )

@@ -12,6 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnetlab.data.bands import read_bands
+from resnetlab.data.decode import MAX_PIXELS, from_array, to_image
 from resnetlab.data.depth import Range
 from resnetlab.errors import BadInput, printable
 
@@ -39,6 +41,8 @@ MOST_CHANNELS = 64  # more than satellites have; every layer of images is held i
 
 LARGEST_VALUE = 1e38  # of a pixel; float32 ends at 3.4e38, and the width of the range must not overflow
 
+MOST_PIXELS = 2_000_000_000  # of an image that is decoded: 8 GB in Pillow
+
 LARGEST_SIZE = 4096  # pixels; model files may be hostile, and 4096² RGB pixels already take 50 MB
 
 _SIZES = ((48, 32), (96, 64), (180, 128))  # a median short side up to the first number becomes the second; beyond, 224
@@ -57,7 +61,7 @@ class Preprocessing:
     ignores the aspect ratio, `pad` scales the long side to `resize_to` and centres the image on black.
 
     `range` are the pixel values that become 0 and 255 in images of more than 8 bits; None if there were none in
-    training (see `resnetlab.data.decode`).
+    training (see `resnetlab.data.decode`). An image of which more than `max_pixels` would be decoded is refused.
 
     Raises BadInput for values out of range.
 
@@ -75,6 +79,7 @@ class Preprocessing:
     std: tuple[float, ...]
     fit: str = "crop"
     range: Range | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -107,12 +112,24 @@ class Preprocessing:
             raise BadInput(f"preprocessing: fit is {_shown(self.fit)}; choose from {', '.join(FITS)}")
         if self.range is not None:
             require_range(self.range, "preprocessing: range")
+        if type(self.max_pixels) is not int or not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise BadInput(
+                f"preprocessing: max_pixels is {_shown(self.max_pixels)}; it must be a whole number 1..{MOST_PIXELS:,}"
+            )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values as JSON types, for a model file or a run folder; `range` only if there is one."""
+        """Return the values as JSON types, for a model file or a run folder.
+
+        `range` and `max_pixels` are left out if they are not set, so that earlier versions can read the file.
+        """
         given = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-        value_range = given.pop("range")
-        return given if value_range is None else given | {"range": list(value_range)}
+        if self.range is None:
+            del given["range"]
+        else:
+            given["range"] = list(self.range)
+        if self.max_pixels == MAX_PIXELS:
+            del given["max_pixels"]
+        return given
 
     @classmethod
     def from_json(cls, given: object) -> Preprocessing:
@@ -122,7 +139,7 @@ class Preprocessing:
         names = {field.name for field in fields(cls)}
         if unknown := sorted(printable(key) for key in given.keys() - names):
             raise BadInput(f"preprocessing: unknown {', '.join(unknown)[:200]}; known are {', '.join(sorted(names))}")
-        if missing := sorted(names - {"fit", "range"} - given.keys()):
+        if missing := sorted(names - {"fit", "range", "max_pixels"} - given.keys()):
             raise BadInput(f"preprocessing: {', '.join(missing)} missing")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
@@ -132,19 +149,38 @@ class Preprocessing:
     def read(self, source: str | Path | IO[bytes] | Image | np.ndarray) -> np.ndarray:
         """Decode and resize a file, an image or an array (H, W[, C]) to uint8 (resize_to, resize_to, channels).
 
-        Training and prediction both call this. Large JPEG files are decoded at a half, a quarter or an eighth of their
-        size as long as twice `resize_to` remains: this takes a fraction of the time and loses no visible detail.
-
-        Raises BadInput for anything that is not an image (see `resnetlab.data.decode`).
+        Training and prediction both call this. Raises BadInput for anything that is not an image (see
+        `resnetlab.data.decode`).
         """
-        from resnetlab.data.bands import read_bands
-        from resnetlab.data.decode import MAX_PIXELS, from_array, to_image
+        return self.resize(self.decode(source))
 
+    def decode(self, source: str | Path | IO[bytes] | Image | np.ndarray) -> Image | np.ndarray:
+        """Decode a file, an image or an array (H, W[, C]) to what `resize` accepts.
+
+        Large JPEG files are decoded at a half, a quarter or an eighth of their size as long as twice `resize_to`
+        remains: this takes a fraction of the time and loses no visible detail. Raises BadInput.
+        """
         if self.channels in (1, 3):
-            return self.resize(to_image(source, at_least=2 * self.resize_to, value_range=self.range))
+            limits: dict[str, Any] = {"max_pixels": self.max_pixels, "value_range": self.range}
+            return to_image(source, at_least=2 * self.resize_to, **limits)
         if isinstance(source, np.ndarray):
-            return self.resize(from_array(source, "the array", MAX_PIXELS, self.channels))
-        return self.resize(read_bands(source, self.channels).to_8bit(self.range))
+            return from_array(source, "the array", self.max_pixels, self.channels)
+        return read_bands(source, self.channels, max_pixels=self.max_pixels).to_8bit(self.range)
+
+    def visible_share(self, width: int, height: int) -> tuple[float, float]:
+        """Return the shares of the width and of the height of an image that are in the network's input.
+
+        They are always the central ones.
+
+        >>> preprocessing = Preprocessing(image_size=224, resize_to=256, channels=1, mean=(0.5,), std=(0.25,))
+        >>> preprocessing.visible_share(512, 256)
+        (0.4375, 0.875)
+        """
+        central = self.image_size / self.resize_to
+        if self.fit == "squash":
+            return central, central
+        side = min(width, height) if self.fit == "crop" else max(width, height)
+        return min(1.0, central * side / width), min(1.0, central * side / height)
 
     def resize(self, image: Image | np.ndarray) -> np.ndarray:
         """Resize a decoded image (mode L or RGB, or uint8 (H, W, C)) to uint8 (resize_to, resize_to, channels).

@@ -38,7 +38,7 @@ class RandomTables:
 
     def permutation(self) -> Tensor:
         """Return a random order of the samples, int64 (samples,)."""
-        return torch.from_numpy(self._generator("order", self.epoch).permutation(self.samples))
+        return torch.from_numpy(self.generator("order").permutation(self.samples))
 
     def uniform(self, purpose: str, columns: int, *, alternating: bool = False) -> Tensor:
         """Return uniform numbers in [0, 1), float32 (samples, columns).
@@ -48,6 +48,15 @@ class RandomTables:
         epoch = self.epoch - self.epoch % 2 if alternating else self.epoch
         table = torch.from_numpy(self._generator(purpose, epoch).random((self.samples, columns), dtype=np.float32))
         return table if epoch == self.epoch else (table + 0.5) % 1
+
+    def beta(self, purpose: str, alpha: float) -> Tensor:
+        """Return numbers of the distribution Beta(alpha, alpha), float32 (samples, 1), in [0, 1]."""
+        numbers = self.generator(purpose).beta(alpha, alpha, (self.samples, 1))
+        return torch.from_numpy(numbers.astype(np.float32))
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """Return the generator of this epoch for one purpose, in its first state."""
+        return self._generator(purpose, self.epoch)
 
     def _generator(self, purpose: str, epoch: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(_sequence(self.seed, purpose, epoch)))

@@ -20,13 +20,16 @@ from resnetlab.data.depth import DeepPixels, Limits, choose_range
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_SKIPPED = 0.05
 """The usual largest share of bad images; a data set with more of them is refused: something else is wrong with it."""
+
+MOST_OUTSIDE = 0.9
+"""Share of an image's values outside the range with which little is left of it: 16-bit values in a range of 12 bits."""
 
 MOST_THREADS = 8
 
@@ -48,6 +51,10 @@ class BadImages:
         self.most = most
         self.max_pixels = max_pixels
         self.skipped: list[tuple[str, str]] = []
+        self.cut_off: list[str] = []  # images that are black or white because their values are outside the range
+        self.deep: list[str] = []  # images of more than 8 bits for a model that was trained on 8 bits
+        self.flat: list[str] = []  # images that become one grey because their values differ by less than a level
+        self.are_integers: bool | None = None  # the values for which the range was chosen; None if they are not known
 
     def report(self, name: str, reason: str) -> None:
         """Record one bad image, or raise BadInput."""
@@ -62,7 +69,21 @@ class BadImages:
             )
 
     def notes(self) -> tuple[str, ...]:
-        """Return a sentence with the number of skipped images, and one sentence for each of them."""
+        """Return sentences about skipped images, one for each, and about images that lose their contrast."""
+        unlike = {
+            "almost only pixel values outside the range, so that they are black or white": self.cut_off,
+            "pixel values that differ by less than a level of the range, so that they become one grey": self.flat,
+            "more than 8 bits, but the training images had 8: their 0 to 65535 become black to white": self.deep,
+        }
+        lost = (
+            f"{'1 image has' if len(names) == 1 else f'{len(names):,} images have'} {what}; the first: "
+            f"{printable(min(names))}"
+            for what, names in unlike.items()
+            if names
+        )
+        return (*self._notes_on_skipped(), *lost)
+
+    def _notes_on_skipped(self) -> tuple[str, ...]:
         if not self.skipped:
             return ()
         share = len(self.skipped) / self.total
@@ -98,6 +119,9 @@ def read_training_files(
     found, reader.limits = reader.limits, None
     sentences: tuple[str, ...] = ()
     if found:
+        if bad.policy == "skip":
+            found = reader.without_other_kind(found)
+        bad.are_integers = next(iter(found.values())).are_integers
         chosen, sentences = choose_range(
             {f"{reader.base}/{files.names[i]}": found[i] for i in sorted(found)}, int(reader.kept.sum())
         )
@@ -139,6 +163,26 @@ class _Reader:
                     self.kept[i] = False
                     self.bad.report(self.files.names[i], reason)
 
+    def without_other_kind(self, found: dict[int, Limits]) -> dict[int, Limits]:
+        """Return the limits of one kind, integers or floats, and report the images of the other, which are fewer."""
+        integers = sum(limits.are_integers for limits in found.values())
+        self.bad.are_integers = 2 * integers >= len(found)
+        same = {}
+        for i in sorted(found):
+            if found[i].are_integers == self.bad.are_integers:
+                same[i] = found[i]
+            else:
+                self.kept[i] = False
+                self.bad.report(self.files.names[i], self._other_kind(f"{self.base}/{self.files.names[i]}"))
+        return same
+
+    def _other_kind(self, path: str) -> str:
+        kinds = ("floats", "integers") if self.bad.are_integers else ("integers", "floats")
+        return (
+            f"{printable(path)} has {kinds[0]}, and most training images of more than 8 bits have {kinds[1]}: give the "
+            "values that become black and white for both (`range`)"
+        )
+
     def _read_one(self, i: int) -> None:
         path, preprocessing = f"{self.base}/{self.files.names[i]}", self.preprocessing
         content = read_bytes(path)
@@ -158,6 +202,15 @@ class _Reader:
             if self.limits is not None and pixels.values.dtype != np.uint8:
                 self.limits[i] = Limits.of(pixels)
                 return
+            if pixels.values.dtype != np.uint8 and self.bad.are_integers not in (None, pixels.are_integers):
+                raise BadInput(self._other_kind(path))
+            if preprocessing.range is None:
+                if pixels.values.dtype == np.uint16 or (pixels.are_integers and pixels.limits[1] > 255):
+                    self.bad.deep.append(self.files.names[i])
+            elif pixels.values.dtype != np.uint8 and pixels.is_flat(preprocessing.range):
+                self.bad.flat.append(self.files.names[i])
+            elif pixels.share_outside(preprocessing.range) > MOST_OUTSIDE:
+                self.bad.cut_off.append(self.files.names[i])
             pixels = pixels.to_8bit(preprocessing.range)
         self.store[i] = preprocessing.resize(pixels)
 

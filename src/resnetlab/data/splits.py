@@ -164,7 +164,10 @@ class HoldOut:
         if self.folds is None and self.fold is not None:
             raise BadInput(f"data.fold is {self.fold}, but the number of folds is missing; give data.folds too")
         if self.folds is not None and self.fold is None:
-            raise BadInput(f"data.folds is {self.folds}, but which of them is missing; give data.fold, or use --folds")
+            raise BadInput(
+                f"data.folds is {self.folds}, but the number of the fold is missing; give data.fold, or train "
+                f"all folds with `resnetlab train --folds {self.folds}`"
+            )
         if self.folds is not None and self.fold is not None and not 1 <= self.fold <= self.folds:
             raise BadInput(f"data.fold is {self.fold}, but must be in 1..{self.folds}, the number of folds")
 

@@ -9,15 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resnetlab.data import DATASETS, SPLITS
+from resnetlab.data import SPLITS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import content_digest, contents_of, remember
 from resnetlab.data.datasets import ImageData, lacking_classes, resized
 from resnetlab.data.decode import MAX_PIXELS, read_image
+from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.folder import Files, Found, find
 from resnetlab.data.named import open_named
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import MOST_SKIPPED, BadImages, read_files, require_memory
+from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import Split, names_digest
 from resnetlab.data.tree import sentences
 from resnetlab.errors import BadInput, Damaged, printable
@@ -94,7 +96,8 @@ class StoredSplits:
             )
             for name, split in splits.items()
         }
-        return cls(data.classes, stored, data.preprocessing, data.notes)
+        notes = dict.fromkeys((*data.notes, *notes_on_copies(data)))  # those of stored data have the copies already
+        return cls(data.classes, stored, data.preprocessing, tuple(notes))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -196,9 +199,9 @@ def images_of(
 ) -> Images:
     """List the images of a named data set, a folder or a manifest, without requiring that they can be trained on."""
     choice = choice or ClassChoice()
-    if source in DATASETS:
+    if is_named(source) and published_side(source) is not None:
         return _named_images(source, choice, root, download=download)
-    return _folder_images(find(source, choice, root=root), choice)
+    return _folder_images(find(source, choice, root=root, may_lack_files=True, may_download=download), choice)
 
 
 def open_stored(
@@ -279,13 +282,13 @@ def compare_with(
         for place, name in enumerate(known[split]):
             now = label.get(images.classes[name]) if name in images.classes else None
             had = now if record.labels is None else int(record.labels[place])
-            if name not in contents or had is None:
+            if name not in contents or name not in images.classes or had is None:
                 gone.append(name)
                 if record.contents:
                     lost.setdefault(record.contents[place], []).append((name, int(had or 0)))
             elif record.contents and contents[name] != record.contents[place]:
                 changed.append(name)
-            elif name in images.classes and now != had:
+            elif now != had:
                 moved.append(name)
             else:
                 same[split].append(name)

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from resnetlab.data.classes import counted
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import read_regular
 
 # of the formats in `resnetlab.data.decode`
 _JPEG_PNG_WEBP = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
@@ -149,9 +150,8 @@ def _list(root: Path, folder: Folder) -> bool:
     ancestors = set(_identities(folder))
     for entry in entries:
         name = entry.name
-        kind: Kind | None = "hidden" if name[0] == "." else "system" if name.casefold() in _SYSTEM else None
-        if kind is not None:
-            folder.skipped[kind, name if _is_folder(entry) or kind == "system" else _hidden(name)] += 1
+        if reason := skipped_by_name(name, is_folder=_is_folder(entry)):
+            folder.skipped[reason] += 1
         elif _is_folder(entry):
             if not entry.is_symlink() or _identity(entry) not in ancestors:
                 below = f"{folder.path}/{name}" if folder.path else name
@@ -165,6 +165,13 @@ def _list(root: Path, folder: Folder) -> bool:
                 marks.append(name)
             folder.skipped["suffix", suffix] += 1
     return not any(_is_ours(f"{path}/{name}", _MARKS[name]) for name in marks)
+
+
+def skipped_by_name(name: str, *, is_folder: bool) -> tuple[Kind, str] | None:
+    """Return the kind and the name under which a hidden or system file or folder is counted; None for any other."""
+    if name[0] == ".":
+        return "hidden", name if is_folder else _hidden(name)
+    return ("system", name) if name.casefold() in _SYSTEM else None
 
 
 def _hidden(name: str) -> str:
@@ -194,9 +201,7 @@ def _identities(folder: Folder | None) -> Iterator[tuple[int, int]]:
 def _is_ours(path: str, keys: frozenset[str]) -> bool:
     """Return True for a JSON file with the keys that resnetlab writes."""
     try:
-        if not os.path.isfile(path):  # noqa: PTH113 - opening a FIFO would wait for its writer
-            return False
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_regular(Path(path)).decode())
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and keys <= content.keys()
@@ -237,7 +242,7 @@ def sentences(skipped: Iterable[Skipped]) -> list[str]:
             case _:
                 named = counted(count, "hidden file") if not what else f"{count:,} × {name}" if count > 1 else name
                 together.setdefault("name", []).append(f"{named}{_where(items)}")
-    lines += [_shortened(phrases, 5, "kinds") for phrases in together.values()]
+    lines += [_shortened(phrases, 10, "kinds") for phrases in together.values()]
     return [f"skipped: {line}" for line in lines]
 
 

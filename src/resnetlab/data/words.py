@@ -8,7 +8,7 @@ _WORDS = {
     **dict.fromkeys(("train", "training", "trainval", "tr", "trn", "learn", "learning"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "devel", "development", "va"), "val"),
     **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "eval"),  # val; beside another val folder, test
-    **dict.fromkeys(("test", "testing", "tests", "tst"), "test"),
+    **dict.fromkeys(("test", "testing", "tests", "tst", "te", "ts"), "test"),
 }
 
 _FILLERS = {"data", "dataset", "dir", "files", "folder", "part", "samples", "set", "split", "subset"}

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from resnetlab.errors import printable
-from resnetlab.files import sync_folder
+from resnetlab.files import read_regular, sync_folder
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def append(path: Path, line: bytes) -> None:
 def read(path: Path) -> tuple[list[Access], list[str]]:
     """The accesses in a log file, none if it does not exist, and a sentence for each damaged line."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_regular(path).split(b"\n")
     except FileNotFoundError:
         return [], []
     except OSError as error:

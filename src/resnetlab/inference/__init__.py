@@ -1,1 +1,1 @@
-"""Inference: model files, and predictions from them."""
+"""Inference: model files, predictions from them, import, export and serving."""

@@ -128,7 +128,13 @@ def is_exactly(kind: type[nn.Module], *modules: nn.Module) -> bool:
 @cache
 def has_pair_products() -> bool:
     """True if the kernels that multiply pairs of bfloat16 exist, and those for AMX tiles, which are faster, do not."""
-    return bool(kernels().blocks_there()) and not torch.cpu.get_capabilities().get("amx_bf16", False)
+    return has_kernels() and bool(kernels().blocks_there()) and not torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+@cache
+def has_float_products() -> bool:
+    """True if the kernels for inference in float32 exist."""
+    return has_kernels() and bool(kernels().floats_there())
 
 
 @cache

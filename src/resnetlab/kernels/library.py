@@ -24,7 +24,7 @@ import torch
 from resnetlab.files import cache_folder, replacing
 
 HERE = Path(__file__).parent / "csrc"
-SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "tiles.c", "stems.c", "vectors.h")
+SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "floats.c", "tiles.c", "stems.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -122,8 +122,11 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.stem_convolve.argtypes = [*[pointer] * 3, *[count] * 5]
     if kernels.blocks_there():
         kernels.blocks_pack.argtypes = [pointer, pointer, count, count, yes]
-        kernels.blocks_convolve.argtypes = [*[pointer] * 3, *[count] * 4]
+        kernels.blocks_convolve.argtypes = [*[pointer] * 5, *[count] * 4, yes]
         kernels.blocks_weights.argtypes = [*[pointer] * 3, *[count] * 4]
+    if kernels.floats_there():
+        kernels.floats_pack.argtypes = [pointer, pointer, count, count]
+        kernels.floats_convolve.argtypes = [*[pointer] * 5, *[count] * 4, yes, count]
     if kernels.tiles_there():
         kernels.tiles_packed.argtypes, kernels.tiles_packed.restype = [count, count], count
         kernels.tiles_pack.argtypes = [pointer, pointer, count, count, yes]

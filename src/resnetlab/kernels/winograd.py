@@ -76,7 +76,8 @@ def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
     y = x.new_empty(images, size, size, out).permute(0, 3, 1, 2)
     packed = x.new_empty(16 * channels * out)
     kernels().blocks_pack(address(weight), address(packed), *weight.shape[:2], back)
-    check(kernels().blocks_convolve(*map(address, (x, packed, y)), images, size, channels, out))
+    places = address(x), address(packed), None, None, address(y)
+    check(kernels().blocks_convolve(*places, images, size, channels, out, 0))
     return y
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,14 +15,13 @@ from torch import Tensor
 from resnetlab.download import download
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import cache_folder
+from resnetlab.models.recognition import move_padding
 from resnetlab.models.resnet import ResNet
+from resnetlab.models.weight_files import FoundWeights, add_batch_counters, read_weights_file, refuse_differences
 from resnetlab.models.zoo import ARCHITECTURES
 
 TORCHVISION = ("torchvision", "imagenet")  # both name its weights for ImageNet
-SUFFIXES = (".pth", ".pt", ".safetensors")
 NAME_WITH_DIGEST = re.compile(r"[\w.+-]+-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)", re.ASCII)
-WRAPPERS = ("state_dict", "model")  # the keys under which training scripts store the weights in a checkpoint
-PREFIXES = ("module.", "_orig_mod.")  # left in the keys by DataParallel and torch.compile
 HEAD = ("fc.weight", "fc.bias")
 
 
@@ -33,9 +31,12 @@ def load_pretrained(model: ResNet, source: str | Path, *, cache: Path | None = N
     `source` is one of
 
     - "torchvision" or "imagenet": torchvision's default ImageNet weights for `model.name`;
-    - the path of a .pth, .pt or .safetensors file;
+    - the path of a file that torch.save (.pth, .pt, .th, .pth.tar, .ckpt, .bin) or safetensors wrote;
     - an http(s) address whose file name ends in the SHA-256 digest of the file. It is downloaded once and kept in
       `cache` (default: the folder that torchvision uses).
+
+    Wrappers such as `state_dict`, prefixes such as `module.`, and the names that published networks have for our keys
+    (`linear` for `fc`, `shortcut` for `downsample`) are recognised; the notes list what was renamed.
 
     If the number of classes differs, the model keeps its own new head. If the number of input channels differs, the
     first convolution is derived from the RGB weights.
@@ -50,20 +51,22 @@ def load_pretrained(model: ResNet, source: str | Path, *, cache: Path | None = N
     ...     print(*load_pretrained(build_model("resnet20", 10), path))
     new head: the weights have 1000 classes, the model has 10
     """
-    weights, notes = read_weights(source, model.name, cache)
-    weights, stripped = strip_prefixes(weights)
+    weights, notes, head = read_weights(source, model.name, cache)
     own = model.state_dict()
-    notes += stripped
     notes += adapt_head(weights, own)
     notes += adapt_input(weights, own)
     notes += add_batch_counters(weights, own)
-    refuse_differences(weights, own, "torchvision's weights" if source in TORCHVISION else printable(source))
+    stem = weights.get("conv1.weight")
+    is_other_stem = stem is not None and stem.shape != own["conv1.weight"].shape
+    hint = " (conv1 differs: are they for the other stem?)" if is_other_stem else ""
+    refuse_differences(weights, own, "torchvision's weights" if source in TORCHVISION else printable(source), hint)
+    notes += move_padding(weights, model.architecture, head)
     model.load_state_dict(weights)
     return notes
 
 
-def read_weights(source: str | Path, model_name: str, cache: Path | None = None) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the state dict that `source` (see `load_pretrained`) contains, and notes about the download.
+def read_weights(source: str | Path, model_name: str, cache: Path | None = None) -> FoundWeights:
+    """Return the weights that `source` (see `load_pretrained`) contains, under our names, with notes.
 
     Raises BadInput if it cannot be downloaded or read, or contains anything but tensors.
     """
@@ -76,7 +79,8 @@ def read_weights(source: str | Path, model_name: str, cache: Path | None = None)
         path, notes = download_weights(address, cache)
     else:
         path, notes = Path(source), []
-    return state_dict_in(read_file(path), path), notes
+    found = read_weights_file(path)
+    return found._replace(notes=notes + found.notes)
 
 
 def download_weights(address: str, cache: Path | None = None) -> tuple[Path, list[str]]:
@@ -135,71 +139,6 @@ def import_torchvision_models() -> Any:
     return torchvision.models
 
 
-def read_file(path: Path) -> object:
-    """Return the content of a .pth, .pt or .safetensors file; no code in it is ever run.
-
-    Raises BadInput if the file is missing, damaged, or contains Python objects beside tensors and plain containers.
-    """
-    shown = printable(path)
-    if path.is_dir():
-        raise BadInput(
-            f"{shown} is a folder; give the path of a file with weights. `resnetlab.load_model` reads the network of a "
-            "run's folder, `resnetlab.load` also its classes and preprocessing"
-        )
-    if not path.is_file():
-        raise BadInput(
-            f"file not found: {shown}; give 'imagenet' or 'torchvision', the path of a file or an http(s) address"
-        )
-    if path.suffix not in SUFFIXES:
-        raise BadInput(f"{shown} does not end in {', '.join(SUFFIXES)}; weights are read from these files only")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a damaged or hostile file can raise anything; none of it is a bug here
-        raise BadInput(
-            f"{shown} cannot be read as weights: it is damaged, not a file of this kind, or contains Python objects "
-            "beside tensors, which are never run. Save the weights alone: torch.save(model.state_dict(), path)"
-        ) from error
-
-
-def state_dict_in(content: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict in the content of a file, or in the checkpoint of a training script.
-
-    >>> state_dict_in({"epoch": 3, "state_dict": {"fc.bias": torch.zeros(2)}}, Path("a.pth"))
-    {'fc.bias': tensor([0., 0.])}
-    """
-    wrapper = next((name for name in WRAPPERS if isinstance(content, Mapping) and name in content), None)
-    state = content[wrapper] if isinstance(content, Mapping) and wrapper else content
-    if not isinstance(state, Mapping) or not state:
-        raise BadInput(f"{printable(path)} contains no state dict but {type(state).__name__}; give a state dict")
-    foreign = [
-        f"{printable(key)} ({type(value).__name__})" for key, value in state.items() if not _is_plain(key, value)
-    ]
-    if foreign:
-        raise BadInput(f"{printable(path)} contains more than plain tensors: {', '.join(foreign)}; give a state dict")
-    return dict(state)
-
-
-def _is_plain(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
-
-
-def strip_prefixes(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Remove the prefixes that DataParallel and torch.compile put before every key.
-
-    >>> strip_prefixes({"module._orig_mod.fc.bias": torch.zeros(1)})
-    ({'fc.bias': tensor([0.])}, ["stripped 'module.' from the keys", "stripped '_orig_mod.' from the keys"])
-    """
-    notes = []
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in weights)), None):
-        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-        notes.append(f"stripped {prefix!r} from the keys")
-    return weights, notes
-
-
 def adapt_head(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
     """Replace the head in `weights` by the model's `own` one if the number of classes differs."""
     if not all(key in weights for key in HEAD):
@@ -227,35 +166,3 @@ def adapt_input(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]
         return ["1 input channel: summed the RGB weights of conv1"]
     weights["conv1.weight"] = weight[:, torch.arange(channels) % 3] * (3 / channels)
     return [f"{channels} input channels: repeated the RGB weights of conv1, scaled by 3/{channels}"]
-
-
-def add_batch_counters(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """Add the batch counters of the batch norms, which files from before torch 0.4.1 do not contain."""
-    counters = [key for key in own if key.endswith("num_batches_tracked")]
-    if not counters or any(key in weights for key in counters):
-        return []
-    weights.update({key: torch.zeros_like(own[key]) for key in counters})
-    return ["the weights contain no batch counters of the batch norms: they start at 0"]
-
-
-def refuse_differences(weights: dict[str, Tensor], own: dict[str, Tensor], shown: str) -> None:
-    """Raise BadInput with every key that is missing, unexpected, or of another shape or kind of number."""
-    missing = [key for key in own if key not in weights]
-    unexpected = [printable(key) for key in weights if key not in own]
-    shared = [key for key in own if key in weights]
-    shapes = [
-        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
-        for key in shared
-        if weights[key].shape != own[key].shape
-    ]
-    kinds = [
-        f"{key} {weights[key].dtype} for {own[key].dtype}"
-        for key in shared
-        if weights[key].is_floating_point() != own[key].is_floating_point()
-    ]
-    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "of another kind": kinds}
-    lists = [f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in found.items() if keys]
-    if lists:
-        other_stem = any(line.startswith("conv1.weight") for line in shapes)
-        hint = " (conv1 differs: are they for the other stem?)" if other_stem else ""
-        raise BadInput(f"{shown} do not fit this model, and nothing was loaded{hint}; {'; '.join(lists)}")

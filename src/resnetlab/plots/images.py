@@ -1,4 +1,4 @@
-"""Images with true and predicted class: a sample of a split, and its worst mistakes."""
+"""Images with their classes: a sample of a split, its worst mistakes, and predictions of images without labels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from resnetlab.plots.style import (
     MARGIN,
     MUTED,
     RIGHT,
+    VALIDATION,
     WRONG,
     counted,
     empty_figure,
@@ -85,6 +86,32 @@ def mistakes(
     subtitle = f"{len(chosen)} of {counted(len(wrong), 'mistake')} in {total}, highest loss first"
     captions = [[*caption(true[i], predicted[i], probability[i], classes), Line(f"loss {loss[i]:.2f}")] for i in chosen]
     return gallery(images[chosen], captions, heading, subtitle)
+
+
+@house_style()
+def predictions(
+    images: Images,
+    files: Sequence[str],
+    predicted: Sequence[str],
+    probability: Floats,
+    rejected: Sequence[bool],
+    *,
+    total: int,
+) -> Figure:
+    """Draw images (N, H, W, C), uint8, with predicted class, probability and file name.
+
+    A rejected image has "none of these" above its most probable class. `total` is the number of images of which these
+    are a sample.
+    """
+    captions = []
+    for file, name_, share, is_rejected in zip(files, predicted, probability, rejected, strict=True):
+        found = f"{name(name_, 14)} ({percent(share)})"
+        heading = Line("none of these", WRONG, "bold") if is_rejected else Line(found, VALIDATION, "bold")
+        nearest = [Line(f"nearest: {found}")] if is_rejected else []
+        captions.append([heading, *nearest, Line(name(file.rpartition("/")[2], 22))])
+    shown, everything = len(images), counted(total, "image")
+    subtitle = f"{shown} of {everything}, drawn at random" if shown < total else everything
+    return gallery(images, captions, "Predictions", subtitle, columns=6)
 
 
 def caption(true: int, predicted: int, probability: float, classes: Sequence[str]) -> list[Line]:

@@ -123,29 +123,29 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path, *, program: str | None = None) -> None:
     """Write `figure`, whole or not at all, as a PNG, or as SVG or PDF if the name ends in .svg or .pdf.
 
-    The same figure gives the same bytes. Raises `DiskTrouble`.
+    The same figure gives the same bytes. A PNG has the name of the `program` in its metadata. Raises `DiskTrouble`.
     """
-    content = rendered(figure, FORMS.get(Path(path).suffix.lower(), "png"))
+    content = rendered(figure, FORMS.get(Path(path).suffix.lower(), "png"), program)
     with replacing(Path(path), len(content)) as file:
         file.write(content)
 
 
-def rendered(figure: Figure, form: Form) -> bytes:
+def rendered(figure: Figure, form: Form, program: str | None = None) -> bytes:
     """`figure` as the bytes of a file; the same figure gives the same bytes.
 
     Letters that are in no installed font are drawn as boxes, without a warning.
     """
     picture = io.BytesIO()
-    unsigned: dict[Form, dict[str, None]] = {
-        "png": {"Software": None},
+    signed: dict[Form, dict[str, str | None]] = {
+        "png": {"Software": program},
         "svg": {"Date": None, "Creator": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        figure.savefig(picture, format=form, dpi=DPI, metadata=unsigned[form])
+        figure.savefig(picture, format=form, dpi=DPI, metadata=signed[form])
     figure.set_layout_engine("none")  # a second layout would move it slightly
     return picture.getvalue()

@@ -1,4 +1,4 @@
-"""Collect the facts of a run from the files of its folder; missing and damaged files are listed."""
+"""Collect the facts of a run, or of a cross-validation, from its files; missing and damaged ones are listed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from resnetlab.runs.csv_files import read_csv
 from resnetlab.runs.evaluation_files import Metrics, Predictions, read_metrics, read_predictions
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.report_samples import ReportSamples
+from resnetlab.runs.series import Pooled, Series, has_seeds, scores_of
 from resnetlab.training.selection import best_epoch
 
 Value = TypeVar("Value")
@@ -53,6 +54,8 @@ class Scored:
 
     @property
     def title(self) -> str:
+        if folds := self.at("folds"):
+            return f"test images of all {folds} folds"
         augmented = "" if self.tta == "none" else f", test-time augmentation: {self.tta}"
         return f"{SPLITS[self.split]} split{augmented}"
 
@@ -78,11 +81,25 @@ class Scored:
 
     def bins(self, *path: str) -> list[dict[str, Any]] | None:
         """The bins of confidence at a path in metrics.json; None if there are none."""
-        found, keys = self.at(*path), ("low", "high", "images", "confidence", "accuracy")
-        if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
+        found, keys = self.rows("low", "high", "images", path=path), ("confidence", "accuracy")
+        if not found or not all(is_number(row.get(key)) for row in found if row["images"] for key in keys):
             return None
-        known = all(is_number(row.get(key)) for row in found for key in keys[: 5 if row.get("images") else 3])
-        return found if known else None
+        return found
+
+    def rows(self, *keys: str, path: tuple[str, ...]) -> list[dict[str, Any]] | None:
+        """The rows at a path in metrics.json, if each has numbers under these keys; else None."""
+        found = self.at(*path)
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            return None
+        return found if all(is_number(row.get(key)) for row in found for key in keys) else None
+
+
+class Fold(NamedTuple):
+    """One run of a cross-validation: its name, its scores in the summary, and its epochs."""
+
+    name: str
+    scores: Mapping[str, Any]
+    rows: list[dict[str, Any]]
 
 
 @dataclass
@@ -97,6 +114,7 @@ class Facts:
     scored: dict[str, Scored]  # by the names of their folders
     samples: ReportSamples | None
     count: AccessCount | None  # of the test set
+    folds: tuple[Fold, ...] = ()  # of a cross-validation, whose predictions are scored together
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -118,6 +136,8 @@ class Facts:
     @property
     def state(self) -> str:
         """State of the run in words."""
+        if self.folds:
+            return "finished"
         if not self.rows:
             return "not one epoch finished"
         last = "test" if self.config.final_test == "once" else "val"
@@ -161,6 +181,33 @@ def read_facts(path: Path) -> Facts:
     )
     facts.missing = [*missing, *gaps(facts)]
     return facts
+
+
+def read_facts_of_folds(path: Path) -> Facts:
+    """Collect the facts of a cross-validation: the scores of all predictions together, and those of each fold.
+
+    Raises BadInput for a series of seeds, and if not all folds are scored.
+    """
+    series = Series.open(path)
+    runs = [series.run(number) for number in series.numbers]
+    if has_seeds(path):
+        raise BadInput(
+            f"{printable(path)} is a series of seeds; a report is of one run, such as {printable(runs[0].path)}; "
+            "`resnetlab compare` compares series"
+        )
+    pooled = Pooled.open(path)
+    scored = read_scored(pooled, "test", "none")
+    return Facts(
+        run=pooled,
+        config=series.config,
+        sessions=runs[0].sessions[:1],
+        rows=[],
+        model=None,
+        scored={} if scored is None else {"test": scored},
+        samples=None,
+        count=None,
+        folds=tuple(Fold(run.path.name, scores_of(run, "test"), checked_rows(run)) for run in runs),
+    )
 
 
 def gaps(facts: Facts) -> Iterator[str]:

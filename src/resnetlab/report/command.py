@@ -8,7 +8,8 @@ from typing import Any
 
 from resnetlab.errors import printable
 from resnetlab.runs import recipes
-from resnetlab.runs.config import SHORT_FLAGS, RunConfig, differences
+from resnetlab.runs.config import SHORT_FLAGS, RunConfig
+from resnetlab.runs.differences import differences
 
 HIDDEN = ("recipe", "epochs", "steps")
 
@@ -23,6 +24,8 @@ def commands(config: RunConfig, extended_at: Sequence[int] = ()) -> list[str]:
     base = recipes.get(recipe)
     changed = [difference for difference in differences(base, config) if difference.path not in HIDDEN]
     flags = [word for difference in changed for word in flag(difference.path, difference.after)]
+    if config.data.fold is None:  # of a cross-validation
+        flags = ["--folds" if word == "--data.folds" else word for word in flags]
     whole = ["--steps", str(config.steps)] if config.steps is not None else ["--epochs", str(config.epochs)]
     if not extended_at:
         length = [] if (config.epochs, config.steps) == (base.epochs, base.steps) else whole

@@ -15,7 +15,8 @@ from resnetlab.report.render import Thumbnail, render, thumbnail
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from resnetlab.data.doctor import Finding, Shown
+    from resnetlab.data.doctor import Finding
+    from resnetlab.data.survey import Shown
     from resnetlab.runs.doctor import Diagnosis
     from resnetlab.runs.label_issues import Examined
 

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from resnetlab.evaluation.calibration import expected_calibration_error
+from resnetlab.files import read_regular
 from resnetlab.interpret.embedding import plane
 from resnetlab.plots.calibration import confidence_histogram, reliability_diagram
 from resnetlab.plots.classes import class_bars, confused_pairs
 from resnetlab.plots.confusion import confusion_matrix
-from resnetlab.plots.curves import curves
+from resnetlab.plots.curves import curves, overlaid_curves
 from resnetlab.plots.network import embedding_map, filters, grad_cams
+from resnetlab.plots.selective import risk_coverage
 from resnetlab.plots.style import percent
 from resnetlab.report.collect import Facts, Scored
-from resnetlab.report.render import Picture, picture, png_picture
+from resnetlab.report.render import Picture, is_number, picture, png_picture
 from resnetlab.runs.report_samples import ReportSamples
 
 MANY = 40  # classes; from here a matrix is wider than the page, and is scrolled
@@ -61,6 +63,9 @@ def samples_of(facts: Facts) -> ReportSamples | None:
 
 
 def learning(facts: Facts) -> Picture | None:
+    if facts.folds:
+        figure = overlaid_curves([(fold.name, fold.rows) for fold in facts.folds], facts.title)
+        return picture(figure, "Validation loss and accuracy of each fold")
     if not facts.rows:
         return None
     test, best = facts.scored.get("test"), facts.best_epoch
@@ -122,7 +127,26 @@ def calibration(scored: Scored) -> list[Picture]:
     if predictions := scored.predictions:
         figure = confidence_histogram(predictions.probability, predictions.correct, scored.title)
         found.append(picture(figure, "Histograms of the confidence of correct and of wrong predictions"))
-    return found
+    return found + rejecting(scored)
+
+
+def rejecting(scored: Scored) -> list[Picture]:
+    """The risk-coverage curve with the thresholds for stated risks."""
+    curve = scored.rows("coverage", "risk", path=("selective", "curve"))
+    if not curve:
+        return []
+    keys = ("risk", "threshold", "observed_coverage")
+    rejections = scored.rows(*keys, path=("selective", "rejections")) or []
+    known = [row for row in rejections if is_number(row.get("observed_risk"))]
+    figure = risk_coverage(curve, known, scored.metrics["images"], scored.title)
+    note = (
+        "A prediction is accepted if its top probability, after temperature scaling, reaches a threshold; the others "
+        "are answered with none of the classes. Each threshold was chosen on validation so that its stated risk holds "
+        "with a confidence of 95 % on other images of the same kind (an exact binomial bound), not only on these "
+        "images. Of several risks with one threshold, the smallest is shown; a smaller one than those shown needs more "
+        "validation images or a better network."
+    )
+    return [picture(figure, "Share of wrong predictions among the accepted ones, over the share accepted", note=note)]
 
 
 def reliability_panels(scored: Scored) -> dict[str, list[dict[str, Any]]]:
@@ -150,9 +174,9 @@ def grad_cam(scored: Scored, samples: ReportSamples) -> list[Picture]:
         title=scored.title,
     )
     note = (
-        "Grad-CAM (Selvaraju et al. 2017) on the last stage: the brighter a place, the more it contributes to the "
-        "score of the class. The map is as coarse as the grid of the last stage. It shows which places the network "
-        "used, not which it should have used."
+        "Grad-CAM (Selvaraju et al. 2017) on the last stage whose maps have at least 4×4 positions: the brighter a "
+        "place, the more it contributes to the score of the class. The map is as coarse as the grid of that stage. It "
+        "shows which places the network used, not which it should have used."
     )
     return [picture(figure, "Images and Grad-CAM heat maps for two of the classes", note=note)]
 
@@ -181,7 +205,7 @@ def stored(facts: Facts, key: str, **names: str) -> list[Picture]:
     found = []
     for name, description in names.items():
         try:
-            content = (facts.run.evaluation(key) / f"{name}.png").read_bytes()
+            content = read_regular(facts.run.evaluation(key) / f"{name}.png")
             found.append(png_picture(content, f"{description}, {facts.scored[key].title}"))
         except (OSError, SyntaxError, ValueError, KeyError):  # no file, or not an image
             continue

@@ -1,4 +1,4 @@
-"""Write the report of a run, one HTML page, from the files in its folder."""
+"""Write the report of a run or a cross-validation, one HTML page, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnetlab.evaluation.intervals import wilson
+import torch
+
+from resnetlab.data.balance import class_weights
+from resnetlab.errors import BadInput
+from resnetlab.evaluation.intervals import Repeats, wilson
 from resnetlab.files import as_path, write_text
-from resnetlab.report.collect import Facts, read_facts
+from resnetlab.inference.sources import Run, run_source
+from resnetlab.report.collect import Facts, Fold, read_facts, read_facts_of_folds
 from resnetlab.report.command import commands
 from resnetlab.report.comparison import UNKNOWN, Cells
 from resnetlab.report.render import is_number, render
+from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.config import HARMLESS, LENGTH
+from resnetlab.runs.saved_data import stored_splits
+from resnetlab.runs.series import is_series
 from resnetlab.runtime import one_thread_after_fork
 
 
@@ -70,13 +78,16 @@ MACHINE = {
 
 
 @one_thread_after_fork()
-def write_report(run: str | os.PathLike[str], out: Path | str | None = None) -> Path:
-    """Write the report of a run to `out` (default: report.html in its folder), and return its path.
+def write_report(run: str | os.PathLike[str] | Run, out: Path | str | None = None) -> Path:
+    """Write the report of a run or a cross-validation to `out` (default: report.html in its folder); return its path.
+
+    `run` is a folder, a run, or the name of a run in the folder `runs`.
 
     Only the run's own files are read; no data set is opened. Raises BadInput if there is no run, DiskTrouble if the
     page cannot be written.
     """
-    facts = read_facts(as_path(run, "run"))
+    folder = run_source(run)
+    facts = read_facts_of_folds(folder) if is_series(folder) else read_facts(folder)
     path = as_path(out, "out") if out is not None else facts.run.path / "report.html"
     write_text(path, build(facts))
     return path
@@ -90,6 +101,7 @@ def build(facts: Facts) -> str:
     drawn = draw(facts)
     present = {
         "scores": ("Scores", True),
+        "folds": ("Folds", facts.folds),
         "learning": ("Learning", drawn.learning),
         "classes": ("Classes", facts.main),
         "calibration": ("Calibration", drawn.calibration),
@@ -110,6 +122,9 @@ def build(facts: Facts) -> str:
         tiles=TILES,
         scores=[row for row in SCORES if is_known(row, facts)],
         recall_interval=recall_interval,
+        balanced=balanced_classes(facts),
+        balance_heading=BALANCE.get(facts.config.data.balance, ""),
+        folds=fold_table(facts.folds),
         percent=percent,
         commands="\n".join(commands(facts.config, facts.run.extended_at)),
         typed=typed(facts.environment),
@@ -123,15 +138,43 @@ def build(facts: Facts) -> str:
 
 
 def about(facts: Facts) -> str:
-    """Recipe, length, seed, training time and state of a run in a sentence or two."""
+    """Recipe, length, seed, training time, augmentation and state of a run in a few sentences."""
     from resnetlab.plots.style import counted
 
     config = facts.config
     length = counted(config.epochs, "epoch") if config.epochs else counted(config.steps or 0, "step")
-    minutes = sum(row.get("train_seconds") or 0 for row in facts.rows) / 60
+    rows = [row for part in (facts.rows, *(fold.rows for fold in facts.folds)) for row in part]
+    minutes = sum(row.get("train_seconds") or 0 for row in rows) / 60
     machine = f" on {facts.environment['device_name']}" if "device_name" in facts.environment else ""
     took = f" {minutes:,.1f} minutes of training{machine}." if minutes else ""
-    return f"Recipe {config.recipe}, {length}, seed {config.seed}.{took} The run is {facts.state}."
+    settings = f"Recipe {config.recipe}, {length}, seed {config.seed}"
+    images = f" Training images: {augmentation_words(config.augment)}."
+    if facts.folds:
+        return (
+            f"{settings}; a cross-validation of {len(facts.folds)} folds.{took}{images} Every image was scored once, "
+            "by a network that was not trained on it."
+        )
+    return f"{settings}.{took}{images} The run is {facts.state}."
+
+
+def fold_table(folds: Sequence[Fold]) -> Cells:
+    """A row for each fold, and their mean and standard deviation."""
+    forms = {"accuracy": "{:.2%}", "macro_f1": "{:.2%}", "loss": "{:.4f}", "train_seconds": "{:,.1f}"}
+
+    def shown(name: str, value: float | None) -> str:
+        return UNKNOWN if value is None else forms[name].format(value)
+
+    rows = [
+        [fold.name, f"{fold.scores['images']:,}", *(shown(name, fold.scores[name]) for name in forms)] for fold in folds
+    ]
+    together = {name: Repeats.of([fold.scores[name] for fold in folds]) for name in forms}
+    spread = [
+        UNKNOWN if found is None else f"{shown(name, found.mean)} ± {shown(name, found.std)}"
+        for name, found in together.items()
+    ]
+    return Cells(
+        ("fold", "images", "accuracy", "macro-F1", "loss", "training, s"), [*rows, ["mean ± std", "", *spread]]
+    )
 
 
 def is_known(row: Row, facts: Facts) -> bool:
@@ -139,6 +182,26 @@ def is_known(row: Row, facts: Facts) -> bool:
     if TOP_K.get(row.path, 0) >= max((len(scored.classes) for scored in facts.scored.values()), default=0):
         return False
     return row.path[0] not in NEWER or any(scored.at(*row.path) is not None for scored in facts.scored.values())
+
+
+def balanced_classes(facts: Facts) -> list[tuple[int, float]] | None:
+    """The training images of each class and how often each is drawn, or its weight; None if nothing was balanced."""
+    if facts.config.data.balance == "none" or facts.main is None or facts.folds:
+        return None
+    try:
+        stored = stored_splits(facts.run)
+    except BadInput:
+        return None
+    found = stored.splits["train"].labels
+    if found is None or list(stored.classes) != facts.main.classes:
+        return None
+    labels, classes = torch.from_numpy(found), len(stored.classes)
+    counts = torch.bincount(labels, minlength=classes)
+    return list(zip(counts.tolist(), class_weights(labels, classes).tolist(), strict=True))
+
+
+BALANCE = {"sampler": "each drawn, times an epoch", "weights": "weight in the loss"}
+"""The heading of a column, by data.balance."""
 
 
 def recall_interval(row: Mapping[str, Any]) -> list[float] | None:

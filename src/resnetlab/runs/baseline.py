@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnetlab.data import DATASETS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.datasets import preprocessing_for
 from resnetlab.data.folder import scan
+from resnetlab.data.sources import is_named, published_side
 from resnetlab.errors import BadInput, Stopped, printable
 from resnetlab.evaluation.comparison import Comparison
 from resnetlab.models.build import build_model
@@ -18,7 +18,8 @@ from resnetlab.models.pretrained import load_pretrained
 from resnetlab.runs import recipes
 from resnetlab.runs.build import open_data, resolved
 from resnetlab.runs.compare import compare
-from resnetlab.runs.config import HARMLESS, DataConfig, RunConfig, differences
+from resnetlab.runs.config import HARMLESS, DataConfig, RunConfig
+from resnetlab.runs.differences import differences
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
@@ -120,11 +121,13 @@ def image_size(data: DataConfig) -> int:
     >>> image_size(DataConfig(name="cifar10"))
     64
     """
-    if data.name in DATASETS:
-        return data.image_size or LEAST_SIZE  # all of them are smaller
-    if not Path(data.name).exists():
+    if is_named(data.name):
+        if (side := published_side(data.name)) is not None:
+            return data.image_size or max(LEAST_SIZE, side)
+    elif not Path(data.name).exists():
         open_data(data)  # raises BadInput
-    listing = scan(data.name, ClassChoice(data.classes, data.merge, data.class_order), root=data.root)
+    choice = ClassChoice(data.classes, data.merge, data.class_order)
+    listing = scan(data.name, choice, root=data.root, may_download=data.download)
     preprocessing, _ = preprocessing_for(listing, data.image_size, data.fit, data.channels)
     return preprocessing.image_size if data.image_size else max(LEAST_SIZE, preprocessing.image_size)
 

@@ -14,24 +14,35 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnetlab.data import DATASETS, augment
+from resnetlab.data import augment, colour
+from resnetlab.data.balance import class_weights
 from resnetlab.data.datasets import ImageData, open_dataset
 from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.mirrored import confusable_when_mirrored
+from resnetlab.data.mixing import Mixing
+from resnetlab.data.policy import Policy
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
+from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
+from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.models.build import build_model
 from resnetlab.models.pretrained import load_pretrained
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import whiten
-from resnetlab.runs.config import AugmentConfig, DataConfig, RunConfig
+from resnetlab.runs.config import HARMLESS, AugmentConfig, DataConfig, RunConfig
+from resnetlab.runs.differences import flat
+from resnetlab.runs.stem import chosen_stem, notes_on_stem
 from resnetlab.runtime import Runtime, start
 from resnetlab.training.loop import Batches, Plan, TrainState
+from resnetlab.training.loss import WeightedCrossEntropy
 from resnetlab.training.optim import make_optimizer
+from resnetlab.training.replicas import replicate
 from resnetlab.training.schedule import Extended, Schedule
+from resnetlab.training.sync_norm import synchronized
 
 EVAL_BATCH = 256  # always the same, so that a score is the same to the last digit wherever it is computed
 SKIPS = 10  # steps that may be skipped for a loss or gradient that is not finite, with on_nonfinite="skip"
@@ -60,39 +71,90 @@ class Experiment(Training):
     extended_at: tuple[int, ...] = ()  # the steps at which the run was finished and then extended
 
     @classmethod
-    def of(cls, config: RunConfig, extended_at: tuple[int, ...] = (), *, data: ImageData | None = None) -> Experiment:
+    def of(
+        cls,
+        config: RunConfig,
+        extended_at: tuple[int, ...] = (),
+        *,
+        data: ImageData | None = None,
+        processes: Processes = ALONE,
+    ) -> Experiment:
         """Read the data, unless it is given, and build everything else. Raises BadInput if it cannot be trained."""
-        runtime = start(config.device, config.precision, deterministic=config.deterministic)
+        runtime = start(config.device, config.precision, deterministic=config.deterministic, processes=processes)
         data = open_data(config.data) if data is None else data
+        require_shares(config, len(data.train), processes)
         network, notes = make_network(config, data)
         batches = make_batches(config, data, runtime, extended_at)
         plan = make_plan(config, len(batches.train), extended_at)
+        if config.data.balance == "weights":
+            weights = class_weights(data.train.labels, len(data.classes)).to(runtime.device)
+            loss_fn = WeightedCrossEntropy(weights, label_smoothing=config.label_smoothing)
+            plan = dataclasses.replace(plan, loss_fn=loss_fn)
         state = make_state(config, network, runtime)
         *extended, _ = lengths(config, len(batches.train), extended_at)
         notes = [*data.notes, *notes_on_copies(data), *notes, *dropped(len(data.train), config.batch_size)]
-        return cls(state, batches, plan, runtime, config, data, network, tuple(notes), tuple(extended))
+        notes += [*balance_note(config, data), *mirror_notes(config, data)]
+        unique = tuple(dict.fromkeys(notes))  # those of a run's stored data have the copies already
+        return cls(state, batches, plan, runtime, config, data, network, unique, tuple(extended))
+
+    def replicate(self) -> None:
+        """Give all processes the same state. All call this, after building or loading the experiment and before `fit`.
+
+        Raises BadInput if their settings or images differ.
+        """
+        preprocessing, processes = self.data.preprocessing, self.runtime.processes
+        if processes.is_alone:
+            return
+        settings = {path: value for path, value in flat(self.config.to_json()).items() if path not in HARMLESS}
+        del settings["data.name"]  # a path may differ between machines; the images are compared
+        images = [(split.digest, split.contents_digest) for split in (self.data.train, self.data.val)]
+        processes.require_same({"settings": repr(settings), "images": repr(images)})
+        shape = (2, preprocessing.channels, preprocessing.image_size, preprocessing.image_size)
+        replicate(self.state, torch.zeros(shape, device=self.runtime.device), self.runtime)
+
+
+def require_shares(config: RunConfig, images: int, processes: Processes) -> None:
+    """Raise BadInput unless a batch can be divided evenly among the processes, into parts of 2 images or more."""
+    if processes.is_alone:
+        return
+    count, batch = processes.world_size, min(config.batch_size, images)
+    given = f"batch_size is {batch}" if batch == config.batch_size else f"a batch has all {batch} training images"
+    least = 2 * config.accumulate * count
+    if batch < least:
+        parts = f" for each of {config.accumulate} parts (accumulate)" if config.accumulate > 1 else ""
+        raise BadInput(
+            f"{given}, too few for {count} processes, each of which needs 2 images{parts}; choose a batch_size of "
+            f"{least} or more, or fewer processes"
+        )
+    if batch % count:
+        below = batch // count * count
+        raise BadInput(
+            f"{given}, which {count} processes cannot divide evenly; choose a batch_size of {below} or "
+            f"{below + count}, or another number of processes"
+        )
 
 
 def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) -> ImageData:
     """The data of a config, with the `preprocessing` of a model if one is given."""
-    return open_dataset(config.name, preprocessing=preprocessing, **config.model_dump(exclude={"name"}))
+    return open_dataset(config.name, preprocessing=preprocessing, **config.model_dump(exclude={"name", "balance"}))
 
 
 def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]:
-    """The network for this data, with weights drawn from the seed or loaded, and notes about adapted weights."""
+    """The network for this data, with weights drawn from the seed or loaded, and notes about stem and weights."""
+    name, full = config.model.name, data.preprocessing.image_size
     network = build_model(
-        config.model.name,
+        name,
         len(data.classes),
         in_channels=data.preprocessing.channels,
-        stem=config.model.stem,
-        image_size=data.preprocessing.image_size,
+        stem=chosen_stem(config.model.stem, name, full),
+        image_size=full,
         shortcut=config.model.shortcut,
         zero_init=config.model.zero_init,
         seed=derived_seed(config.seed, "init") % 2**63,  # torch takes 63 bits
     )
-    full = data.preprocessing.image_size
     require_size(network, image_sizes(config.augment, full), full)
-    notes = load_pretrained(network, config.model.pretrained) if config.model.pretrained else []
+    notes = notes_on_stem(config.model.stem, name, full)
+    notes += load_pretrained(network, config.model.pretrained) if config.model.pretrained else []
     if network.architecture.stem == "whitened" and not config.model.pretrained:
         sample = RandomTables(config.data.split_seed, 0, len(data.train)).permutation()[:SAMPLE].sort().values
         whiten(network.conv1, data.preprocessing.normalize(data.train.images[sample]))
@@ -137,21 +199,40 @@ def is_large_enough(network: ResNet, size: int) -> bool:
     return True
 
 
-def make_augmentations(config: AugmentConfig, image_size: int) -> list[augment.Augmentation]:
+def make_augmentations(config: AugmentConfig, image_size: int, channels: int = 3) -> list[augment.Augmentation]:
     """The augmentations that are on, in the order in which they are applied."""
+    for name in ("saturation", "hue"):
+        if getattr(config, name) and channels != 3:
+            have = "are grey" if channels == 1 else f"have {channels} channels"
+            raise BadInput(f"augment.{name} is for colour images, but these {have}; set augment.{name} to 0")
+    policy = Policy("trivial")
+    if config.policy == "rand":
+        policy = Policy("rand", config.rand_ops, config.rand_magnitude)
     steps = {
         "resized_crop": augment.Augmentation(
             "resized_crop", 4, partial(augment.resized_crop, size=image_size, min_area=config.resized_crop)
         ),
         "crop": augment.Augmentation("crop", 2, partial(augment.crop, padding=config.crop, mode=config.crop_padding)),
         "flip": augment.Augmentation("flip", 1, augment.flip, alternates=config.alternate),
+        "policy": augment.Augmentation("policy", policy.columns, policy.apply, on_cpu=True),
+        "rotation": augment.Augmentation("rotation", 1, partial(augment.rotation, degrees=config.rotation)),
+        **{
+            name: augment.Augmentation(name, 1, partial(apply, strength=getattr(config, name)))
+            for name, apply in colour.JITTER.items()
+        },
         "cutout": augment.Augmentation("cutout", 2, partial(augment.cutout, size=config.cutout)),
+        "erasing": augment.Augmentation("erasing", 5, partial(augment.erasing, probability=config.erasing)),
     }
     if config.crop_padding == "reflect" and config.crop >= image_size:
         raise BadInput(
             f"augment.crop is {config.crop}, but mirrored padding must be smaller than the image, {image_size} px"
         )
-    return [step for name, step in steps.items() if getattr(config, name)]
+    return [step for name, step in steps.items() if getattr(config, name) not in (0, "none")]
+
+
+def make_mixing(config: AugmentConfig, classes: int) -> Mixing | None:
+    """The mixing of images, or None if it is off."""
+    return Mixing(classes, config.mixup, config.cutmix) if config.mixup or config.cutmix else None
 
 
 def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_at: tuple[int, ...] = ()) -> Batches:
@@ -161,15 +242,51 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_
     order = RandomTables(config.data.split_seed, 0, len(train)).permutation()
     sample = order[: min(SAMPLE, len(val), len(train))].sort().values
     full = data.preprocessing.image_size
-    steps = make_augmentations(config.augment, full)
+    steps = make_augmentations(config.augment, full, data.preprocessing.channels)
     train_batches = TrainBatches(train, data.preprocessing, steps, config.batch_size, config.seed, runtime)
     sizes = image_sizes(config.augment, full)
     first_length, *_ = lengths(config, len(train_batches), extended_at)
     return Batches(
-        train=dataclasses.replace(train_batches, sizes=sizes, steps=first_length),
+        train=dataclasses.replace(
+            train_batches,
+            sizes=sizes,
+            steps=first_length,
+            mixing=make_mixing(config.augment, len(data.classes)),
+            is_balanced=config.data.balance == "sampler",
+        ),
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),
     )
+
+
+def balance_note(config: RunConfig, data: ImageData) -> list[str]:
+    """A sentence about the smallest and the largest class if the classes are balanced."""
+    if config.data.balance == "none":
+        return []
+    weights = class_weights(data.train.labels, len(data.classes))
+    counts = torch.bincount(data.train.labels.cpu(), minlength=len(data.classes))
+    present = counts.nonzero()[:, 0].tolist()
+    least, most = min(present, key=counts.__getitem__), max(present, key=counts.__getitem__)
+    per_image = "times an epoch" if config.data.balance == "sampler" else "times the loss"
+    words = [
+        f"{data.classes[place]} ({counts[place]:,} images) {float(weights[place]):.3g} {per_image}"
+        for place in dict.fromkeys((least, most))
+    ]
+    way = "an image is drawn, on average" if config.data.balance == "sampler" else "an image counts"
+    return [f"data.balance {config.data.balance}: {way}, by its class: {', '.join(words)}"]
+
+
+def mirror_notes(config: RunConfig, data: ImageData) -> list[str]:
+    """Sentences about classes that can no longer be told apart if images are mirrored, three at most."""
+    if not config.augment.flip:
+        return []
+    found = confusable_when_mirrored(data.train, data.classes, config.data.split_seed)
+    return [
+        f"mirrored images of {printable(one.name)} resemble {printable(one.other)}: the nearest neighbour of "
+        f"{one.mirrored} of {one.images} is of that class, without mirroring of {one.plain}; if the direction matters, "
+        "turn augment.flip off"
+        for one in found[:3]
+    ]
 
 
 def dropped(images: int, batch_size: int) -> list[str]:
@@ -239,7 +356,8 @@ def make_schedule(config: RunConfig, planned: Sequence[int], steps_per_epoch: in
 
 def make_state(config: RunConfig, network: nn.Module, runtime: Runtime) -> TrainState:
     """The state before the first step, with the network on the device in its fastest form."""
-    return begin_state(config, runtime.place(network, training=True), runtime)
+    placed = runtime.place(network, training=True)
+    return begin_state(config, synchronized(placed, runtime) if config.sync_bn else placed, runtime)
 
 
 def begin_state(config: RunConfig, model: nn.Module, runtime: Runtime) -> TrainState:
@@ -260,7 +378,7 @@ def resolved(config: RunConfig) -> RunConfig:
             "RunConfig.model_validate({...})"
         )
     source, root = Path(config.data.name), config.data.root
-    if config.data.name in DATASETS or not source.exists():
+    if is_named(config.data.name) or not source.exists():
         return config
     return config.changed({"data": {"name": str(source.resolve()), "root": root and str(Path(root).resolve())}})
 
@@ -270,7 +388,7 @@ def require_outside(out: Path | str | None, data: str) -> None:
 
     A folder `runs` directly in the data folder is allowed: it is the default, and never read as images.
     """
-    if out is None or data in DATASETS or not Path(data).is_dir():
+    if out is None or is_named(data) or not Path(data).is_dir():
         return
     folder = Path(data).resolve()
     inside = Path(out).resolve()

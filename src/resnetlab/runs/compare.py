@@ -22,10 +22,10 @@ from resnetlab.evaluation.comparison import (
 )
 from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import confusion_of
-from resnetlab.files import as_path
 from resnetlab.inference.model_file import read_model
+from resnetlab.inference.sources import run_source
 from resnetlab.models.summary import count_macs
-from resnetlab.runs.config import differing
+from resnetlab.runs.differences import differing
 from resnetlab.runs.evaluation_files import Metrics, read_metrics, read_predictions
 from resnetlab.runs.folder import ENVIRONMENT, RunFolder
 from resnetlab.runs.saved_data import stored_splits
@@ -100,7 +100,7 @@ def paths_of(folders: Paths, split: object) -> list[Path]:
         raise BadInput(f"{printable(folders)} is one run or none; a comparison needs a list of two runs or more")
     if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    return [as_path(path, "run") for path in folders]
+    return [run_source(path) for path in folders]
 
 
 def scores_on(runs: Sequence[RunFolder], split: SplitName | None) -> tuple[list[Metrics], SplitName, list[str]]:

@@ -6,8 +6,8 @@ This module does not import torch, so that the command line starts at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -44,7 +44,14 @@ MAIN = (
 """The settings that are changed most often; help lists them first."""
 
 LENGTH = {"epochs", "steps"}
-HARMLESS = {"checkpoint.keep", "checkpoint.every_steps", "checkpoint.every_minutes", "final_test", "tensorboard"}
+HARMLESS = {
+    "checkpoint.keep",
+    "checkpoint.every_steps",
+    "checkpoint.every_minutes",
+    "final_test",
+    "tensorboard",
+    "license",
+}
 HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
 """Settings that change no weight of a run."""
 
@@ -138,8 +145,10 @@ class DataConfig(Section):
 
     prefix: ClassVar[str] = "data."
     name: str = "digits"
-    """digits, cifar10, cifar100, the path of a folder of images with one sub-folder per class, or a .csv, .tsv or
-    .parquet file with the columns file, label and, if there are any, split and group"""
+    """digits, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, eurosat, flowers102, oxford-pets, food101,
+    imagenette, torchvision:NAME for other sets of torchvision, such as torchvision:DTD; the path of a folder of images
+    with one sub-folder per class; or a .csv, .tsv or .parquet file with the columns file, label and, if there are any,
+    split and group"""
     classes: tuple[str, ...] = ()
     """use these classes only, such as cat,dog; default: all"""
     merge: tuple[str, ...] = ()
@@ -166,6 +175,9 @@ class DataConfig(Section):
     """cross-validation: divide the images into this many folds; --folds trains a run for each; default: off"""
     fold: Annotated[int, Field(ge=1)] | None = None
     """the fold that is the test split, from 1; default: none"""
+    balance: Literal["none", "sampler", "weights"] = "none"
+    """for classes of different size; sampler: draw the images of all classes equally often in an epoch; weights: weight
+    the loss of an image by the rarity of its class; none: as they are"""
     bad_images: Literal["error", "skip"] = "error"
     """what to do with a file that cannot be read as an image: stop with an error, or leave it out"""
     max_skipped: Share = 0.05
@@ -177,8 +189,9 @@ class DataConfig(Section):
     range: tuple[FiniteFloat, FiniteFloat] | None = None
     """LOW HIGH: pixel values that become black and white, for images of more than 8 bits; default: from the images"""
     root: str | None = None
-    """folder for downloaded data sets, or the folder to which the paths in a .csv file are relative; default:
-    resnetlab's cache folder, or the folder of the .csv file"""
+    """folder for downloaded data sets; or the archive of one, if it has only one and is here already; or the folder to
+    which the paths in a .csv file are relative; default: $RESNETLAB_DATA or resnetlab's cache folder, or the folder of
+    the .csv file"""
     download: bool = True
     """download a named data set if it is missing"""
 
@@ -189,8 +202,9 @@ class ModelConfig(Section):
     prefix: ClassVar[str] = "model."
     name: str = "resnet18"
     """an architecture; `resnetlab models` lists them"""
-    stem: Literal["auto", "imagenet", "cifar"] = "auto"
-    """first layers; imagenet: 7x7/2 convolution and max pooling; cifar: 3x3/1; auto: cifar for images up to 64 px"""
+    stem: Literal["auto", "quick", "imagenet", "cifar"] = "auto"
+    """first layers; imagenet: 7x7/2 convolution and max pooling; cifar: 3x3/1; auto: cifar for images up to 64 px;
+    quick: cifar for images below 28 px, for networks that are made for imagenet's"""
     shortcut: Literal["A", "B", "C"] | None = None
     """A: zero padding; B: projection where shapes change; C: projection everywhere; default: the architecture's own"""
     zero_init: bool = False
@@ -225,6 +239,31 @@ class AugmentConfig(Section):
     """side of a random square that is blackened, in pixels; 0: off"""
     resized_crop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """smallest share of the area for a random resized crop (0.08 is usual for ImageNet); 0: off"""
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """random operations on each image, such as a rotation, a shear, more contrast; trivial: TrivialAugment, one
+    operation of random strength; rand: RandAugment, as many as rand_ops, all of strength rand_magnitude"""
+    rand_ops: Annotated[int, Field(ge=1, le=10)] = 2
+    """policy rand: operations per image, one after another"""
+    rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """policy rand: strength of the operations, from 0 (none) to 30"""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """largest angle of a random rotation in either direction, in degrees; 0: off"""
+    brightness: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """strength of random changes of brightness: 0.4 is a factor from 0.6 to 1.4; 0: off"""
+    contrast: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """strength of random changes of contrast, as for brightness; 0: off"""
+    saturation: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """strength of random changes of saturation, as for brightness; for colour images; 0: off"""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """largest random change of hue in either direction, as a share of the colour circle; for colour images; 0: off"""
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """probability of blackening a random rectangle of 2 to 33 percent of the area; 0: off"""
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """MixUp: blend each image and its label with another one, with a weight from Beta(ALPHA, ALPHA); 0.2 is usual, more
+    blends more strongly; with cutmix: one of the two for each image, with probability 0.5; 0: off"""
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """CutMix: paste a box of another image, whose share of the area, and of the label, is drawn from Beta(ALPHA,
+    ALPHA); 1 is usual; 0: off"""
     sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     """progressive resizing: image size per phase, as shares of the full size, such as 0.75 0.875 1; default: 1"""
 
@@ -322,6 +361,8 @@ class RunConfig(Section):
     """validation score that selects the best epoch"""
     patience: Annotated[int, Field(ge=0)] = 0
     """early stopping: epochs without a better validation score before training ends; 0: off"""
+    sync_bn: bool = False
+    """with several processes (torchrun): batch norm over the images of all of them, not of each alone"""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """if the loss or gradient of a step is NaN or infinite: stop the run, or skip the step (at most 10 times)"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -336,6 +377,8 @@ class RunConfig(Section):
     """score the best weights on the test split at the end of the run, or not"""
     tensorboard: bool = False
     """also write TensorBoard logs; needs pip install 'resnetlab[tensorboard]'"""
+    license: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .,:/()+-]+$")] = "unstated"
+    """licence of the trained weights, stored in the model file: an SPDX name such as apache-2.0, or an address"""
 
     @model_validator(mode="before")
     @classmethod
@@ -373,53 +416,6 @@ class RunConfig(Section):
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a nested dictionary of JSON values."""
         return self.model_dump(mode="json")
-
-
-class Difference(NamedTuple):
-    """A setting that differs between two configs."""
-
-    path: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        return f"{self.path} was {self.before!r}, now {self.after!r}"
-
-
-def differences(before: RunConfig, after: RunConfig) -> list[Difference]:
-    """Return the settings that differ, as JSON values, in the order of the config.
-
-    >>> print(*differences(RunConfig(epochs=3), RunConfig(epochs=3, seed=1, optim=OptimConfig(lr=0.05))))
-    optim.lr was 0.1, now 0.05 seed was 0, now 1
-    """
-    had, has = flat(before.to_json()), flat(after.to_json())
-    return [Difference(path, had[path], has[path]) for path in had if had[path] != has[path]]
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to a dictionary by path.
-
-    >>> flat({"seed": 1, "optim": {"lr": 0.05}})
-    {'seed': 1, 'optim.lr': 0.05}
-    """
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
-
-
-def differing(configs: Sequence[RunConfig], besides: Collection[str] = ()) -> dict[str, list[Any]]:
-    """Return the settings that are not the same in all configs, by path: their values, a value for each config.
-
-    Settings that change no weight, and those in `besides`, are left out.
-
-    >>> differing([RunConfig(epochs=3), RunConfig(epochs=3, seed=1)])
-    {'seed': [0, 1]}
-    """
-    settings = [flat(config.to_json()) for config in configs]
-    paths = [path for path in settings[0] if path not in HARMLESS and path not in besides]
-    values = {path: [one[path] for one in settings] for path in paths}
-    return {path: found for path, found in values.items() if any(value != found[0] for value in found)}
 
 
 def value_text(value: Any) -> str:

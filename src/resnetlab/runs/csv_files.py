@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from resnetlab.files import write_text
+from resnetlab.files import read_regular, write_text
 
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -28,8 +28,8 @@ def read_csv(path: Path) -> list[list[str]]:
 
     Raises OSError, ValueError if the file is not UTF-8, and csv.Error if it is not CSV.
     """
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-        return [[text_of(value) for value in row] for row in csv.reader(lines, strict=True)]
+    lines = io.StringIO(read_regular(path).decode(errors="surrogateescape"), newline="")
+    return [[text_of(value) for value in row] for row in csv.reader(lines, strict=True)]
 
 
 def cell(value: object) -> object:
@@ -50,6 +50,22 @@ def text_of(value: str) -> str:
     ('=1+1', "'quoted'", '-0.5')
     """
     return value[1:] if value.startswith("'") and FORMULA.match(value) else value
+
+
+def class_columns(classes: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return a column for the probability of each class, named after it, and different from all other columns.
+
+    >>> class_columns(["cat", "file"], ["file", "predicted"])
+    ['cat', 'probability of file']
+    """
+    taken, columns = {*others, *classes}, []
+    for name in classes:
+        column = name
+        while column in others or (column != name and column in taken):
+            column = f"probability of {column}"
+        taken.add(column)
+        columns.append(column)
+    return columns
 
 
 def csv_line(row: Sequence[object]) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import itertools
 import os
 import platform
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,19 +19,17 @@ from PIL import __version__ as pillow_version
 from PIL import features
 
 from resnetlab.data.classes import ClassChoice
-from resnetlab.data.doctor import Finding, Survey, findings, size_range, survey
-from resnetlab.data.loaders import TrainBatches
+from resnetlab.data.doctor import Finding, findings, size_range
 from resnetlab.data.reading import available_memory
 from resnetlab.data.splits import HoldOut
+from resnetlab.data.survey import Survey, survey
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.models.build import build_model
-from resnetlab.runs.build import SAMPLE, Experiment, resolved
+from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import DataConfig, RunConfig
+from resnetlab.runs.timing import seconds_per_step, times
 from resnetlab.runtime import Runtime, choose_precision, cpu_quota, native_bf16, processor, start
-from resnetlab.training.loop import StepDone, fit
 
-STEPS, WARM_UP = 20, 4  # steps that are timed, and steps before them
-BACKWARD = 3  # a training step computes about three times as much as a forward pass
 LARGEST_DIFFERENCE = 0.05  # between logits of an accelerator and of the CPU; TF32 gives about 0.005
 FORMATS = {"webp": "WEBP", "avif": "AVIF", "jpg_2000": "JPEG 2000"}
 
@@ -216,7 +212,7 @@ def machine_findings(runtime: Runtime) -> Iterator[Finding]:
         if not difference <= LARGEST_DIFFERENCE:  # this form catches NaN too
             sentence = (
                 f"{runtime.device.type} and the CPU compute different logits for one network (by {difference:.3g}); "
-                "update the driver or torch, or use --device cpu"
+                "update the driver or torch, or use `device='cpu'`"
             )
             yield Finding("device", "warning", sentence)
 
@@ -256,8 +252,10 @@ def try_training(config: RunConfig, found: Diagnosis) -> None:
     reasons = (note.partition(": ")[2] for note in notes if note.startswith("image size"))
     reason = next(reasons, f"that of the data set; {colour}")
     side = preprocessing.image_size
+    ranged = [note for note in notes if "become black to white" in note or "of 256 levels" in note]
     found.data |= {
         "image size": f"{side}×{side}: {reason}",
+        **({"pixel values": "; ".join(ranged).removeprefix("pixel values ")} if ranged else {}),
         "mean and std": f"{numbers[0]} and {numbers[1]}",
     }
     weights = sum(p.numel() for p in experiment.network.parameters())
@@ -281,35 +279,10 @@ def try_training(config: RunConfig, found: Diagnosis) -> None:
         found.findings.append(Finding("disk", "error", sentence))
 
 
-def seconds_per_step(experiment: Experiment) -> float:
-    """The median time of a training step, in seconds. The experiment cannot be used for training afterwards."""
-    seconds: list[float] = []
-    before = None
-    events = fit(experiment.state, experiment.batches, experiment.plan, experiment.runtime)
-    for event in itertools.islice(events, STEPS + WARM_UP + 2):
-        experiment.runtime.synchronize()
-        now = time.perf_counter()
-        if isinstance(event, StepDone) and before is not None:
-            seconds.append(now - before)
-        before = now
-        if len(seconds) == STEPS + WARM_UP:
-            break
-    timed = seconds[WARM_UP:] or seconds
-    if not timed:  # a run of one step
-        return experiment.state.seconds
-    return sorted(timed)[len(timed) // 2]
-
-
 def estimated(experiment: Experiment, seconds: float) -> Estimate:
     """Extrapolate the time of a step to the run, and add up its memory and its files."""
-    batches, config = experiment.batches, experiment.config
-    assert isinstance(batches.train, TrainBatches)
-    sizes = batches.train.sizes
-    larger = sum(side**2 for side in sizes) / len(sizes) / sizes[0] ** 2 if sizes else 1.0  # progressive resizing
-    scored = len(experiment.data.val) + min(SAMPLE, len(experiment.data.val), len(experiment.data.train))
-    scoring = scored * seconds / config.batch_size / BACKWARD
-    steps = experiment.plan.steps
-    per_epoch = len(batches.train) * seconds * larger + scoring
+    config, steps, parts = experiment.config, experiment.plan.steps, times(experiment, seconds)
+    per_epoch = parts.steps_per_epoch * parts.step + parts.epoch_scores
     state = experiment.state
     tensors = [*state.model.state_dict().values()]
     moments = [t for values in state.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
@@ -317,8 +290,7 @@ def estimated(experiment: Experiment, seconds: float) -> Estimate:
     checkpoint = weights * (2 if config.ema else 1) + sum(tensor.nbytes for tensor in moments)
     # one more checkpoint than is kept, while the next is written; 10 MB for figures, tables and samples
     disk = (config.checkpoint.keep + 1) * checkpoint + 2 * weights + 10_000_000
-    total = steps * seconds * larger + scoring * max(1, steps / len(batches.train))
-    return Estimate(steps, seconds, per_epoch, total, peak_memory(experiment.runtime), disk)
+    return Estimate(steps, seconds, per_epoch, parts.of(steps), peak_memory(experiment.runtime), disk)
 
 
 def peak_memory(runtime: Runtime) -> int:

@@ -6,10 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 from resnetlab.runs import recipes
-from resnetlab.runs.config import RunConfig, flat, value_text
+from resnetlab.runs.config import RunConfig, value_text
+from resnetlab.runs.differences import flat
 
 ADAM = ("adam", "adamw", "muon")
 NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "augment.rand_ops": ("augment.policy", ("rand",)),
+    "augment.rand_magnitude": ("augment.policy", ("rand",)),
     "optim.momentum": ("optim.name", ("sgd", "muon")),
     "optim.nesterov": ("optim.name", ("sgd",)),
     "optim.betas": ("optim.name", ADAM),
@@ -48,6 +51,10 @@ def without_effect(config: RunConfig, paths: Collection[str]) -> list[str]:
             found.append(f"{path} has no effect: {other} is {values[other]}, and it is for {', '.join(allowed)}")
         elif (needed := NEEDED_ON.get(path)) and not values[needed]:
             found.append(f"{path} has no effect: {needed} is {value_text(values[needed])}")
+        elif path == "augment.alternate" and config.data.balance == "sampler":
+            found.append(
+                "augment.alternate has no effect: data.balance is sampler, which draws other images each epoch"
+            )
         elif path == "model.zero_init" and config.model.pretrained:
             found.append("model.zero_init has no effect: the weights are those of model.pretrained")
     return found

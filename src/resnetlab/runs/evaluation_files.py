@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
@@ -16,8 +17,9 @@ from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.calibration import Temperature, calibration
 from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import Floats, Labels, Probabilities, confusion, losses, metrics
-from resnetlab.files import write_json
-from resnetlab.runs.csv_files import read_csv, write_csv
+from resnetlab.evaluation.selective import Rejection, selective
+from resnetlab.files import read_regular, write_json
+from resnetlab.runs.csv_files import class_columns, read_csv, write_csv
 
 if TYPE_CHECKING:  # they import torch, which readers of these files do not need
     from resnetlab.data.preprocess import Preprocessing
@@ -52,6 +54,7 @@ class Metrics(TypedDict):
     tta: NotRequired[str]
     intervals: NotRequired[dict[str, Any]]
     calibration: NotRequired[dict[str, Any]]
+    selective: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,7 @@ class Evaluation:
     preprocessing: Preprocessing
     facts: Mapping[str, Any]  # split, data, model, test-time augmentation, digests; the first keys of metrics.json
     temperature: Temperature | None = None  # fitted on validation
+    rejections: Sequence[Rejection] | None = ()  # fitted on validation; None: to be fitted on this split
 
     @property
     def labels(self) -> Labels:
@@ -87,6 +91,7 @@ class Evaluation:
     def predicted(self) -> Labels:
         return np.asarray(self.probabilities.argmax(1))
 
+    @cached_property
     def metrics(self) -> dict[str, Any]:
         """Content of metrics.json."""
         return {
@@ -94,6 +99,7 @@ class Evaluation:
             **metrics(self.probabilities, self.labels, self.classes),
             "intervals": intervals(confusion(self.probabilities, self.labels)),
             "calibration": calibration(self.probabilities, self.labels, self.temperature),
+            "selective": selective(self.probabilities, self.labels, self.temperature, self.rejections),
         }
 
     @property
@@ -109,7 +115,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities:
     metrics.json is written last: a folder that has it has all files.
     """
     make_folder(folder)
-    result = evaluation.metrics()
+    result = evaluation.metrics
     columns = ("name", "precision", "recall", "f1", "support", "roc_auc")
     rows = ([row[column] for column in columns] for row in result["per_class"])
     write_csv(folder / "per_class.csv", ["class", *columns[1:]], rows)
@@ -117,7 +123,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation, *, all_probabilities:
     matrix = confusion(evaluation.probabilities, evaluation.labels)
     table = ([name, *counts] for name, counts in zip(evaluation.classes, matrix.tolist(), strict=True))
     write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *evaluation.classes], table)
-    draw(folder, evaluation, matrix, result["calibration"])
+    draw(folder, evaluation, matrix, result)
     write_json(folder / "metrics.json", result)
     return result
 
@@ -133,7 +139,8 @@ def make_folder(folder: Path) -> None:
 def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> None:
     """Write one line for each image: file, true, predicted, probability; with `every` the probability of each class."""
     classes, probabilities = evaluation.classes, evaluation.probabilities
-    header = ["file", "true", "predicted", "probability", *(classes if every else ())]
+    columns = ["file", "true", "predicted", "probability"]
+    header = [*columns, *(class_columns(classes, columns) if every else ())]
     rows = (
         [name, classes[label], classes[guess], float(row[guess]), *(row.tolist() if every else ())]
         for name, label, guess, row in zip(
@@ -143,12 +150,13 @@ def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> Non
     write_csv(path, header, rows)
 
 
-def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibration: Mapping[str, Any]) -> None:
-    """Draw confusion matrix, classes, calibration, samples and worst mistakes."""
+def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], result: Mapping[str, Any]) -> None:
+    """Draw confusion matrix, classes, calibration, risk and coverage, samples and worst mistakes."""
     from resnetlab.plots.calibration import reliability_diagram  # matplotlib takes its time to import
     from resnetlab.plots.classes import class_bars
     from resnetlab.plots.confusion import confusion_matrix
     from resnetlab.plots.images import mistakes, samples
+    from resnetlab.plots.selective import risk_coverage
     from resnetlab.plots.style import save
 
     labels, predicted, probability = evaluation.labels, evaluation.predicted, evaluation.probabilities.max(1)
@@ -156,10 +164,13 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], calibr
     loss = losses(evaluation.probabilities, labels)
     save(confusion_matrix(matrix, **about), folder / "confusion_matrix.png")
     save(class_bars(matrix, **about), folder / "classes.png")
+    calibration, rejecting = result["calibration"], result["selective"]
     panels = {"uncalibrated": calibration["bins"]}
     if calibration["after"]:
         panels[f"at temperature {calibration['temperature']['value']:.3g}"] = calibration["after"]["bins"]
     save(reliability_diagram(panels, evaluation.title), folder / "calibration.png")
+    figure = risk_coverage(rejecting["curve"], rejecting["rejections"], result["images"], evaluation.title)
+    save(figure, folder / "risk_coverage.png")
     if not evaluation.split.images.numel():  # those of a cross-validation are in its folds
         return
     images = np.asarray(evaluation.preprocessing.center_crop(evaluation.split.images).cpu())
@@ -171,7 +182,7 @@ def read_metrics(folder: Path) -> Metrics | None:
     """Read metrics.json of an evaluation folder; None if there is none. Raises Damaged, and BadInput if unreadable."""
     file = folder / "metrics.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(file).decode())
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
+
 from resnetlab.data.splits import Split
+from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import as_path
 from resnetlab.inference.model_file import Model, read_model, save_model
 from resnetlab.models.resnet import ResNet
+from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.build import Experiment, require_outside, resolved
+from resnetlab.runs.completion import complete, measure, with_score
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.effects import chosen, long_warm_up, without_effect
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import History
-from resnetlab.runs.log import RunLog
-from resnetlab.runs.messages import introduction, score_line
+from resnetlab.runs.log import RunLog, SilentLog
+from resnetlab.runs.messages import introduction, score_line, validation_line
 from resnetlab.runs.provenance import provenance, session_record, split_record
-from resnetlab.runs.score import record_access, score_split, temperature_of, test_set_line
+from resnetlab.runs.score import ScoredSplit, record_access, score_split, test_set_line
 from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest, StopRequested
 from resnetlab.runs.tensorboard import TensorBoardWriter, require_tensorboard
-from resnetlab.runs.writer import CheckpointWriter
+from resnetlab.runs.timing import planned, require_minutes
+from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
 from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.loop import EpochReport, fit
 from resnetlab.training.optim import MUON_DECAY
@@ -39,16 +48,23 @@ def train(
     config: RunConfig,
     folder: Path | str | None = None,
     *,
+    minutes: float | None = None,
     max_minutes: float | None = None,
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
+    processes: Processes = ALONE,
 ) -> RunFolder:
     """Train and score a network as `config` describes it, in a new or empty folder (default: `runs/<recipe>-NNN`).
 
     May be called in any thread and prints nothing. Messages are logged under "resnetlab.runs" and written to log.txt in
     the folder. `on_event` is called with a `StepDone` after each optimiser step and with an `EpochReport` after each
-    epoch. The run stops after `max_minutes`, or when another thread calls `stop.request()`. In a process that was
+    epoch. With `minutes`, the length in `config` is replaced by the number of steps with which the run, its final
+    scores included, ends after about that time: it is planned once, from 20 measured steps, and stored in the config of
+    the run. The run stops after `max_minutes`, or when another thread calls `stop.request()`. In a process that was
     forked after resnetlab was imported, the CPU computes with one thread.
+
+    `processes` that were joined (`resnetlab.distributed.joined`) train together, each a part of every batch. The main
+    process alone writes, and scores the network at the end, when the exchange with the others is closed.
 
     Raises BadInput before anything is written; NonFinite if a loss, gradient or weight becomes NaN or infinite;
     DiskTrouble if a file cannot be written; Stopped, after which `resume` continues the run.
@@ -61,32 +77,56 @@ def train(
     ...     [row["step"] for row in run.rows]
     [2]
     """
+    began = time.perf_counter()
     stop = StopRequest.within(max_minutes, stop)
-    path = None if folder is None else as_path(folder, "folder")
-    config = resolved(config)
-    require_outside(path, config.data.name)
-    if path is not None:
-        RunFolder.require_free(path)
-    require_tensorboard(config)
-    experiment = Experiment.of(config)
-    with stop.watched():
-        run = RunFolder.create(path, config.recipe)
-        with run.claimed():
-            run.write("split.json", split_record(experiment.data, config.data))
-            run.write_config(experiment.config)
-            run.add_session(session_record(experiment.runtime))
+    with processes.together():
+        if minutes is not None:
+            require_minutes(minutes)
+        path = None if folder is None else as_path(folder, "folder")
+        config = resolved(config)
+        require_outside(path, config.data.name)
+        if path is not None and processes.is_main:
+            RunFolder.require_free(path)
+        require_tensorboard(config)
+        experiment = Experiment.of(config, processes=processes)
+        if minutes is not None:
+            experiment = planned(experiment, minutes, began)
+            config = experiment.config
+    stop.watch()
+    experiment.replicate()
+    run = processes.from_main(lambda: RunFolder.create(path, config.recipe))
+    with ExitStack() as claim:
+        with processes.together():
+            if processes.is_main:
+                claim.enter_context(run.claimed())
+                run.write("split.json", split_record(experiment.data, config.data))
+                run.write_config(experiment.config)
+                run.add_session(session_record(experiment.runtime))
             session = begin(experiment, run, stop, on_event)
             for sentence in (*without_effect(config, chosen(config)), *long_warm_up(config, experiment.plan.steps)):
                 session.log.warning(sentence)
-            with session.running() as batches:
-                for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
-                    session.keep(event)
-            finish(experiment, run, session)
+        train_and_score(experiment, run, session)
     return run
 
 
+def train_and_score(experiment: Experiment, run: RunFolder, session: Session) -> None:
+    """Train from the experiment's state to the end of its plan, and score the best weights in the main process."""
+    processes = experiment.runtime.processes
+    with session.running() as batches:
+        for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
+            session.keep(event)
+    processes.close()
+    if processes.is_main:
+        finish(experiment, run, session)
+
+
 def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: OnEvent | None) -> Session:
-    """Log the introduction of a run and return its session, which continues from the experiment's state."""
+    """Log the introduction of a run and return its session, which continues from the experiment's state.
+
+    Of several processes, only the session of the main one logs and writes.
+    """
+    if not experiment.runtime.processes.is_main:
+        return Session(experiment, MemoryWriter(History(None)), SilentLog(), stop, on_event)
     log = RunLog(run.log)
     for line in introduction(experiment.config, experiment.data, experiment.network, experiment.runtime):
         log.info(line)
@@ -114,51 +154,89 @@ def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: O
         if run.seconds_since("curves.png") > DRAW_EVERY:
             draw_curves(experiment.config, run, history)
 
+    writer = CheckpointWriter(experiment, run, history, log, save_best, experiment.config.checkpoint, facts)
+    if not (run.path / "augmented.png").exists():
+        writer.attempt(partial(draw_batch, experiment, run))
     return Session(
         experiment,
-        CheckpointWriter(experiment, run, history, log, save_best, experiment.config.checkpoint, facts),
+        writer,
         log,
         stop,
         on_event,
-        resume_hint=resume_hint(run),
+        resume_hint=resume_hint(run, experiment.runtime.processes),
         draw=draw_seldom,
         boards=boards,
     )
 
 
-def resume_hint(run: RunFolder) -> str:
-    return f"resume with: `resnetlab.resume({str(run.path)!r})`"
+def resume_hint(run: RunFolder, processes: Processes = ALONE) -> str:
+    under = "" if processes.is_alone else f", under torchrun with {processes.world_size} processes"
+    return f"resume with: `resnetlab.resume({str(run.path)!r})`{under}"
 
 
 def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
-    """Score the best weights on validation and, if configured, on the test split; keep existing scores."""
+    """Score the best weights on validation and, if configured, on the test split; keep existing scores.
+
+    The model file is completed with each score before the files of the score are written. The last of these,
+    metrics.json, is the commit: a run that has it has a complete model file. The model file of a run of an older
+    version, which is not complete, is completed here.
+    """
     log, stop = session.log, session.stop
-    model = read_model(run.best)
+    model, device = read_model(run.best), experiment.runtime.device
+    validation, fitted = model.validation, None
     splits: list[SplitName] = ["val", "test"] if experiment.config.final_test == "once" else ["val"]
-    temperature = None
+
+    def score(split: SplitName) -> ScoredSplit:
+        return score_split(model, ScoringData.own(experiment.data, split), device, fitted=fitted, stop=stop)
+
     for split in splits:
-        scores = run.final_metrics(split)
-        if scores is None or is_of_others(scores, model, getattr(experiment.data, split)):
-            try:
-                data = ScoringData.own(experiment.data, split)
-                scored = score_split(model, data, experiment.runtime.device, temperature=temperature, stop=stop)
-            except StopRequested:
-                raise Stopped(f"stopped by {stop.reason} while scoring; {session.resume_hint}") from None
-            if split == "test":
-                record_access(run.access_log, scored.evaluation, log)
+        scores, scored = run.final_metrics(split), None
+        try:
+            if scores is None or is_of_others(scores, model, getattr(experiment.data, split)):
+                scored = score(split)
+                scores = scored.evaluation.metrics
+            if validation is None:  # the split is val
+                validation = measure(model, (scored or score(split)).evaluation, device, stop)
+        except StopRequested:
+            raise Stopped(f"stopped by {stop.reason} while scoring; {session.resume_hint}") from None
+        if split == "test" and scored is not None:
+            record_access(run.access_log, scored.evaluation, log)
+        validation = with_score(validation, scores)
+        complete(run, model, validation, experiment.config.license)
+        if scored is not None:
             is_fold = experiment.config.data.fold is not None  # `pooling` needs the probability of every class
-            scores = scored.write(run.evaluation(split), all_probabilities=is_fold)
-        temperature = temperature_of(scores)
+            scored.write(run.evaluation(split), all_probabilities=is_fold)
+        fitted = scores if split == "val" else fitted
         log.info(score_line(scores))
-        if split == "test":
+        if split == "val":
+            log.info(f"model    {validation_line(validation)}")
+        else:
             log.info(test_set_line(run.access_log, scores))
     draw_curves(experiment.config, run, session.writer.history)
-    log.info(f"the run is in {run.path}: curves.png, best.safetensors, evaluation/")
+    log.info(f"the run is in {run.path}: curves.png, augmented.png, best.safetensors, evaluation/")
 
 
 def is_of_others(scores: Mapping[str, Any], model: Model, split: Split) -> bool:
     """True if scores are of other weights or of other images."""
     return (scores["weights_digest"], scores["split_digest"]) != (model.weights_digest, split.digest)
+
+
+def draw_batch(experiment: Experiment, run: RunFolder) -> None:
+    """Draw augmented.png: the first images of the first batch, as the network sees them."""
+    from resnetlab.plots.batch import MOST, batch  # matplotlib takes its time to import
+    from resnetlab.plots.style import save
+
+    data, config = experiment.data, experiment.config
+    first = next(iter(experiment.batches.train.epoch(0, 0, 1)))
+    labels = F.one_hot(first.labels, len(data.classes)).float() if first.shares is None else first.shares
+    figure = batch(
+        data.preprocessing.denormalize(first.images[:MOST].cpu()).numpy(),
+        labels[:MOST].cpu().numpy(),
+        classes=data.classes,
+        subtitle=augmentation_words(config.augment),
+        total=len(first.labels),
+    )
+    save(figure, run.path / "augmented.png")
 
 
 def draw_curves(config: RunConfig, run: RunFolder, history: History) -> None:

@@ -44,7 +44,7 @@ class Rising:
         if not 0 < self.lowest < self.highest < math.inf:
             raise BadInput(f"learning rates from {self.lowest:g} to {self.highest:g}: they must be above 0, and grow")
         if self.steps < FEWEST:
-            raise BadInput(f"tries is {self.steps}, but must be at least {FEWEST}")
+            raise BadInput(f"`tries` is {self.steps}, but must be at least {FEWEST}")
 
     def __call__(self, step: int, _scores: Sequence[Score] = ()) -> float:
         return float(self.lowest * (self.highest / self.lowest) ** (step / (self.steps - 1)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.data.datasets import ImageData
-from resnetlab.data.loaders import Batch
 from resnetlab.errors import BadInput, printable
-from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference.model_file import WEIGHTS_FORMAT
-from resnetlab.kernels.accelerate import count_accelerated, restore
-from resnetlab.kernels.units import fast_classes
 from resnetlab.runs.build import Training, begin_state, dropped, make_plan
-from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig, differences
+from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig
+from resnetlab.runs.differences import differences
 from resnetlab.runs.effects import chosen, long_warm_up, without_effect
 from resnetlab.runs.fit_data import (
-    LAYOUTS,
     Images,
     Source,
     batches_of,
@@ -33,6 +29,7 @@ from resnetlab.runs.fit_data import (
     open_source,
     with_classes,
 )
+from resnetlab.runs.fit_network import as_given, number_of_classes, prefers_channels_last, require_trainable
 from resnetlab.runs.folder import RunFolder, is_beginning
 from resnetlab.runs.history import History, Row
 from resnetlab.runs.log import RunLog
@@ -41,14 +38,21 @@ from resnetlab.runs.resume import inexact, load_newest
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
-from resnetlab.runtime import Runtime, one_thread_after_fork, start
+from resnetlab.runtime import one_thread_after_fork, start
 from resnetlab.training import loop
 from resnetlab.training.loop import EpochReport, own_generators
 from resnetlab.training.optim import MUON_DECAY
 from resnetlab.training.selection import best_epoch
 
 SETTINGS, BEST = "fit.json", "best.safetensors"
-UNUSED = ("recipe", "data", "model", "final_test", "tensorboard")  # settings of a run that have no meaning here
+UNUSED = (
+    "recipe",
+    "data",
+    "model",
+    "final_test",
+    "tensorboard",
+    "license",
+)  # settings of a run that have no meaning here
 
 
 @dataclass(frozen=True)
@@ -158,36 +162,6 @@ def fit(
         return fit_in(Path(folder), training, config, images, resume=resume is not None, stop=stop, on_event=on_event)
 
 
-def prefers_channels_last(model: nn.Module) -> bool:
-    """True for the networks of resnetlab and torchvision, and for weights that are in channels_last.
-
-    Other networks may contain a `view`, which needs torch's default layout.
-    """
-    fast = fast_classes()
-    return type(model) in {*fast, *fast.values()} or any(
-        weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-        for weight in model.parameters()
-    )
-
-
-@contextmanager
-def as_given(model: nn.Module) -> Iterator[None]:
-    """Clear the gradients, and restore the modes, the classes and the layout of the weights afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    was_accelerated = count_accelerated(model) > 0
-    contiguous = [weight for weight in model.parameters() if weight.is_contiguous()]
-    model.zero_grad(set_to_none=True)  # of the caller's own training
-    try:
-        yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
-        for weight in contiguous:
-            weight.data = weight.data.contiguous()
-        if not was_accelerated:
-            restore(model)
-
-
 def with_settings(config: RunConfig | None, settings: Mapping[str, Any]) -> RunConfig:
     """The config with the settings of a call. Raises BadInput for unknown or unused ones."""
     changes = dict(settings)
@@ -223,65 +197,6 @@ def require_arguments(config: object, folder: object, max_minutes: object, stop:
             raise BadInput(f"{name} is {printable(repr(value))[:60]}, but must be {kind}")
 
 
-def require_trainable(model: object) -> None:
-    """Raise BadInput unless this is a module with float32 weights, some of them not frozen."""
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"model is a {type(model).__name__}, but must be a torch.nn.Module")
-    for name, weight in model.named_parameters():
-        if isinstance(weight, nn.parameter.UninitializedParameter):
-            raise BadInput(f"the weights {name} have no shape yet; call the model once on a batch of images")
-        if weight.is_meta:
-            raise BadInput(f"the weights {name} are on the meta device and have no values; load them first")
-        if weight.is_inference():
-            raise BadInput(
-                "the model was made under torch.inference_mode, where nothing can be trained; make it outside"
-            )
-        if weight.requires_grad and weight.dtype != torch.float32:
-            raise BadInput(
-                f"the weights {name} are {weight.dtype}, but must be torch.float32: call model.float(); "
-                'precision="bf16" computes in bfloat16 and keeps float32 weights'
-            )
-    if not any(weight.requires_grad for weight in model.parameters()):
-        raise BadInput("the model has nothing to train: it has no parameters, or all of them are frozen")
-
-
-def number_of_classes(model: nn.Module, batch: Batch, images: list[Images], runtime: Runtime) -> int:
-    """The number of logits that the model gives for an image. Raises BadInput unless they can be trained.
-
-    The model is called once in evaluation mode. Its buffers are restored.
-    """
-    given, labels = batch.images[:2], [*batch.labels.tolist(), *(one.largest_label for one in images)]
-    shape = f"images (N, C, H, W) = {tuple(given.shape)}"
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with evaluating(model), runtime.autocast():
-            logits = model(given)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise BadInput(
-            f"the model cannot process {shape}: {printable(error)}; images are given as {LAYOUTS}"
-        ) from error
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-    classes = 1 + max(labels)
-    if (
-        not isinstance(logits, Tensor)
-        or logits.ndim != 2
-        or len(logits) != len(given)
-        or logits.shape[1] < max(2, classes)
-        or not logits.is_floating_point()
-    ):
-        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise BadInput(
-            f"the model maps {shape} to {found}; floating-point logits (N, classes) with {max(2, classes)} classes or "
-            "more are needed"
-        )
-    if not logits.requires_grad:
-        raise BadInput("the logits do not depend on the weights that are trained: is there a detach() or no_grad()?")
-    return logits.shape[1]
-
-
 def run(training: Training, session: Session, best_weights: Mapping[str, Tensor]) -> Fitted:
     """Train to the end and return the result. `best_weights` are those of the best epoch so far."""
     state, criterion = training.state, training.plan.criterion
@@ -308,7 +223,8 @@ def fit_in(
     record = {"config": config.to_json(), "train": images[0].record(), "val": images[1].record()}
     was_there, is_begun = path.is_dir(), resume and (path / SETTINGS).exists()
     folder = RunFolder(path) if is_begun else RunFolder.create(path, "fit")
-    with stop.watched(), folder.claimed():
+    stop.watch()
+    with folder.claimed():
         log = RunLog(folder.log)
         best_weights: Mapping[str, Tensor] = {}
         try:

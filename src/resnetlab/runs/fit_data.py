@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnetlab.data.colour import JITTER
 from resnetlab.data.datasets import ImageData
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing, channel_statistics
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput, printable
-from resnetlab.runs.build import EVAL_BATCH, SAMPLE, hold, image_sizes, make_augmentations, total_steps
+from resnetlab.runs.build import EVAL_BATCH, SAMPLE, hold, image_sizes, make_augmentations, make_mixing, total_steps
 from resnetlab.runs.config import RunConfig
 from resnetlab.runtime import Runtime
 from resnetlab.training.loop import Batches
@@ -305,6 +306,8 @@ def with_classes(batches: Batches, classes: int) -> Batches:
     """The same batches; labels of data sets that are read item by item must be below `classes`."""
 
     def checked(part: Any) -> Any:
+        if isinstance(part, TrainBatches) and part.mixing is not None:
+            return replace(part, mixing=replace(part.mixing, classes=classes))
         is_read = isinstance(part, DatasetBatches | DatasetEvalBatches)
         return replace(part, dataset=replace(part.dataset, classes=classes)) if is_read else part
 
@@ -370,9 +373,11 @@ def in_memory(split: Split, scaling: Preprocessing, config: RunConfig, runtime: 
     height, width = split.images.shape[1:3]
     if height != width and (config.augment.resized_crop or config.augment.sizes):
         raise BadInput(f"the images are {height}x{width}; augment.resized_crop and augment.sizes need square ones")
-    if split.images.dtype != torch.uint8 and config.augment.resized_crop:
-        raise BadInput("augment.resized_crop needs uint8 images")
-    steps = make_augmentations(config.augment, scaling.image_size)
+    for name in ("resized_crop", "policy", *JITTER):
+        if split.images.dtype != torch.uint8 and getattr(config.augment, name) not in (0, "none"):
+            raise BadInput(f"augment.{name} needs uint8 images, but these are {split.images.dtype}; leave it out")
+    steps = make_augmentations(config.augment, scaling.image_size, split.images.shape[3])
     batches = TrainBatches(hold(split, runtime), scaling, steps, config.batch_size, config.seed, runtime)
     sizes = image_sizes(config.augment, scaling.image_size)
-    return replace(batches, sizes=sizes, steps=total_steps(config, len(batches)))
+    mixing = make_mixing(config.augment, 0)  # `with_classes` sets the number of classes, once the network is known
+    return replace(batches, sizes=sizes, steps=total_steps(config, len(batches)), mixing=mixing)

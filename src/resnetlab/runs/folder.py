@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from resnetlab.errors import BadInput, BadSettings, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.access_log import AccessLog
-from resnetlab.files import write_json
+from resnetlab.files import read_regular, write_json
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.evaluation_files import make_folder, read_metrics
 from resnetlab.runs.history import read_rows
@@ -129,9 +129,10 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """The JSON in one of the run's files; BadInput if it is missing or damaged."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json.loads(read_regular(self.path / name).decode())
         except (OSError, ValueError) as error:
-            raise BadInput(f"could not read {printable(self.path / name)}: {printable(error)}") from error
+            reason = printable(getattr(error, "strerror", None) or error)
+            raise BadInput(f"could not read {printable(self.path / name)}: {reason}") from error
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         write_json(self.path / name, value)

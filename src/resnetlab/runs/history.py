@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
-from resnetlab.files import room, write_text
+from resnetlab.files import read_regular, room, write_text
 from resnetlab.runs.csv_files import cell, csv_line
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Table:
     def require(self, rows: Sequence[Row]) -> None:
         """Write the file again unless it contains exactly these rows."""
         text = self.text(rows)
-        if rows and self.path.exists() and self.path.read_bytes() == text:
+        if rows and self.path.exists() and read_regular(self.path) == text:
             self.count, self.size = len(rows), len(text)
         elif rows or self.path.exists():
             self.replace(rows)
@@ -113,7 +113,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = read_regular(file).decode().split("\n")[:-1]
         rows = [json.loads(line) for line in lines]
     except OSError as error:
         raise BadInput(f"could not read {printable(file)}: {error.strerror or error}") from error

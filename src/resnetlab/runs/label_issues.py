@@ -12,23 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from resnetlab.data import DATASETS
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.label_issues import LabelIssues, find_label_issues
 from resnetlab.inference.model_file import read_model
+from resnetlab.inference.sources import Run, run_source
+from resnetlab.runs.build import require_outside
 from resnetlab.runs.csv_files import write_csv
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.saved_data import open_saved
+from resnetlab.runs.saved_data import open_saved, root_of
 from resnetlab.runs.score import record_access, score_split
 from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.series import is_series
 from resnetlab.runtime import one_thread_after_fork, start
 
 TABLE = "labels.csv"
-BRING_BACK = "bring them back; labels are looked for in the images that were scored"
+UNDO = "undo that; labels are looked for in the images that were scored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +92,25 @@ class Examined:
         """
         if path.exists():
             raise BadInput(f"{printable(path)} exists and may hold corrections; give another folder with `out`")
-        write_csv(path, ["file", "label", "split", "rank", "suggested", "label_probability"], self._rows())
+        split = ["split"] if self.has_splits else []
+        write_csv(path, ["file", "label", *split, "rank", "suggested", "label_probability"], self._rows())
+
+    @property
+    def has_splits(self) -> bool:
+        """True for the images of one run; in a cross-validation each image is in several splits."""
+        return all(split is not None for _, split in self.everything.values())
 
     def _rows(self) -> Iterator[list[object]]:
         quality = dict(zip(self.names, self.probabilities[np.arange(len(self.labels)), self.labels], strict=True))
         first = self.suspects()
-        has_splits = all(split is not None for _, split in self.everything.values())
         for rank, suspect in enumerate(first, start=1):
-            split = self.everything[suspect.name][1] if has_splits else None
-            yield [suspect.name, suspect.label, split, rank, suspect.suggested, round(suspect.quality, 6)]
+            places = self.everything[suspect.name][1:] if self.has_splits else ()
+            yield [suspect.name, suspect.label, *places, rank, suspect.suggested, round(suspect.quality, 6)]
         rest = self.everything.keys() - {suspect.name for suspect in first}
         for name in sorted(rest):
             label, split = self.everything[name]
             known = round(float(quality[name]), 6) if name in quality else None
-            yield [name, label, split if has_splits else None, None, None, known]
+            yield [name, label, *([split] if self.has_splits else []), None, None, known]
 
     def next_command(self, table: Path) -> str | None:
         """Return the command that trains on the corrected table; None for a named data set, which has no files."""
@@ -115,12 +121,13 @@ class Examined:
 
 
 @one_thread_after_fork()
-def examine_labels(path: str | os.PathLike[str], device: str = "auto") -> Examined:
+def examine_labels(path: str | os.PathLike[str] | Run, device: str = "auto") -> Examined:
     """Examine the labels of a run's validation images or, for a series of folds, of the images of all its folds.
 
-    Raises BadInput if there is no run, if its data has changed, or without cleanlab.
+    The notes about the data are logged, as in training. Raises BadInput if there is no run, if its data has changed, or
+    without cleanlab.
     """
-    folder = Path(path)
+    folder = run_source(path)
     if is_series(folder) or not (folder / "config.json").exists():
         runs = [RunFolder(config.parent) for config in sorted(folder.glob("*/config.json"))]
         runs = [run for run in runs if run.config.data.fold is not None]
@@ -135,6 +142,9 @@ def examine_labels(path: str | os.PathLike[str], device: str = "auto") -> Examin
         runs = [RunFolder.open(folder)]
         parts = [_scored(runs[0], "val", device)]
         source = "validation images, on which the network was not trained"
+    log = RunLog()
+    for note in dict.fromkeys(note for data, _, _ in parts for note in data.notes):  # folds share most of them
+        log.info(f"note     {note}")
     classes = parts[0][0].classes
     names = tuple(name for _, split, _ in parts for name in split.names)
     labels = np.concatenate([split.labels.numpy() for _, split, _ in parts])
@@ -148,33 +158,24 @@ def examine_labels(path: str | os.PathLike[str], device: str = "auto") -> Examin
             everything[name] = (classes[label], part if len(runs) == 1 else None)
     issues = find_label_issues(probabilities, labels)
     title = f"{runs[0].config.model.name} on {data.name}"
-    root = _root(runs[0])
+    root = root_of(runs[0])
     return Examined(title, source, root, classes, names, labels, probabilities, images, everything, issues)
 
 
 def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
     """The data of a run, one of its splits, and the probabilities of the run's best weights on it."""
     model = read_model(run.best)
-    data = open_saved(run, run.config.data, preprocessing=model.preprocessing, advice=BRING_BACK).all_splits()
+    data = open_saved(run, run.config.data, preprocessing=model.preprocessing, advice=UNDO).all_splits()
     evaluation = score_split(model, ScoringData.own(data, split), start(device, "fp32").device).evaluation
     if split == "test":
         record_access(run.access_log, evaluation, RunLog())
     return data, getattr(data, split), np.asarray(evaluation.probabilities)
 
 
-def _root(run: RunFolder) -> Path | None:
-    """The folder that a run's file names are relative to; None for a named data set."""
-    config = run.config.data
-    if config.name in DATASETS:
-        return None
-    source = Path(config.name)
-    if source.is_dir():
-        return source
-    return Path(config.root) if config.root else source.parent
-
-
 def write_labels(folder: Path, examined: Examined) -> Path:
     """Write the table into a folder and return its path. Raises BadInput and DiskTrouble."""
+    if examined.root is not None:
+        require_outside(folder, str(examined.root))
     make_folder(folder)
     examined.write_table(folder / TABLE)
     return folder / TABLE

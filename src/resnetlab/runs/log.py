@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -37,8 +38,18 @@ class RunLog:
         if self.file is None:
             return
         try:
+            if self.file.exists() and not self.file.is_file():  # opening a pipe waits for its reader
+                raise OSError(errno.EINVAL, "it is not a regular file")
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(printable(line) + "\n")
         except OSError as error:  # a run continues without its log; checkpoints raise their own errors
             LOGGER.warning("%s could not be written: %s", printable(self.file), error.strerror)
             self.file = None
+
+
+class SilentLog(RunLog):
+    """Logs nothing: the messages are those of the main process."""
+
+    def info(self, message: str) -> None: ...
+
+    def warning(self, message: str) -> None: ...

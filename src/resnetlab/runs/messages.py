@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from resnetlab.data import SPLITS
 from resnetlab.data.classes import shortened
+from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
     from resnetlab.data.datasets import ImageData
+    from resnetlab.inference.validation import Validation
     from resnetlab.models.resnet import ResNet
     from resnetlab.runtime import Runtime
     from resnetlab.training.loop import EpochReport
@@ -29,6 +31,7 @@ def introduction(config: RunConfig, data: ImageData, network: ResNet, runtime: R
         f"classes  {shortened(data.classes)}",
         f"network  {network.name}, {network.architecture.stem} stem, {trained_parameters(network)}",
         f"training {config.recipe}: {settings_line(config)}",
+        images_line(config),
         f"machine  {runtime.describe()}",
     ]
 
@@ -42,6 +45,9 @@ def fit_introduction(config: RunConfig, counts: Sequence[int], model: nn.Module,
         f"data     {counts[0]:,} train, {counts[1]:,} val",
         f"network  {kind.__name__}, {trained_parameters(model)}",
         f"training {settings_line(config)}",
+        *(
+            [images_line(config)] if config.augment.model_dump(exclude_defaults=True) else []
+        ),  # a data set may have transforms of its own
         f"machine  {runtime.describe()}",
     ]
 
@@ -52,6 +58,13 @@ def settings_line(config: RunConfig) -> str:
         f"{length} of batch {config.batch_size}, {config.optim.name} at {config.optim.lr:g}, "
         f"{config.schedule.name} schedule, seed {config.seed}"
     )
+
+
+def images_line(config: RunConfig) -> str:
+    """What is done to the training images, and what their running accuracy counts if they are mixed."""
+    is_mixed = config.augment.mixup or config.augment.cutmix
+    counted = " (the running accuracy counts a prediction by the share of its class)" if is_mixed else ""
+    return f"images   {augmentation_words(config.augment)}{counted}"
 
 
 def trained_parameters(model: nn.Module) -> str:
@@ -81,6 +94,24 @@ def score_line(scores: Mapping[str, Any]) -> str:
         f"{f' ({skipped:,} more could not be read)' if skipped else ''}, {weights}"
         f"{'' if tta == 'none' else f', test-time augmentation: {tta}'}"
     )
+
+
+def validation_line(validation: Validation) -> str:
+    """What the model file stores of its validation.
+
+    >>> from resnetlab.evaluation.selective import Rejection
+    >>> from resnetlab.inference.validation import Validation
+    >>> validation_line(Validation(1.25, 500, "", (Rejection(0.05, 0.91, 0.8),), agreement={"bf16": 0.998}))
+    'temperature 1.25, bf16 agrees with fp32 on 99.80%, rejection thresholds for a risk of 5% (80% accepted)'
+    """
+    agreement = [f"{name} agrees with fp32 on {share:.2%}" for name, share in validation.agreement.items()]
+    rejections = ", ".join(f"{100 * one.risk:g}% ({one.coverage:.0%} accepted)" for one in validation.rejections)
+    words = (
+        f"rejection thresholds for a risk of {rejections}"
+        if rejections
+        else "no rejection thresholds: no risk is certain enough"
+    )
+    return ", ".join([f"temperature {validation.temperature:.3g}", *agreement, words])
 
 
 def between(spread: Sequence[float] | None) -> str:

@@ -7,11 +7,13 @@ import importlib.metadata
 import math
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from resnetlab.data import DATASETS, SPLITS
-from resnetlab.runs.config import DataConfig, Difference, RunConfig
+from resnetlab.data import SPLITS
+from resnetlab.data.sources import is_named, published_side
+from resnetlab.runs.config import DataConfig, RunConfig
+from resnetlab.runs.differences import Difference
 
 if TYPE_CHECKING:
     from resnetlab.data.datasets import ImageData
@@ -50,11 +52,15 @@ def split_record(data: ImageData, config: DataConfig) -> dict[str, Any]:
 
 def provenance(config: RunConfig, data: ImageData, report: EpochReport) -> dict[str, Any]:
     """The origin of a model's weights, for its file."""
+    has_published_order = is_named(config.data.name) and published_side(config.data.name) is not None
+    order = "published" if has_published_order else config.data.class_order
     return {
         "recipe": config.recipe,
+        "settings": settings(config),
+        "license": config.license,
         "seed": config.seed,
         "data": data.name,
-        "class_order": "published" if config.data.name in DATASETS else config.data.class_order,
+        "class_order": order,
         "data_settings": config.data.model_dump(mode="json", exclude={"name", "root", "download"}),
         "split_digests": {name: getattr(data, name).digest for name in SPLITS},
         "contents_digests": {name: getattr(data, name).contents_digest for name in SPLITS},
@@ -65,6 +71,20 @@ def provenance(config: RunConfig, data: ImageData, report: EpochReport) -> dict[
         "versions": {name: version(name) for name in PACKAGES},
         "trained": now(),
     }
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the result of a training, for its model file; a path of weights is reduced to its name.
+
+    >>> settings(RunConfig(epochs=3))["optim"]["lr"]
+    0.1
+    """
+    found = config.model_dump(
+        mode="json", exclude={"recipe", "data", "checkpoint", "final_test", "tensorboard", "license"}
+    )
+    if found["model"]["pretrained"] is not None:
+        found["model"]["pretrained"] = PurePath(found["model"]["pretrained"]).name
+    return found
 
 
 def version(package: str) -> str | None:

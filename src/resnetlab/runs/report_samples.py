@@ -83,8 +83,7 @@ class ReportSamples:
         pairs = two_classes(evaluation.probabilities[mapped], labels[mapped])
         pixels = evaluation.split.images[torch.from_numpy(mapped)].to(runtime.device)
         normalized = evaluation.preprocessing.normalize(pixels)
-        columns = torch.from_numpy(pairs).to(runtime.device).unbind(1)
-        maps = [grad_cam(network, normalized, classes) for classes in columns]
+        maps = grad_cam(network, normalized, torch.from_numpy(pairs).to(runtime.device))
         images = evaluation.preprocessing.center_crop(evaluation.split.images[torch.from_numpy(kept)]).cpu().numpy()
         embedded = spread(len(labels), MOST)
         return cls(
@@ -104,7 +103,7 @@ class ReportSamples:
             mistakes=tuple(place[int(i)] for i in mistakes),
             mapped=tuple(place[int(i)] for i in mapped),
             images=np.stack([shrunk(image) for image in images]),
-            maps=np.stack([[shrunk(as_bytes(one)) for one in pair] for pair in zip(*maps, strict=True)])
+            maps=np.stack([[shrunk(as_bytes(one)) for one in pair] for pair in maps])
             if len(mapped)
             else np.zeros((0, 2, 1, 1), np.uint8),
             classes=pairs,

@@ -5,31 +5,34 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from resnetlab.data.datasets import ImageData
 from resnetlab.data.splits import Split
 from resnetlab.data.stored import StoredSplits
+from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
-from resnetlab.files import as_path
 from resnetlab.inference.model_file import read_model
+from resnetlab.inference.sources import Run, run_source
 from resnetlab.runs.build import Experiment, make_plan, open_data, resolved
-from resnetlab.runs.config import HARMLESS, LENGTH, DataConfig, RunConfig, differences
-from resnetlab.runs.experiment import begin, finish
+from resnetlab.runs.config import HARMLESS, LENGTH, DataConfig, RunConfig
+from resnetlab.runs.differences import differences
+from resnetlab.runs.experiment import begin, train_and_score
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.log import RunLog
+from resnetlab.runs.log import RunLog, SilentLog
 from resnetlab.runs.provenance import session_record
 from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, open_saved, require_unchanged, stored_splits
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.checkpoint import load_checkpoint
-from resnetlab.training.loop import TrainState, fit
+from resnetlab.training.loop import TrainState
 
 
 @one_thread_after_fork()
 def resume(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | Run,
     *,
     changes: Mapping[str, Any] | None = None,
     allowed: Collection[str] = (),
@@ -37,43 +40,50 @@ def resume(
     max_minutes: float | None = None,
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
+    processes: Processes = ALONE,
 ) -> RunFolder:
     """Continue a run from its newest checkpoint; the result equals that of an uninterrupted run bit for bit.
 
+    `folder` is that of the run, the run itself, or its name in the folder `runs`.
     `changes` are settings as for `RunConfig.changed`. A finished run may get a new length. Any other change that
     affects the result must be in `allowed`, by its path ("optim.lr"; "epochs" for the length of an unfinished run).
     A new `data.name` is accepted if the same images are there, with the same contents.
-    If the environment makes the result inexact (another torch version, thread count, precision, …), the difference is
-    logged, or refused with `strict`. `max_minutes`, `stop` and `on_event` are those of `train`.
+    If the environment makes the result inexact (another torch version, thread count, precision, number of processes,
+    …), the difference is logged, or refused with `strict`. The other arguments are those of `train`; all `processes`
+    read the folder, and the main one reads the checkpoint.
 
     Raises BadInput, NoSoundCheckpoint, NonFinite, DiskTrouble or Stopped.
     """
     stop = StopRequest.within(max_minutes, stop)
-    run = RunFolder.open(as_path(folder, "folder"))
-    with run.claimed():
-        log = RunLog(run.log)
-        had = run.config
-        wanted = resolved(had.changed(changes or {}))
-        stored = stored_splits(run)
-        checked = {"data.name"} if stored.has_contents else set()
-        notes = accepted_changes(had, wanted, {*allowed, *checked})
-        data = saved_data(run, wanted.data, stored)
-        length = {name: getattr(had, name) for name in LENGTH}
-        experiment = Experiment.of(wanted.changed(length), run.extended_at, data=data)
-        before = load_newest(run, experiment.state, log)
-        notes += inexact(before, experiment.runtime.facts(), strict=strict)
-        experiment = with_length(experiment, wanted, allowed)
-        for note in notes:
-            log.info(f"note     {note}")
-        with stop.watched():
-            changed = differences(had, experiment.config)
-            run.add_session(session_record(experiment.runtime, experiment.state.step, changed))
-            run.write_config(experiment.config, experiment.extended_at)
+    with ExitStack() as claim:
+        with processes.together():
+            run = RunFolder.open(run_source(folder))
+            if processes.is_main:
+                claim.enter_context(run.claimed())
+            log = RunLog(run.log) if processes.is_main else SilentLog()
+            had = run.config
+            wanted = resolved(had.changed(changes or {}))
+            stored = stored_splits(run)
+            checked = {"data.name"} if stored.has_contents else set()
+            notes = accepted_changes(had, wanted, {*allowed, *checked})
+            data = saved_data(run, wanted.data, stored)
+            length = {name: getattr(had, name) for name in LENGTH}
+            experiment = Experiment.of(wanted.changed(length), run.extended_at, data=data, processes=processes)
+            before = load_newest(run, experiment.state, log) if processes.is_main else {}
+        experiment.replicate()
+        with processes.together():
+            notes += inexact(before, experiment.runtime.facts(), strict=strict)
+            notes += other_norms(before, processes, experiment.config)
+            experiment = with_length(experiment, wanted, allowed)
+            for note in notes:
+                log.info(f"note     {note}")
+            stop.watch()
+            if processes.is_main:
+                changed = differences(had, experiment.config)
+                run.add_session(session_record(experiment.runtime, experiment.state.step, changed))
+                run.write_config(experiment.config, experiment.extended_at)
             session = begin(experiment, run, stop, on_event)
-            with session.running() as batches:
-                for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
-                    session.keep(event)
-            finish(experiment, run, session)
+        train_and_score(experiment, run, session)
     return run
 
 
@@ -98,7 +108,7 @@ def load_newest(run: RunFolder, state: TrainState, log: RunLog) -> Mapping[str, 
     damaged = []
     for path in run.all_checkpoints():
         try:
-            return dict(load_checkpoint(path, state)["environment"])
+            return {"processes": 1, **load_checkpoint(path, state)["environment"]}  # older ones do not have it
         except Damaged as error:
             log.info(f"note     {error}; trying the one before")
             damaged.append(path.name)
@@ -117,6 +127,19 @@ def inexact(before: Mapping[str, Any], now: Mapping[str, Any], *, strict: bool) 
     if found and strict:
         raise BadInput(f"the run would no longer be exact: {'; '.join(found)}; resume it without `strict=True`")
     return [f"{difference}: from here on not exact to the bit" for difference in found]
+
+
+def other_norms(before: Mapping[str, Any], processes: Processes, config: RunConfig) -> list[str]:
+    """A sentence about batch norm if the number of processes has changed, unless it normalises over all of them.
+
+    >>> other_norms({"processes": 2}, ALONE, RunConfig(epochs=1))
+    ['without sync_bn, each process normalises its own images: with another number of them the curves differ too']
+    """
+    if before.get("processes", processes.world_size) == processes.world_size or config.sync_bn:
+        return []
+    return [
+        "without sync_bn, each process normalises its own images: with another number of them the curves differ too"
+    ]
 
 
 def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[str]) -> Experiment:
@@ -138,7 +161,7 @@ def with_length(experiment: Experiment, wanted: RunConfig, allowed: Collection[s
             f"the run is not finished (step {state.step} of {plan.steps}), and another length changes its schedule; "
             "finish it first, or add `allowed=['epochs']`"
         )
-    plan = make_plan(config, steps_per_epoch, extended_at)
+    plan = dataclasses.replace(make_plan(config, steps_per_epoch, extended_at), loss_fn=plan.loss_fn)
     return dataclasses.replace(experiment, config=config, plan=plan, extended_at=extended_at)
 
 
@@ -147,7 +170,7 @@ def saved_data(run: RunFolder, config: DataConfig, stored: StoredSplits) -> Imag
 
     Where the preprocessing was not recorded, or settings of the data have changed, the data set is opened anew.
     """
-    place = {"name", "root", "download"}
+    place = {"name", "root", "download", "balance"}  # change no image
     is_same = config.model_dump(exclude=place) == run.config.data.model_dump(exclude=place)
     if stored.preprocessing is not None and is_same:
         return open_saved(run, config, advice=TRAIN_ANEW).all_splits()

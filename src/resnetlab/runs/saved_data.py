@@ -8,9 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnetlab.data import DATASETS, SPLITS
+import numpy as np
+
+from resnetlab.data import SPLITS
 from resnetlab.data.classes import ClassChoice
+from resnetlab.data.folder import find
 from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.reading import BadImages
+from resnetlab.data.sources import is_named, published_side
+from resnetlab.data.splits import Split
 from resnetlab.data.stored import (
     Changes,
     Images,
@@ -21,15 +27,16 @@ from resnetlab.data.stored import (
     open_stored,
 )
 from resnetlab.errors import BadInput, printable
+from resnetlab.interpret.embedding import spread
 from resnetlab.runs.config import DataConfig
 from resnetlab.runs.folder import RunFolder
 
 UNCHECKED = "this run was begun by an older version, which did not record the contents of images: they are not checked"
 EVALUATE_ANYWAY = (
-    "bring them back, or add `allow_changed_data=True` to score the stored images that are still the same, in a folder "
+    "undo that, or add `allow_changed_data=True` to score the stored images that are still the same, in a folder "
     "of their own"
 )
-TRAIN_ANEW = "bring them back, or train anew in a new folder"
+TRAIN_ANEW = "undo that, or train anew in a new folder"
 
 
 def stored_splits(run: RunFolder) -> StoredSplits:
@@ -71,6 +78,26 @@ def open_saved(
     return StoredData(**{**vars(opened), "notes": notes})
 
 
+def open_sample(
+    run: RunFolder, part: str, most: int, *, preprocessing: Preprocessing, advice: str = EVALUATE_ANYWAY
+) -> Split:
+    """Read at most `most` images of a stored split, evenly spread; the others are not decoded.
+
+    Raises BadInput like `open_saved`.
+    """
+    config = run.config.data
+    stored, images = stored_splits(run), images_in(run, config)
+    same, labels, changes = compare_with(images, stored, skips=config.bad_images == "skip")
+    if changes:
+        raise refusal(run, config, changes, advice=advice)
+    names = [same[part][place] for place in spread(len(same[part]), most)]
+    bad = BadImages(config.bad_images, max(len(names), 1), config.max_skipped, config.max_pixels)
+    split = images.read(names, np.asarray([labels[name] for name in names], np.int64), preprocessing, bad)
+    if not len(split):
+        raise BadInput(f"none of the {part} images in {printable(config.name)} can be read")
+    return split
+
+
 def refusal(run: RunFolder, config: DataConfig, changes: Changes, *, advice: str) -> BadInput:
     """The error for images that are not as they were."""
     return BadInput(
@@ -87,7 +114,7 @@ def require_unchanged(run: RunFolder, config: DataConfig) -> None:
 
 def images_in(run: RunFolder, config: DataConfig) -> Images:
     """The images of a run's data. Raises BadInput, with the way out, if its folder was moved away."""
-    if config.name not in DATASETS and not Path(config.name).exists():
+    if not is_named(config.name) and not Path(config.name).exists():
         raise BadInput(
             f"the data of {printable(run.path)} was not found: {printable(config.name)}; if it was moved, give its "
             "new place (`data='FOLDER'`)"
@@ -107,16 +134,29 @@ def is_elsewhere(run: RunFolder, config: DataConfig) -> bool:
 
 
 def place_of(name: str) -> str:
-    return name if name in DATASETS else os.path.realpath(name)
+    return name if is_named(name) else os.path.realpath(name)
 
 
 def has_moved_to(run: RunFolder, config: DataConfig) -> bool:
     """True if the data of `config`, at another place, has exactly the images of the run, with the same contents."""
     stored = stored_splits(run)
-    if not stored.has_contents or (config.name in DATASETS) != (run.config.data.name in DATASETS):
+    if not stored.has_contents or is_named(config.name) != is_named(run.config.data.name):
         return False
     try:
         images = images_of(config.name, **listing_settings(config))
     except BadInput:  # its layout is that of other data
         return False
     return not compare_with(images, stored)[2]
+
+
+def root_of(run: RunFolder) -> Path | None:
+    """The folder that a run's file names are relative to; None for a named data set without image files."""
+    config = run.config.data
+    if is_named(config.name):
+        if published_side(config.name) is not None:
+            return None
+        return find(config.name, root=config.root, may_download=config.download).root
+    source = Path(config.name)
+    if source.is_dir():
+        return source
+    return Path(config.root) if config.root else source.parent

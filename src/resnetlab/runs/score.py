@@ -17,12 +17,16 @@ from resnetlab.errors import BadInput, NonFinite, printable, unknown
 from resnetlab.evaluation.access_log import Access, AccessLog
 from resnetlab.evaluation.calibration import Temperature
 from resnetlab.evaluation.evaluate import probabilities
+from resnetlab.evaluation.selective import rejections_in
 from resnetlab.evaluation.tta import VIEWS, Views
 from resnetlab.files import as_path
+from resnetlab.inference.hub import is_on_hub
 from resnetlab.inference.model_file import Model, read_model
+from resnetlab.inference.sources import Run, model_path, model_source
 from resnetlab.interpret.embedding import MOST, catching_features, spread
 from resnetlab.models.resnet import ResNet
 from resnetlab.runs.build import EVAL_BATCH, require_outside
+from resnetlab.runs.completion import store_test_score
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.log import RunLog
@@ -52,7 +56,7 @@ class ScoredSplit:
 
 @one_thread_after_fork()
 def evaluate(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Run,
     data: str | None = None,
     split: SplitName = "val",
     *,
@@ -63,6 +67,8 @@ def evaluate(
     allow_changed_data: bool = False,
 ) -> dict[str, Any]:
     """Score a run's best weights, or a model file, on a split. Returns the content of metrics.json.
+
+    `source` is what `load` accepts: a path, a run, the name of a run in the folder `runs`, or "hf:owner/name".
 
     A run is scored on the images that were recorded when it began, and tables and figures are written to
     `evaluation/<split>` in its folder (`<split>-<tta>` with test-time augmentation). If any of its images is new, gone,
@@ -81,32 +87,40 @@ def evaluate(
         raise unknown("split", split, SPLITS)
     if tta not in tuple(VIEWS):
         raise unknown("tta", tta, VIEWS)
-    path, folder = as_path(source, "source"), None if out is None else as_path(out, "out")
-    if path.is_dir():
-        run: RunFolder | None = RunFolder.open(path)
-        model = read_model(RunFolder.open(path).best)
-    elif not path.exists():
-        raise BadInput(f"{printable(path)} does not exist; give a run's folder or a model file")
-    else:
-        run, model = run_of(path), read_model(path)
-        if data is None:
-            raise BadInput("a model file has no data to be scored on; add `data`")
+    path, folder = model_source(source), None if out is None else as_path(out, "out")
+    model, run = read_model(model_path(path)), run_of(path)
+    if data is None and (run is None or not path.is_dir()):
+        raise BadInput("a model file has no data to be scored on; add `data`")
     require_outside(out, data if data is not None else run.config.data.name if run is not None else "")
     opened = open_scored(run, model, data, split, allow_changed=allow_changed_data)
     log = RunLog()
     for note in opened.notes:
         log.info(f"note     {note}")
+    if tta != "none" and not had_flips(model):
+        log.warning(
+            f"tta {tta} averages over mirror images, but the model was trained without them (augment.flip is off): "
+            "the scores may be worse than without tta"
+        )
     if folder is None and run is not None and path.is_dir() and opened.is_own:
         folder = run.evaluation(split, tta, changed=opened.is_changed)
     elif folder is not None:
         require_other_folder(folder, run, opened, split, tta)
-    temperature = None if split == "val" else fitted_temperature(run, model, tta)
-    scored = score_split(model, opened, start(device, "fp32").device, temperature=temperature, tta=tta)
+    fitted = None if split == "val" else validation_scores(run, model, tta)
+    scored = score_split(model, opened, start(device, "fp32").device, fitted=fitted, tta=tta)
     if split == "test":
-        record_access(access_log_of(path), scored.evaluation, log)
+        record_access(access_log_of(source), scored.evaluation, log)
     if folder is None:
-        return scored.evaluation.metrics()
+        return scored.evaluation.metrics
+    if split == "test" and tta == "none" and run is not None and folder.resolve() == run.evaluation("test").resolve():
+        store_test_score(run, scored.evaluation.metrics, log)
     return scored.write(folder, all_probabilities=all_probabilities)
+
+
+def had_flips(model: Model) -> bool:
+    """False if the model is known to be trained without mirrored images. Imported and older ones are not known."""
+    settings = model.provenance.get("settings")
+    augment = settings.get("augment") if isinstance(settings, dict) else None
+    return not isinstance(augment, dict) or augment.get("flip") is not False
 
 
 def require_other_folder(folder: Path, run: RunFolder | None, data: ScoringData, split: str, tta: str) -> None:
@@ -122,14 +136,15 @@ def score_split(
     data: ScoringData,
     device: torch.device,
     *,
-    temperature: Temperature | None = None,
+    fitted: Mapping[str, Any] | None = None,
     tta: Views = "none",
     stop: StopRequest | None = None,
 ) -> ScoredSplit:
     """The probabilities of a model on a split, computed in fp32.
 
-    A temperature is fitted on validation; on the test split the given one is used. Raises BadInput if the data has
-    other classes than the model, NonFinite if the logits are not finite, and StopRequested.
+    Temperature and rejections are fitted on validation; on the test split those in `fitted` are used, the scores of
+    validation. Raises BadInput if the data has other classes than the model, NonFinite if the logits are not finite,
+    and StopRequested.
     """
     require_same_classes(model.classes, data.classes)
     runtime, split = Runtime(device), data.split
@@ -153,8 +168,12 @@ def score_split(
         **data.facts,
     }
     if data.split_name == "val":
-        temperature = Temperature.fitted(scores, labels, "val", split.digest)
-    evaluation = Evaluation(scores, split, model.classes, data.preprocessing, facts, temperature)
+        temperature: Temperature | None = Temperature.fitted(scores, labels, "val", split.digest)
+        rejections = None
+    else:
+        temperature = temperature_of(fitted or {})
+        rejections = rejections_in((fitted or {}).get("selective"))
+    evaluation = Evaluation(scores, split, model.classes, data.preprocessing, facts, temperature, rejections)
     return ScoredSplit(evaluation, network, torch.cat(features), runtime)
 
 
@@ -168,16 +187,22 @@ def record_access(access_log: AccessLog, evaluation: Evaluation, log: RunLog) ->
         log.warning(failure)
 
 
-def access_log_of(path: Path) -> AccessLog:
-    """The access log of a run or model file; for a file outside a run, a log beside it."""
+def access_log_of(source: str | os.PathLike[str] | Run) -> AccessLog:
+    """The access log of a run or model file; for a file outside a run, a log beside it.
+
+    For a model on the Hub it is in the working directory: nothing is written into huggingface_hub's cache.
+    """
+    if isinstance(source, str | os.PathLike) and is_on_hub(os.fspath(source)):
+        return AccessLog(None, (Path(SHARED_ACCESS_LOG),))
+    path = model_source(source)
     run = run_of(path)
     return AccessLog(None, (path.resolve().parent / SHARED_ACCESS_LOG,)) if run is None else run.access_log
 
 
-def fitted_temperature(run: RunFolder | None, model: Model, tta: Views = "none") -> Temperature | None:
-    """The temperature fitted when the same weights were scored, in the same way, on a run's validation split."""
+def validation_scores(run: RunFolder | None, model: Model, tta: Views = "none") -> dict[str, Any] | None:
+    """The scores of the same weights, in the same way, on a run's validation split; None if there are none."""
     scores = run.final_metrics("val", tta) if run else None
-    return temperature_of(scores) if scores and scores.get("weights_digest") == model.weights_digest else None
+    return scores if scores and scores.get("weights_digest") == model.weights_digest else None
 
 
 def temperature_of(scores: Mapping[str, Any]) -> Temperature | None:

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from resnetlab.data import DATASETS
 from resnetlab.data.datasets import ImageData, lacking_classes
 from resnetlab.data.folder import WHOLE, Files, Found, find
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages, read_files, require_memory
+from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
 from resnetlab.data.stored import few
 from resnetlab.data.tree import sentences
@@ -90,18 +90,18 @@ def split_of_model(model: Model, data: str, split: SplitName, *, allow_changed: 
     settings = model.provenance.get("data_settings") or {}
     config = data_config(data, settings)
     place = Path(data).resolve()
-    is_named_alike = model.provenance.get("data") in ({data} if data in DATASETS else {place.name, place.stem})
-    if data not in DATASETS and not is_named_alike:
+    is_named_alike = model.provenance.get("data") in ({data} if is_named(data) else {place.name, place.stem})
+    if not is_named(data) and not is_named_alike:
         return other_data(model, data, split, config)
     try:
         drawn: ImageData | None = open_data(config, model.preprocessing)
     except BadInput:
-        if data in DATASETS or allow_changed is False:
+        if is_named(data) or allow_changed is False:
             raise
         drawn = None
     if drawn is not None and (not is_named_alike or is_drawn_alike(drawn, model)):
         return ScoringData.own(drawn, split)
-    if data in DATASETS:
+    if is_named(data):
         raise BadInput(
             f"the {split} split of {data} cannot be drawn as in the training of this model: its file has other digests;"
             " evaluate the folder of its run"
@@ -138,9 +138,9 @@ def other_data(
 
     Raises BadInput for classes that the model does not know, and if there are no images of known classes.
     """
-    if data in DATASETS:
+    if is_named(data):
         return as_other(ScoringData.own(open_data(config, model.preprocessing), split))
-    found = find_labelled(data, model)
+    found = find_labelled(data, model, config)
     part = part_to_score(found, split)
     files = known_files(found, part, model.classes, merges(config))
     size = model.preprocessing.resize_to
@@ -151,7 +151,7 @@ def other_data(
     images = read_files(found.root, files, model.preprocessing, bad)
     if not len(images):
         raise BadInput(f"none of the {len(files):,} images in {printable(data)} can be read")
-    where = printable(found.root / found.shown[part])
+    where = printable(data if Path(data).is_file() else found.root / found.shown[part])
     notes = [f"all {len(files):,} images of {where} are scored", *found.notes, *sentences(found.skipped), *bad.notes()]
     notes += lacking_classes({where: images}, model.classes)
     seen = [] if run is None else seen_before(images, run)
@@ -169,7 +169,7 @@ def other_data(
             f"{elsewhere}"
         )
     facts = {
-        "whole_folder": str(found.root / found.shown[part]),
+        "whole_folder": str(data if Path(data).is_file() else found.root / found.shown[part]),
         "images_seen_in_training": len(seen) if is_known else None,
     }
     return ScoringData(
@@ -190,9 +190,17 @@ def as_other(data: ScoringData) -> ScoringData:
     return ScoringData(**{**vars(data), "is_own": False})
 
 
-def find_labelled(data: str, model: Model) -> Found:
-    """The images of a folder by class. Raises BadInput, pointing to `predict`, if it has no folders of classes."""
-    found = find(data)
+def find_labelled(data: str, model: Model, config: DataConfig) -> Found:
+    """The images of a folder or a table by class. Raises BadInput, pointing to `predict`, without folders of classes.
+
+    The files of a table are relative to its folder or, like those of the run's table, to `data.root`.
+    """
+    try:
+        found = find(data)
+    except BadInput:
+        if config.root is None:
+            raise
+        found = find(data, root=config.root)
     if any(files for classes in found.parts.values() for files in classes.values()):
         return found
     loose = sum(item.count for item in found.skipped if item.kind == "loose")
@@ -247,7 +255,7 @@ def known_files(found: Found, part: str, classes: tuple[str, ...], merged: Mappi
         total = sum(len(by_class[name]) for name in strange)
         raise BadInput(
             f"{where} has {total:,} images of classes that the model does not know: {few(strange)}; it knows "
-            f"{few(classes)}. Move them away, or rename their folders"
+            f"{few(classes)}. Move them away, or rename their folders; `resnetlab predict` needs no labels"
         )
     names = [name for label in classes for name in by_class.get(label, ())]
     if not names:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from resnetlab.errors import BadInput, Stopped, printable
 from resnetlab.runs.build import require_outside, resolved
-from resnetlab.runs.config import HARMLESS, RunConfig, differences
+from resnetlab.runs.config import HARMLESS, RunConfig
+from resnetlab.runs.differences import differences
 from resnetlab.runs.evaluation_files import make_folder, read_metrics
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder, claim_next

@@ -110,6 +110,10 @@ class Pooled(RunFolder):
     def config(self) -> RunConfig:
         return Series.open(self.path).config
 
+    @property
+    def extended_at(self) -> tuple[int, ...]:
+        return ()
+
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Open a run, or a cross-validation. Raises BadInput if it is neither, or not all folds are scored."""

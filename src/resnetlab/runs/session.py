@@ -46,14 +46,20 @@ class Session:
     def keep(self, event: Event) -> None:
         """Record an event of the loop, and write a checkpoint when one is due. Raises StopRequested if asked to stop.
 
-        Raises DiskTrouble and NonFinite as `CheckpointWriter.commit` does.
+        Raises DiskTrouble and NonFinite as `CheckpointWriter.commit` does. An error or a request to stop in one of
+        several processes is raised in all of them, at the same step.
         """
+        with self.training.runtime.processes.together():
+            self.record(event)
+
+    def record(self, event: Event) -> None:
+        """Record an event in this process."""
         if isinstance(event, EpochReport):
             self.keep_epoch(event)
         if self.on_event is not None:
             self.on_event(event)
         if self.stop.reason:
-            raise StopRequested
+            raise StopRequested(self.stop.reason)
         if self.writer.is_due():
             self.writer.commit()
 
@@ -74,6 +80,7 @@ class Session:
         Raises Stopped after writing a checkpoint, or NonFinite with the name of the last checkpoint.
         """
         state, plan, batches = self.training.state, self.training.plan, self.training.batches
+        processes = self.training.runtime.processes
         with ExitStack() as stack:
             for board in self.boards:
                 stack.callback(self.writer.attempt, board.close)
@@ -83,11 +90,13 @@ class Session:
                     train_sample=Interruptible(batches.train_sample, self.stop),
                     val=Interruptible(batches.val, self.stop),
                 )
-            except StopRequested:
-                self.writer.commit(last=True)
-                where = f"stopped by {self.stop.reason} at step {state.step} of {plan.steps}"
+            except StopRequested as request:
+                with processes.together():
+                    self.writer.commit(last=True)
+                where = f"stopped by {request} at step {state.step} of {plan.steps}"
                 hint = f"; {self.resume_hint}" if self.resume_hint else ""
                 raise Stopped(f"{where}{hint}") from None
             except NonFinite as error:
                 raise NonFinite(f"{error}; {self.writer.last_checkpoint()}") from error
-            self.writer.settle()
+            with processes.together():
+                self.writer.settle()

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class StopRequested(Exception):
-    """Raised between two batches; the run writes a checkpoint and ends with `Stopped`."""
+    """Raised between two batches, with the reason; the run writes a checkpoint and ends with `Stopped`."""
 
 
 class StopRequest:
@@ -61,9 +61,17 @@ class StopRequest:
             return "the time limit"
         return self.requested
 
+    def watch(self) -> None:
+        """Say that a run checks for the request from now on; a signal no longer ends the program at once.
+
+        There is no end to it: a signal in the moment after the last check must not turn a finished run into a
+        stopped one.
+        """
+        self.is_watched = True
+
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Mark the time in which a run checks for the request; outside of it, a signal ends the program at once."""
+        """Mark a stretch after which the request is checked; before and after it, a signal ends the program at once."""
         before, self.is_watched = self.is_watched, True
         try:
             yield
@@ -81,5 +89,5 @@ class Interruptible(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         for item in self.items:
             if self.stop.reason:
-                raise StopRequested
+                raise StopRequested(self.stop.reason)
             yield item

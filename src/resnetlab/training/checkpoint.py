@@ -25,6 +25,12 @@ FORMAT, VERSION = "resnetlab-checkpoint", 1
 
 def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
     """Write `state` and the caller's `facts` (JSON-able) to a file, whole or not at all. Raises DiskTrouble."""
+    tensors, own = content_of(state)
+    write_sealed(path, tensors, {**own, **facts})
+
+
+def content_of(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON-able facts of which a checkpoint of `state` consists."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     if state.average.decay:
         tensors |= {f"average.{name}": value for name, value in state.average.model.state_dict().items()}
@@ -32,19 +38,14 @@ def save_checkpoint(path: Path, state: TrainState, facts: Mapping[str, Any]) -> 
     tensors |= {"sums": state.sums, "left_out": state.guard.counts}
     counters = {"step": state.step, "batch": state.batch, "seconds": state.seconds}
     scores = [asdict(score) for score in state.scores]
-    write_sealed(
-        path,
-        tensors,
-        {
-            "format": FORMAT,
-            "format_version": VERSION,
-            "architecture": architecture_of(state.model),
-            "counters": counters,
-            "scores": scores,
-            "scaler": state.scaler.state_dict(),
-            **facts,
-        },
-    )
+    return tensors, {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "architecture": architecture_of(state.model),
+        "counters": counters,
+        "scores": scores,
+        "scaler": state.scaler.state_dict(),
+    }
 
 
 def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
@@ -53,7 +54,11 @@ def load_checkpoint(path: Path, state: TrainState) -> dict[str, Any]:
     Raises Damaged if the file is incomplete or its content is not that of a checkpoint, and BadInput if it is of
     another kind or network; `state` is unchanged then.
     """
-    tensors, facts = read_sealed(path)
+    return restore(state, *read_sealed(path), path)
+
+
+def restore(state: TrainState, tensors: dict[str, Tensor], facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Fill `state` from the content of a checkpoint, which is of `path`. Returns its facts, and raises the same."""
     if facts.get("format") != FORMAT:
         raise BadInput(f"{printable(path)} is not a checkpoint but a {_shown(facts.get('format'))}")
     if facts.get("format_version") != VERSION:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn, optim
 from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 
 from resnetlab.data.loaders import Batch
 from resnetlab.data.random import derived_seed
@@ -34,6 +35,7 @@ class TrainState:
     """
 
     model: nn.Module
+    replica: nn.Module  # the network as it is called: itself or, with several processes, wrapped (`replicas.py`)
     average: WeightAverage
     optimizer: optim.Optimizer
     scaler: GradScaler
@@ -43,6 +45,7 @@ class TrainState:
     batch: int = 0  # finished batches of the unfinished epoch
     seconds: float = 0.0  # time spent on them
     scores: tuple[Score, ...] = ()  # validation scores of the finished epochs
+    local_statistics: tuple[Tensor, ...] = ()  # running statistics that each process has of its own images only
 
     @classmethod
     def begin(
@@ -54,6 +57,7 @@ class TrainState:
         """
         return cls(
             model=model,
+            replica=model,
             average=WeightAverage(model, ema),
             optimizer=optimizer,
             scaler=runtime.grad_scaler(),
@@ -121,7 +125,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """The record of one epoch. The `running` scores are means over augmented batches while the weights changed."""
+    """The record of one epoch. The `running` scores are means over augmented batches while the weights changed.
+
+    In mixed images (MixUp, CutMix), `running_accuracy` counts a prediction by the share of its class in the image.
+    """
 
     epoch: int  # from 1
     step: int
@@ -159,7 +166,7 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
         yield report
 
 
-@contextmanager
+@contextlib.contextmanager
 def own_generators(seed: int | None, purpose: str, number: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators for one step or evaluation, and restore them afterwards. Does nothing without a seed.
 
@@ -185,22 +192,28 @@ def own_generators(seed: int | None, purpose: str, number: int, device: torch.de
 
 
 def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) -> None:
-    """Do one optimiser step: forward and backward passes for each part of the batch, gradient clipping, update."""
+    """Do one optimiser step: forward and backward passes for each part of the batch, gradient clipping, update.
+
+    Of several processes, each has a part of the batch; after the step all have the same state, bit for bit.
+    """
     lr = plan.schedule(state.step, state.scores)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
 
     before, sums = state.guard.snapshot(), torch.zeros_like(state.sums)
     parts = max(1, min(plan.accumulate, len(batch.labels) // 2))  # a norm cannot train on a single image
-    for images, labels in zip(batch.images.tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
-        with runtime.autocast():
-            logits = state.model(images)
-        loss = plan.loss_fn(logits.float(), labels)
-        state.scaler.scale(loss * (len(labels) / len(batch.labels))).backward()
+    pairs = zip(batch.images.tensor_split(parts), batch.targets.tensor_split(parts), strict=True)
+    for number, (images, targets) in enumerate(pairs, 1):
+        with averaged_gradient(state.replica, number == parts):
+            with runtime.autocast():
+                logits = state.replica(images)
+            loss = plan.loss_fn(logits.float(), targets)
+            state.scaler.scale(loss * (len(targets) / len(batch.labels))).backward()
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            sums += torch.stack((loss * len(labels), correct.float(), loss.new_full((), len(labels))))
+            correct = correct_answers(logits, targets)
+            sums += torch.stack((loss * len(targets), correct, loss.new_full((), len(targets))))
 
+    runtime.processes.reduce([sums], state.local_statistics)
     state.scaler.unscale_(state.optimizer)
     norm = state.guard.gradient_norm()
     checked = torch.zeros_like(norm) if state.scaler.is_enabled() else norm  # a scaler skips such steps by itself
@@ -215,6 +228,31 @@ def train_step(state: TrainState, batch: Batch, plan: Plan, runtime: Runtime) ->
     state.average.update()
     state.step += 1
     state.batch += 1
+
+
+def averaged_gradient(replica: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
+    """Average the gradient over the processes in the backward pass of the last part of a batch only."""
+    if isinstance(replica, DistributedDataParallel) and not is_last:
+        return replica.no_sync()
+    return contextlib.nullcontext()
+
+
+def correct_answers(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the number of correct predictions, a float scalar on the device.
+
+    Targets are labels (N,), or shares of classes (N, classes): in a mixed image, a prediction counts by the share of
+    its class.
+
+    >>> logits = torch.tensor([[2.0, 1.0], [2.0, 1.0]])
+    >>> correct_answers(logits, torch.tensor([0, 1])).item()
+    1.0
+    >>> correct_answers(logits, torch.tensor([[0.75, 0.25], [0.0, 1.0]])).item()
+    0.75
+    """
+    predicted = logits.argmax(1)
+    if targets.ndim == 1:
+        return (predicted == targets).sum().float()
+    return targets.gather(1, predicted[:, None]).sum()
 
 
 def finish_epoch(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> EpochReport:

@@ -73,10 +73,25 @@ INLINE void transform_gradient(const uint16_t *grad, place at, int64_t size, int
     }
 }
 
+/* What follows a convolution in a network for inference; all may be missing. */
+typedef struct {
+    const float *bias;   /* (out) */
+    const uint16_t *add; /* of the shape of the result */
+    int rectify;         /* 1: a ReLU at the end */
+} ending;
+
+/* values at y[at] after the ending; the channels from c on. */
+INLINE void finish(uint16_t *y, int64_t at, floats values, const ending *end, int64_t c) {
+    if (end->bias) values += vector(end->bias + c);
+    if (end->add) values += load(end->add + at);
+    store(y + at, end->rectify ? relu(values) : values);
+}
+
 /* A'mA of sixteen channels into the 2x2 pixels of a tile; m[i][j] stands 4 i + j planes behind the first. */
-INLINE void transform_output(const float *m, int64_t plane, uint16_t *y, place at, int64_t size, int64_t channels) {
+INLINE void transform_output(const float *m, int64_t plane, uint16_t *y, place at, int64_t size, int64_t channels,
+                             int64_t c, const ending *end) {
     int64_t row = 2 * at.row, column = 2 * at.column;
-    uint16_t *corner = y + ((at.image * size + row) * size + column) * channels;
+    int64_t corner = ((at.image * size + row) * size + column) * channels + c;
     int right = column + 1 < size, below = row + 1 < size;
     floats above[4], under[4];
     UNROLL for (int j = 0; j < 4; j++) {
@@ -84,10 +99,10 @@ INLINE void transform_output(const float *m, int64_t plane, uint16_t *y, place a
         floats c = vector(m + (8 + j) * plane), d = vector(m + (12 + j) * plane);
         above[j] = a + b + c, under[j] = b - c - d;
     }
-    store(corner, above[0] + above[1] + above[2]);
-    if (right) store(corner + channels, above[1] - above[2] - above[3]);
-    if (below) store(corner + size * channels, under[0] + under[1] + under[2]);
-    if (right && below) store(corner + (size + 1) * channels, under[1] - under[2] - under[3]);
+    finish(y, corner, above[0] + above[1] + above[2], end, c);
+    if (right) finish(y, corner + channels, above[1] - above[2] - above[3], end, c);
+    if (below) finish(y, corner + size * channels, under[0] + under[1] + under[2], end, c);
+    if (right && below) finish(y, corner + (size + 1) * channels, under[1] - under[2] - under[3], end, c);
 }
 
 /* to[r, v] (+)= sum over k of rows[r, k] * columns[k, v], for a few rows and vectors; a number is a pair. */
@@ -172,8 +187,8 @@ void blocks_pack(const float *weight, uint32_t *packed, int64_t out, int64_t cha
         }
 }
 
-INLINE int convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64_t images, int64_t size,
-                    const int64_t channels, const int64_t out) {
+INLINE int convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, const ending *end, int64_t images,
+                    int64_t size, const int64_t channels, const int64_t out) {
     const int64_t half = (size + 1) / 2, tiles = images * half * half;
     const int64_t plane = TILES * channels + 32, sums_plane = TILES * out + 16; /* apart by no power of two */
     int failed = 0;
@@ -200,7 +215,7 @@ INLINE int convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int6
             at = place_of(first, half);
             for (int64_t tile = 0; tile < count; tile++, next(&at, half))
                 for (int64_t c = 0; c < out; c += LANES)
-                    transform_output(sums + tile * out + c, sums_plane, y + c, at, size, out);
+                    transform_output(sums + tile * out + c, sums_plane, y, at, size, out, c, end);
         }
         free(planes);
         free(sums);
@@ -284,10 +299,12 @@ INLINE int weights(const uint16_t *x, const uint16_t *grad, float *grad_weight, 
     if (channels == 64 && out == 64) return go(__VA_ARGS__, 64, 64);                                                   \
     return go(__VA_ARGS__, channels, out)
 
-/* x (images, size, size, channels) and packed weights to y (images, size, size, out). Returns 0; 1 without memory. */
-int blocks_convolve(const uint16_t *x, const uint32_t *packed, uint16_t *y, int64_t images, int64_t size,
-                    int64_t channels, int64_t out) {
-    FOR_COMMON_CHANNELS(convolve, x, packed, y, images, size);
+/* x (images, size, size, channels) and packed weights to y (images, size, size, out); for inference plus bias (out),
+   plus add, of the shape of y, each of which may be NULL, with a ReLU or without. Returns 0; 1 without memory. */
+int blocks_convolve(const uint16_t *x, const uint32_t *packed, const float *bias, const uint16_t *add, uint16_t *y,
+                    int64_t images, int64_t size, int64_t channels, int64_t out, int rectify) {
+    const ending end = {bias, add, rectify};
+    FOR_COMMON_CHANNELS(convolve, x, packed, y, &end, images, size);
 }
 
 /* x (images, size, size, channels) and grad (images, size, size, out) to the gradient of the weights (out, 3, 3,

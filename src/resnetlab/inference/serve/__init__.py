@@ -1,0 +1,1 @@
+"""Serve classifiers over HTTP, and a page to try them on."""

@@ -1,0 +1,78 @@
+"""Many files are predicted in their order, a batch at a time, and bad ones are reported among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.inference.model_file import Model
+from resnetlab.inference.predict import BATCH, Classifier
+from resnetlab.inference.predict_files import FilePrediction, UnreadFile, predict_files
+from resnetlab.models.build import build_model
+from resnetlab.models.zoo import Architecture
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    network = build_model(Architecture("basic", (1, 1), width=4, stem="cifar"), 3, seed=1).eval()
+    preprocessing = Preprocessing(image_size=8, resize_to=8, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return Classifier(Model(network, ("a", "b", "c"), preprocessing, {}, ""))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """More files than a batch has; each tenth is not an image."""
+    names = []
+    for seed in range(BATCH + 20):
+        path = tmp_path / f"{seed}.png"
+        if seed % 10 == 3:
+            path.write_bytes(b"text")
+        else:
+            Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+        names.append(str(path))
+    return names
+
+
+def test_results_are_those_of_the_classifier_in_the_order_of_the_files(
+    classifier: Classifier, files: list[str]
+) -> None:
+    results = [result for batch in predict_files(classifier, files) for result in batch]
+    assert [result.file for result in results] == files
+    for number, result in enumerate(results):
+        if number % 10 == 3:
+            assert isinstance(result, UnreadFile)
+            assert result.file in result.reason
+            continue
+        assert isinstance(result, FilePrediction)
+        expected = classifier(result.file)
+        assert classifier.classes[result.predicted] == expected.predicted
+        assert result.probability == pytest.approx(expected.probability)
+        assert [classifier.classes[i] for i in result.order] == list(expected.probabilities)
+        assert result.is_rejected is None
+        assert (result.pixels == classifier.pixels(result.file)).all()
+
+
+def test_predictions_below_the_threshold_are_rejected(classifier: Classifier, files: list[str]) -> None:
+    results = [result for batch in predict_files(classifier, files[:20], 0.36) for result in batch]
+    found = [result for result in results if isinstance(result, FilePrediction)]
+    assert [result.is_rejected for result in found] == [result.probability < 0.36 for result in found]
+
+
+def test_names_are_read_while_results_are_used(classifier: Classifier, files: list[str]) -> None:
+    def endless() -> Iterator[str]:
+        while True:
+            yield files[0]
+
+    batches = predict_files(classifier, endless())
+    assert len(next(batches)) == BATCH
+
+
+def test_only_bad_files_give_their_reasons(classifier: Classifier) -> None:
+    (results,) = predict_files(classifier, ["nowhere.png"])
+    assert results == [UnreadFile("nowhere.png", "file not found: nowhere.png")]
+    assert list(predict_files(classifier, [])) == []

@@ -1,0 +1,107 @@
+"""A run whose length is planned in minutes: the arithmetic, the stored length, its repeat, its resume, the refusals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnetlab import recipes
+from resnetlab.errors import BadInput
+from resnetlab.runs import experiment, timing
+from resnetlab.runs.build import Experiment
+from resnetlab.runs.config import RunConfig
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.timing import Times, planned, seconds_per_step
+
+
+@pytest.fixture(autouse=True)
+def steps_that_take_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "seconds_per_step", lambda *_: 1.0)
+
+
+def tiny(**changes: Any) -> RunConfig:
+    return recipes.quickstart().changed({"model": {"name": "tiny"}, "precision": "fp32", "batch_size": 256, **changes})
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.4, 2.6, 6.9, 7.1, 9.6, 22.7, 1000.0])
+def test_the_planned_length_is_the_longest_that_ends_in_time(seconds: float) -> None:
+    """Compared with a search through all lengths."""
+    times = Times(step=0.5, epoch_scores=2.0, final_scores=9.0, steps_per_epoch=10)
+    fitting = [steps for steps in range(2000) if times.of(steps) <= seconds]
+    assert times.steps_within(seconds) == max(fitting)
+
+
+def test_the_scores_after_each_epoch_and_at_the_end_have_their_share() -> None:
+    found = timing.times(Experiment.of(tiny()), 1.0)
+    one = 1 / 256 / timing.BACKWARD
+    assert found.steps_per_epoch == 1294 // 256
+    assert found.epoch_scores == pytest.approx((144 + 144) * one)
+    assert found.final_scores == pytest.approx((3 * 144 + 359) * one)
+    assert timing.times(Experiment.of(tiny(final_test="never")), 1.0).final_scores == pytest.approx(3 * 144 * one)
+
+
+def test_the_length_is_stored_so_that_a_repeat_and_a_resumed_run_have_the_same_bits(
+    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "seconds_per_step", lambda *_: 20.0)
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda folder, *_: (folder / "samples.png").touch())
+    monkeypatch.setattr(experiment, "draw_curves", lambda _, run, __: (run.path / "curves.png").touch())
+    words = ("train", "--model", "tiny", "--precision", "fp32", "--batch-size", 256, "--final-test", "never")
+    words = (*words, "--minutes", 3)
+    code, out, err = command(*words, "--out", "planned")
+    assert code == 0, err
+    run = RunFolder.open(tmp_path / "planned")
+    assert run.config.epochs is None
+    assert 1 <= (run.config.steps or 0) < 9  # with the scores, 3 minutes are shorter than 9 steps
+    assert f"length: {run.config.steps:,} steps" in out
+    assert run.rows[-1]["step"] == run.config.steps
+    again = experiment.train(run.config, tmp_path / "again")
+    assert again.final_metrics("val")["weights_digest"] == run.final_metrics("val")["weights_digest"]
+    assert command(*words, "--out", "stopped", "--max-minutes", 0)[0] == 6
+    stored = RunFolder.open(tmp_path / "stopped").config.steps
+    code, _, err = command(*words[:-1], 2, "--out", "stopped", "--resume", "auto")
+    assert code == 0, err
+    assert RunFolder.open(tmp_path / "stopped").config.steps == stored
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--epochs", 2], "--minutes plans the length of the run, and --epochs gives it; omit one of them"),
+        (["--steps", 2], "--minutes plans the length of the run, and --steps gives it"),
+        (["--seeds", 2], "--minutes plans one run, and all runs of --seeds have one length"),
+        (["--folds", 2], "all runs of --folds have one length"),
+        (["--print-config"], "so --print-config cannot show it"),
+    ],
+)
+def test_minutes_beside_another_length_are_refused(command: Any, words: list[Any], sentence: str) -> None:
+    code, _, err = command("train", "--minutes", 1, *words)
+    assert code == 2
+    assert sentence in err
+
+
+@pytest.mark.parametrize("minutes", [0, -1, math.nan, math.inf])
+def test_a_length_that_is_no_time_is_refused(minutes: float, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="must be more than 0"):
+        experiment.train(tiny(), tmp_path / "run", minutes=minutes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_time_that_is_too_short_for_one_step_is_refused_with_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 100.0)
+    with pytest.raises(BadInput, match=r"minutes is 0\.1, but 2 s have passed, a step .* give 0\.2 or more"):
+        planned(Experiment.of(tiny()), 0.1, began=98.0)
+    found = planned(Experiment.of(tiny()), 0.2, began=98.0)
+    assert found.config.steps is not None
+    assert any(note.startswith("length: ") for note in found.notes)
+
+
+def test_measuring_ends_early_where_steps_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Experiment.of(tiny(steps=100))
+    assert seconds_per_step(measured, most_seconds=0.0) > 0
+    assert measured.state.step == 2  # the first one has no beginning
