@@ -1,4 +1,4 @@
-"""resnetlab's training loop, as `resnetlab train` runs it: `fit` over an `Experiment`."""
+"""resnetlab's training loop, as `resnetlab train` runs it: the process tuned, then `fit` over an `Experiment`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from benchmarks.peers.common import Clock, Job, main
 
 
 def training(job: Job, clock: Clock) -> None:
+    from resnetlab.cli.process import tune
     from resnetlab.runs.build import Experiment
     from resnetlab.runs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, RunConfig
     from resnetlab.training.loop import StepDone, fit
 
+    tune()
     if not job.augment:
         augment = AugmentConfig()
     elif job.image_size > 64:
