@@ -51,7 +51,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 """The formats that are opened, by content. Pillow has forty more, and every parser can be attacked."""
 
 MAX_PIXELS = 64_000_000
-"""Images that are larger when decoded are refused from their header: 64 megapixels of RGB take 256 MB in Pillow."""
+"""Images that are larger when decoded are refused from their header, without decoding.
+
+64 megapixels of RGB take 256 MB in Pillow. What is decoded up to this limit takes more in some formats, however small
+the file: 0.8 to 1.5 GB and several seconds for JPEG 2000, WebP, and colour with opacity or of 16 bits.
+"""
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; the last two are of BigTIFF
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
@@ -428,7 +432,9 @@ def _to_8bit(image: Image.Image) -> Image.Image:
         return image.convert("L" if is_grey else "RGB")
     if image.mode == "La":
         image = image.convert("LA")
-    image = image.convert("LA" if is_grey else "RGBA")
+    mode = "LA" if is_grey else "RGBA"
+    if image.mode != mode:  # converting to the same mode would copy the pixels
+        image = image.convert(mode)
     # White, as viewers show it; the colour stored under transparent pixels is often black and has no meaning.
     background = Image.new("L" if is_grey else "RGB", image.size, "white")
     background.paste(image.convert(background.mode), mask=image.getchannel("A"))

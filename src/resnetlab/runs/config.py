@@ -183,7 +183,8 @@ class DataConfig(Section):
     max_skipped: Share = 0.05
     """with bad_images skip: largest share of the images that may be left out"""
     max_pixels: Annotated[int, Field(ge=1, le=2_000_000_000)] = 64_000_000
-    """largest number of pixels that are decoded for an image; of a large JPEG only a part is decoded"""
+    """largest number of pixels that are decoded for an image; of a large JPEG only a part is decoded; 64 megapixels may
+    take up to 1.5 GB of memory while they are decoded"""
     channels: Annotated[int, Field(ge=1, le=64)] | None = None
     """1: grey; 3: colour; another number: bands of TIFF files; default: grey if all training images are, else colour"""
     range: tuple[FiniteFloat, FiniteFloat] | None = None
