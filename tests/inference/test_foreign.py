@@ -116,6 +116,8 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a call": (saved(Bomb()), "Python objects ("),
     "a pickle with a call": (lambda path: path.write_bytes(pickle.dumps(Bomb())), "Python objects ("),
     "a pickle of protocol 0": (lambda path: path.write_bytes(pickle.dumps(Bomb(), 0)), "Python objects ("),
+    "a pickle of protocol 1": (lambda path: path.write_bytes(pickle.dumps(Bomb(), 1)), "Python objects ("),
+    "a dictionary in protocol 1": (lambda path: path.write_bytes(pickle.dumps({"a": 1}, 1)), IMPORT),
     "a list of names": (lambda path: path.write_text("cat\ndog\nfrog\n"), "not a file that resnetlab wrote"),
     "a cloudpickle lambda": (
         lambda path: path.write_bytes(lambda_of(b"cloudpickle.cloudpickle", b"_make_function")),

@@ -19,9 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from resnetlab import load
+from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
+from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference import importing
 from resnetlab.inference.importing import Imported, import_model
+from resnetlab.inference.model_file import save_model
 from resnetlab.models import build_model
 from resnetlab.models.pretrained import load_pretrained
 
@@ -278,6 +281,41 @@ def test_a_file_with_python_objects_is_refused_by_their_class_and_nothing_runs(o
         torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
         refused(tmp_path / "a.pth", f"which are never run: {name}", "torch.save(model.state_dict(), 'weights.pth')")
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_pickles_that_torch_does_not_read_are_refused_with_the_reason_and_no_warning(
+    protocol, theirs, tmp_path, recwarn
+):
+    weights, path = theirs["B"].state_dict(), tmp_path / "a.pth"
+    torch.save(weights, path, pickle_protocol=protocol)
+    if protocol == 3:
+        import_model(path, tmp_path / "a.safetensors", classes=NAMES, **PIXELS)
+    else:
+        refused(path, "a protocol above 3", "torch.save(model.state_dict(), 'weights.pth')")
+    torch.save({"state_dict": weights, "hook": Payload(tmp_path / "marker")}, path, pickle_protocol=protocol)
+    refused(path, "Python objects beside tensors, which are never run")
+    assert not (tmp_path / "marker").exists()
+    assert not recwarn.list
+
+
+def test_a_file_of_ours_is_refused_with_the_sentence_of_its_kind(tmp_path):
+    """Imported, a damaged model file or one of a later version would lose what its digest and version protect."""
+    own = tmp_path / "own.safetensors"
+    save_model(own, build_model("resnet20", 3), NAMES, Preprocessing(**PIXELS, resize_to=32, channels=3), {})
+    content = own.read_bytes()
+    for place in (0, 60, len(content) // 2, len(content) - 1):
+        own.write_bytes(bytes([*content[:place], content[place] ^ 1]) + content[place + 1 :])
+        refused(own, "use another copy")
+    own.write_bytes(content)
+    weights, facts = read_sealed(own)
+    for name in ("own.safetensors", "renamed.pth"):
+        write_sealed(tmp_path / name, weights, facts | {"format_version": 9})
+        refused(tmp_path / name, "was written by a later version")
+        write_sealed(tmp_path / name, weights, facts | {"format": "resnetlab-checkpoint"})
+        refused(tmp_path / name, "is a checkpoint", "best.safetensors")
+    write_sealed(own, weights, {"format": "resnetlab-weights"})  # of a module that `fit` trained
+    assert import_model(own, tmp_path / "new", model="resnet20", classes=NAMES, **PIXELS).model.classes == tuple(NAMES)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")

@@ -18,7 +18,7 @@ HEAD = 2**16  # bytes of a file that are examined
 MOST_PICKLE = 2**22  # bytes of a pickle within an archive that are examined
 MOST_NAMED = 3
 
-PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\np0\n|\([dl]p\d+\n")  # protocols 2 to 5, and 0
+PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n(?:p0\n|q\0)|\([dl]p\d+\n|[}\]]q\0")  # protocols 2 to 5, 0, 1
 GIVE = "give the file that `resnetlab train` or `resnetlab import` wrote"
 OTHERS = {
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP": (
@@ -63,11 +63,10 @@ def kind(path: Path, head: bytes) -> str | None:
     import_it = f"`resnetlab import {shlex.quote(name)} --model NAME --classes FILE` makes a model file of it"
     if not head:
         return "empty or damaged, perhaps by an interrupted copy; use another copy"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
-        is_ours = b"resnetlab" in head[:500]
+    if is_safetensors(head):
         return (
             None
-            if is_ours
+            if is_ours(head)
             else f"a safetensors file of another program, without class names and preprocessing; {import_it}"
         )
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -76,6 +75,15 @@ def kind(path: Path, head: bytes) -> str | None:
         return of_pickle(head, import_it)
     flags = re.DOTALL | re.IGNORECASE
     return next((what for start, what in OTHERS.items() if re.match(start, head, flags)), None) or of_json(path, head)
+
+
+def is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40
+
+
+def is_ours(head: bytes) -> bool:
+    """Return True for the beginning of a file that resnetlab wrote, even if it is damaged."""
+    return is_safetensors(head) and b"resnetlab" in head[:500]
 
 
 def of_archive(path: Path, import_it: str) -> str:

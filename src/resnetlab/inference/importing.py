@@ -20,8 +20,9 @@ from resnetlab.data.class_files import FORMS, distinct, read_class_names
 from resnetlab.data.classes import counted
 from resnetlab.data.preprocess import Preprocessing, for_size
 from resnetlab.errors import BadInput, printable
-from resnetlab.files import as_path, read_regular
-from resnetlab.inference.model_file import Model, read_model, save_model
+from resnetlab.files import as_path, open_regular, read_regular, read_sealed
+from resnetlab.inference.foreign import HEAD, is_ours
+from resnetlab.inference.model_file import WEIGHTS_FORMAT, Model, read_model, save_model
 from resnetlab.models.pretrained import NAME_WITH_DIGEST, import_torchvision_models
 from resnetlab.models.recognition import count_differences, expected, move_padding, recognize, resolve_stem
 from resnetlab.models.resnet import ResNet
@@ -118,15 +119,20 @@ def import_model(
 
 
 def require_foreign(path: Path) -> None:
-    """Raise BadInput for a file that does not exist or is a model file already."""
+    """Raise BadInput for a file that does not exist, or that resnetlab wrote: it is a model file, or damaged.
+
+    The weights of other modules that `fit` wrote may be imported.
+    """
     if not path.exists():
         raise BadInput(f"file not found: {printable(path)}; give the path of a file with weights")
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file():
         return
-    try:
-        read_model(path)
-    except BadInput:
+    with open_regular(path) as file:
+        if not is_ours(file.read(HEAD)):
+            return
+    if read_sealed(path)[1].get("format") == WEIGHTS_FORMAT:
         return
+    read_model(path)
     raise BadInput(f"{printable(path)} is a model file of resnetlab already, and needs no import")
 
 

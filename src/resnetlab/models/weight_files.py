@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,7 +109,9 @@ def read_file(path: Path) -> object:
                 f"{shown} is a TorchScript archive, a program, and no program in a file is run. Where the file is "
                 f"trusted, save its weights alone: model = torch.jit.load(path); {RE_SAVE}"
             )
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():  # torch warns about what it then refuses, or reads well
+            warnings.simplefilter("ignore")
+            return torch.load(path, weights_only=True, map_location="cpu")
     except BadInput:
         raise
     except Exception as error:  # a damaged or hostile file can raise anything; none of it is a bug here
@@ -137,6 +140,12 @@ def unreadable(path: Path, error: Exception) -> BadInput:
         return BadInput(
             f"{printable(path)} contains Python objects beside tensors, which are never run: {what}. Somebody who "
             f"trusts the file and has the program that wrote it can save the weights alone: {RE_SAVE}"
+        )
+    if "Unsupported operand" in str(error):
+        return BadInput(
+            f"{printable(path)} is a pickle that torch.load(weights_only=True) does not read: it has a protocol above "
+            "3, or Python objects beside tensors, which are never run. Somebody who trusts the file and has the program "
+            f"that wrote it can save the weights alone, with the protocol of torch: {RE_SAVE}"
         )
     return BadInput(
         f"{printable(path)} cannot be read as weights: it is damaged, or not a file that torch.save or safetensors "
