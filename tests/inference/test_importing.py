@@ -292,7 +292,7 @@ def test_pickles_that_torch_does_not_read_are_refused_with_the_reason_and_no_war
     if protocol == 3:
         import_model(path, tmp_path / "a.safetensors", classes=NAMES, **PIXELS)
     else:
-        refused(path, "a protocol above 3", "torch.save(model.state_dict(), 'weights.pth')")
+        refused(path, "it has protocol 4 or 5", "torch.save(model.state_dict(), 'weights.pth')")
     torch.save({"state_dict": weights, "hook": Payload(tmp_path / "marker")}, path, pickle_protocol=protocol)
     refused(path, "Python objects beside tensors, which are never run")
     assert not (tmp_path / "marker").exists()

@@ -141,11 +141,11 @@ def unreadable(path: Path, error: Exception) -> BadInput:
             f"{printable(path)} contains Python objects beside tensors, which are never run: {what}. Somebody who "
             f"trusts the file and has the program that wrote it can save the weights alone: {RE_SAVE}"
         )
-    if "Unsupported operand" in str(error):
+    if "Unsupported operand 149" in str(error):  # FRAME, with which pickles of later protocols begin
         return BadInput(
-            f"{printable(path)} is a pickle that torch.load(weights_only=True) does not read: it has a protocol above "
-            "3, or Python objects beside tensors, which are never run. Somebody who trusts the file and has the program "
-            f"that wrote it can save the weights alone, with the protocol of torch: {RE_SAVE}"
+            f"{printable(path)} is a pickle that torch.load(weights_only=True) does not read: it has protocol 4 or 5; "
+            "it may contain Python objects beside tensors, which are never run. Somebody who trusts the file and has "
+            f"the program that wrote it can save the weights alone, with the protocol of torch: {RE_SAVE}"
         )
     return BadInput(
         f"{printable(path)} cannot be read as weights: it is damaged, or not a file that torch.save or safetensors "
