@@ -242,6 +242,24 @@ def test_output_of_resnetlab_is_never_data(tmp_path):
         scan(tmp_path / "cat/mine")
 
 
+def test_what_other_commands_write_beside_the_images_is_no_data(tmp_path):
+    """`explain --out`, `card --out`, `compare --out` and `predict --sort-into` in the folder in which people work."""
+    touch(tmp_path, "cat/1.png", "dog/1.png", "cat/1.explain.png", "explained/1.explain.png", "explained/2.explain.png")
+    touch(tmp_path, "card/calibration.png", "card/confusion_matrix.png", "both/curves.png", "sorted/cat/1.png")
+    touch(tmp_path, "dog/calibration.png")  # not beside a card
+    (tmp_path / "card/config.json").write_text('{"architecture": "resnet18", "num_classes": 2, "label_names": []}')
+    (tmp_path / "both/comparison.json").write_text('{"split_digest": "", "runs": [], "pairs": []}')
+    (tmp_path / "sorted/sorted.json").write_text('{"weights_digest": "", "sorted_as": "links"}')
+    listing = scan(tmp_path)
+    assert listing.classes == ("cat", "dog")
+    assert listing.train.names == ("cat/1.png", "dog/1.png", "dog/calibration.png")
+    (note,) = (note for note in listing.notes if "output" in note)
+    for name in ("card", "both", "sorted", "explained", "*.explain.png in cat"):
+        assert f"output of resnetlab: {name}" in note
+    touch(tmp_path, "sorted/dog/1.png")
+    assert scan(tmp_path / "sorted").classes == ("cat", "dog")  # sorted by a model, checked, and given as data
+
+
 @pytest.mark.parametrize("inside", [[], ["folder-001/.lock", "folder-001/split.json"], ["folder-001/checkpoints/x"]])
 def test_a_folder_runs_without_images_is_no_class(tmp_path, inside):
     touch(tmp_path, "cat/1.png", "dog/1.png").joinpath("runs").mkdir()

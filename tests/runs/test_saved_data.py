@@ -281,6 +281,28 @@ def test_a_manifest_that_changed_is_named_and_refused(
     assert scores["changed_data"]["moved" if kind == "label" else "gone"] == 1
 
 
+def test_moved_images_of_a_manifest_are_found_by_a_table_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
+    data, table = fill(tmp_path / "pets", cat=15, dog=15), tmp_path / "pets.csv"
+    rows = [f"{name}/{i:02d}.png,{name}" for name in ("cat", "dog") for i in range(15)]
+    table.write_text("\n".join(["file,label", *rows]))
+    run = experiment.train(config_for(table, root=str(data)), tmp_path / "run")
+    final = run.final_metrics("test")
+    data.rename(tmp_path / "moved")
+    for call in (lambda: evaluate(run.path, split="test"), lambda: resume.resume(run.path, changes={"steps": 4})):
+        with pytest.raises(BadInput, match=r"the images of .*run were not found: .*pets; .* a copy of .*pets\.csv"):
+            call()
+    shutil.copy(table, tmp_path / "moved")
+    new = str(tmp_path / "moved" / "pets.csv")
+    assert evaluate(run.path, new, "test") == final
+    resume.resume(run.path, changes={"steps": 4, "data": {"name": new}})
+    assert (RunFolder(run.path).config.data.name, RunFolder(run.path).config.data.root) == (new, None)
+
+
 def test_images_that_were_skipped_count_and_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

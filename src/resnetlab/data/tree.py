@@ -1,6 +1,6 @@
 """Walk a folder: the image files in each of its folders, and what is skipped there by name.
 
-No image is opened. Output of resnetlab itself (runs, series, evaluations) is never data.
+No image is opened. Output of resnetlab itself (runs, series, evaluations, explanations, cards) is never data.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ _MARKS = {  # keys of a file that resnetlab writes, by its name
     "summary.json": frozenset(("config", "runs", "together")),
     "metrics.json": frozenset(("split", "weights_digest", "split_digest")),
 }
+_SORTED = {"sorted.json": frozenset(("weights_digest", "sorted_as"))}  # of `predict`; given as data, it is data
+_PICTURES = {  # beside the file of a card or a comparison: its name, its keys, and the names of the pictures
+    "config.json": (frozenset(("architecture", "label_names")), frozenset(("calibration.png", "confusion_matrix.png"))),
+    "comparison.json": (frozenset(("split_digest", "runs", "pairs")), frozenset(("curves.png",))),
+}
+_FILES = _MARKS.keys() | _SORTED.keys() | _PICTURES.keys()
+_EXPLAINED = ".explain.png"
 
 Kind = Literal["loose", "beside", "suffix", "hidden", "system", "folder", "output"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -159,12 +166,21 @@ def _list(root: Path, folder: Folder) -> bool:
         else:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - twice as fast
             if suffix in SUFFIXES:
-                folder.images.append(name)
+                if name.endswith(_EXPLAINED):
+                    folder.skipped["output", f"*{_EXPLAINED}"] += 1
+                else:
+                    folder.images.append(name)
                 continue
-            if name in _MARKS:
+            if name in _FILES:
                 marks.append(name)
             folder.skipped["suffix", suffix] += 1
-    return not any(_is_ours(f"{path}/{name}", _MARKS[name]) for name in marks)
+    for name in _PICTURES.keys() & set(marks):
+        keys, pictures = _PICTURES[name]
+        if (ours := pictures.intersection(folder.images)) and _is_ours(f"{path}/{name}", keys):
+            folder.images = [image for image in folder.images if image not in ours]
+            folder.skipped.update(("output", image) for image in ours)
+    whole = _MARKS if folder.above is None else {**_MARKS, **_SORTED}
+    return not any(name in whole and _is_ours(f"{path}/{name}", whole[name]) for name in marks)
 
 
 def skipped_by_name(name: str, *, is_folder: bool) -> tuple[Kind, str] | None:
@@ -238,7 +254,8 @@ def sentences(skipped: Iterable[Skipped]) -> list[str]:
                 files = counted(count, f"{name} file") if what else f"{counted(count, 'file')} without a suffix"
                 together.setdefault("suffix", []).append(f"{files}{_where(items)}")
             case "output":
-                together.setdefault("output", []).append(f"output of resnetlab: {name}{_where(items)}")
+                times = f"{count:,} × " if count > 1 else ""
+                together.setdefault("output", []).append(f"output of resnetlab: {times}{name}{_where(items)}")
             case _:
                 named = counted(count, "hidden file") if not what else f"{count:,} × {name}" if count > 1 else name
                 together.setdefault("name", []).append(f"{named}{_where(items)}")

@@ -92,7 +92,8 @@ class Experiment(Training):
             plan = dataclasses.replace(plan, loss_fn=loss_fn)
         state = make_state(config, network, runtime)
         *extended, _ = lengths(config, len(batches.train), extended_at)
-        notes = [*data.notes, *notes_on_copies(data), *notes, *dropped(len(data.train), config.batch_size)]
+        drawn = "draws" if config.data.balance == "sampler" else "training images"
+        notes = [*data.notes, *notes_on_copies(data), *notes, *dropped(len(data.train), config.batch_size, drawn)]
         notes += [*balance_note(config, data), *mirror_notes(config, data)]
         unique = tuple(dict.fromkeys(notes))  # those of a run's stored data have the copies already
         return cls(state, batches, plan, runtime, config, data, network, unique, tuple(extended))
@@ -289,20 +290,24 @@ def mirror_notes(config: RunConfig, data: ImageData) -> list[str]:
     ]
 
 
-def dropped(images: int, batch_size: int) -> list[str]:
+def dropped(images: int, batch_size: int, what: str = "training images") -> list[str]:
     """A sentence about the images that are left out of each epoch with its incomplete last batch, or nothing.
+
+    `what` are the images: the draws of a sampler may have one image several times.
 
     >>> dropped(63, 32)
     ['31 of the 63 training images are left out of each epoch, others every time: batches have 32 images']
     >>> dropped(64, 32), dropped(31, 32)
     ([], [])
+    >>> dropped(43, 42, "draws")
+    ['1 of the 43 draws is left out of each epoch, others every time: batches have 42 images']
     """
     rest = images % batch_size if images > batch_size else 0
     if not rest:
         return []
     are = "is" if rest == 1 else "are"
     return [
-        f"{rest:,} of the {images:,} training images {are} left out of each epoch, others every time: batches have "
+        f"{rest:,} of the {images:,} {what} {are} left out of each epoch, others every time: batches have "
         f"{batch_size:,} images"
     ]
 

@@ -22,7 +22,7 @@ from resnetlab.runs.experiment import begin, train_and_score
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog, SilentLog
 from resnetlab.runs.provenance import session_record
-from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, open_saved, require_unchanged, stored_splits
+from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, moved_to, open_saved, require_unchanged, stored_splits
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import one_thread_after_fork
@@ -62,7 +62,10 @@ def resume(
                 claim.enter_context(run.claimed())
             log = RunLog(run.log) if processes.is_main else SilentLog()
             had = run.config
-            wanted = resolved(had.changed(changes or {}))
+            wanted = had.changed(changes or {})
+            if wanted.data.name != had.data.name and wanted.data.root == had.data.root:
+                wanted = wanted.changed({"data": {"root": moved_to(wanted.data.name, had.data).root}})
+            wanted = resolved(wanted)
             stored = stored_splits(run)
             checked = {"data.name"} if stored.has_contents else set()
             notes = accepted_changes(had, wanted, {*allowed, *checked})

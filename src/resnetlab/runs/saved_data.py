@@ -119,7 +119,19 @@ def images_in(run: RunFolder, config: DataConfig) -> Images:
             f"the data of {printable(run.path)} was not found: {printable(config.name)}; if it was moved, give its "
             "new place (`data='FOLDER'`)"
         )
+    if config.root and not is_named(config.name) and not Path(config.root).exists():
+        raise BadInput(
+            f"the images of {printable(run.path)} were not found: {printable(config.root)}; if they were moved, put a "
+            f"copy of the table {printable(Path(config.name).name)} into their new folder and give it "
+            "(`data='FOLDER/TABLE.csv'`)"
+        )
     return images_of(config.name, **listing_settings(config))
+
+
+def moved_to(data: str, own: DataConfig) -> DataConfig:
+    """The settings of a run's data for other data. If the folder of the images is gone, it is that of the new table."""
+    is_gone = own.root is not None and not is_named(data) and not Path(own.root).exists()
+    return own.model_copy(update={"name": data, **({"root": None} if is_gone else {})})
 
 
 def listing_settings(config: DataConfig) -> dict[str, Any]:

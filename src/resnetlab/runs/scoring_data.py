@@ -22,7 +22,7 @@ from resnetlab.inference.model_file import Model
 from resnetlab.runs.build import open_data
 from resnetlab.runs.config import DataConfig
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.saved_data import has_moved_to, is_elsewhere, open_saved, stored_splits
+from resnetlab.runs.saved_data import has_moved_to, is_elsewhere, moved_to, open_saved, stored_splits
 
 SplitName = Literal["val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -64,7 +64,7 @@ def open_scored(
         assert data is not None
         return split_of_model(model, data, split, allow_changed=allow_changed)
     own = run.config.data
-    config = own if data is None else own.model_copy(update={"name": data})
+    config = own if data is None else moved_to(data, own)
     if data is not None and is_elsewhere(run, config) and not allow_changed and not has_moved_to(run, config):
         return other_data(model, data, split, config, run)
     opened = open_saved(run, config, (split,), preprocessing=model.preprocessing, allow_changed=allow_changed)

@@ -30,7 +30,7 @@ from resnetlab.runs.config import DataConfig
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import LOGGER
-from resnetlab.runs.saved_data import has_moved_to, images_in, is_elsewhere, open_saved, stored_splits
+from resnetlab.runs.saved_data import has_moved_to, images_in, is_elsewhere, moved_to, open_saved, stored_splits
 from resnetlab.runs.scoring_data import data_config
 from resnetlab.runtime import Runtime
 
@@ -157,7 +157,7 @@ def compared_images(
     """
     if run is not None:
         own = run.config.data
-        config = own if data is None else own.model_copy(update={"name": data})
+        config = own if data is None else moved_to(data, own)
         if data is None or is_own(run, config):
             return training_images(model, run, config, progress)
     if data is None:
