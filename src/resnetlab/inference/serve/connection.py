@@ -76,7 +76,11 @@ class Connection(HttpToolsProtocol):
         """Answer what is no request, log it, and close. Complete requests before it get their answers first."""
         self.is_refused = True
         gate: Gate = self.app_state["gate"]
-        gate.refused(self.client, status)
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or not cycle.more_body:
+            gate.refused(self.client, status)
+        elif not cycle.response_started:  # the error is in the body of a request, which has a line of its own
+            cycle.scope["state"]["refused"] = status
         self.forget_answered()
         if self.cycles and not self.cycles[-1].more_body:
             self.cycles[-1].keep_alive = False

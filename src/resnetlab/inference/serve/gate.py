@@ -83,6 +83,7 @@ class Gate:
                 await answer(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - began
+            record.status = scope["state"].get("refused", record.status)  # the connection answered a malformed body
             self.metrics.requests.labels(record.route, str(record.status)).inc()
             self.metrics.seconds.labels(record.route).observe(seconds)
             if self.settings.access_log:
