@@ -389,7 +389,7 @@ ERRORS = {
     "fewer classes": (
         ("train/a/1.png", "train/b/1.png", "train/c/1.png", "val/a/1.png", "val/b/1.png"),
         "",
-        "val differ from those of train: val lacks 'c'$",
+        r"val differ from those of train: val lacks 'c'; add images, or leave the class out \(`classes` names",
     ),
 }
 

@@ -404,5 +404,8 @@ def _difference(found: Found, main: str, classes: Sequence[str], part: str, ther
     one, other = printable(found.shown[main]), printable(found.shown[part])
     missing, extra = sorted(set(classes) - set(there)), sorted(set(there) - set(classes))
     sides = [f"{other} lacks {quoted(missing)}"] * bool(missing) + [f"{other} also has {quoted(extra)}"] * bool(extra)
-    same = "; names that differ only in spelling must be made equal" if alike([*missing, *extra]) else ""
-    return f"{printable(found.root)}: the classes of {other} differ from those of {one}: {' and '.join(sides)}{same}"
+    advice = "add images, or leave the class out (`classes` names those to use)"
+    if alike([*missing, *extra]):
+        advice = "names that differ only in spelling must be made equal"
+    where = f"{printable(found.root)}: the classes of {other} differ from those of {one}"
+    return f"{where}: {' and '.join(sides)}; {advice}"
