@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from PIL import Image
 from resnetlab.cli import prediction
 from resnetlab.cli.signals import Interrupted
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.inference.model_file import save_model
+from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.inference.predict import BATCH, Classifier, load
 from resnetlab.inference.validation import Rejection, Validation
 from resnetlab.models.build import build_model
@@ -279,6 +280,23 @@ def test_bad_images_are_skipped_and_named(command: Any, model: Path, photos: lis
     found = json.loads(command("predict", model, "photos", "--bad-images", "skip", "--json")[1])
     assert [entry["file"] for entry in found if "error" in entry] == bad
     assert len(found) == 8
+
+
+def test_images_that_lose_their_contrast_are_named(
+    command: Any, model: Path, photos: list[str], tmp_path: Path
+) -> None:
+    """A training notes them, too: values of 12 bits in a file of 16 bits are almost black for a model of 8 bits."""
+    values = np.random.default_rng(0).integers(0, 4096, (9, 9)).astype(np.uint16)
+    Image.fromarray(values).save("photos/deep.png")
+    code, _, err = command("predict", model, "photos", "--jsonl")
+    assert code == 0
+    assert "1 image has more than 8 bits, but the training images had 8" in err
+    assert "the first: photos/deep.png" in err
+    assert "more than 8 bits" not in command("predict", model, *photos)[2]
+    loaded = read_model(model)
+    seen = replace(loaded.preprocessing, range=(0, 255))
+    save_model(tmp_path / "of_9.safetensors", loaded.network, loaded.classes, seen, {})
+    assert "are black or white; the first: photos/deep.png" in command("predict", "of_9.safetensors", "photos")[2]
 
 
 def test_only_bad_images_are_an_error(command: Any, model: Path, bad: list[str]) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetlab.data.depth import Range
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.inference.model_file import Model
 from resnetlab.inference.predict import BATCH, Classifier
-from resnetlab.inference.predict_files import FilePrediction, UnreadFile, predict_files
+from resnetlab.inference.predict_files import FilePrediction, NotingReader, UnreadFile, predict_files
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 
@@ -55,6 +56,26 @@ def test_results_are_those_of_the_classifier_in_the_order_of_the_files(
         assert [classifier.classes[i] for i in result.order] == list(expected.probabilities)
         assert result.is_rejected is None
         assert (result.pixels == classifier.pixels(result.file)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("value_range", [None, (100, 3000)])
+def test_files_are_read_as_by_the_classifier(channels: int, value_range: Range | None, tmp_path: Path) -> None:
+    preprocessing = Preprocessing(8, 8, channels, (0.5,) * channels, (0.25,) * channels, range=value_range)
+    network = build_model(Architecture("basic", (1, 1), width=4, stem="cifar"), 3, in_channels=channels).eval()
+    classifier = Classifier(Model(network, ("a", "b", "c"), preprocessing, {}, ""))
+    random = np.random.default_rng(0)
+    if channels == 4:
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(tmp_path / "0.tif", random.integers(0, 4096, (30, 20, 4)).astype(np.uint16))
+    else:
+        Image.fromarray(random.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "0.jpg")
+        Image.fromarray(random.integers(0, 4096, (30, 20)).astype(np.uint16)).save(tmp_path / "1.png")
+        Image.fromarray(random.integers(0, 256, (9, 9, 4), dtype=np.uint8)).save(tmp_path / "2.png")
+    read = NotingReader(preprocessing)
+    for file in map(str, tmp_path.iterdir()):
+        assert (read(file) == classifier.pixels(file)).all(), file
+    assert len(read.lost.deep) == (value_range is None)
 
 
 def test_predictions_below_the_threshold_are_rejected(classifier: Classifier, files: list[str]) -> None:

@@ -21,7 +21,7 @@ from resnetlab.data.classes import counted
 from resnetlab.data.image_paths import ImagePaths, find_images, read_paths
 from resnetlab.errors import BadInput, Stopped, printable
 from resnetlab.inference.predict import Classifier, load
-from resnetlab.inference.predict_files import FilePrediction, FileResult, UnreadFile, predict_files
+from resnetlab.inference.predict_files import FilePrediction, FileResult, NotingReader, UnreadFile, predict_files
 from resnetlab.runs.contact_sheet import ContactSheet
 from resnetlab.runs.log import LOGGER
 from resnetlab.runs.prediction_table import Columns, PredictionTable, origin_of
@@ -63,9 +63,10 @@ def predict(given: PredictArguments) -> None:
             else:
                 outputs.append(opened.enter_context(printer(given, classifier.classes, top_k, console)))
             session = Session(given, stop, console, images.total, outputs, table)
-            session.run(predict_files(classifier, names, threshold))
+            read = NotingReader(classifier.model.preprocessing)
+            session.run(predict_files(classifier, names, threshold, read))
             console.hide_bar()
-        session.report(sheet)
+        session.report(sheet, read.lost.notes())
 
 
 def number_of_classes(given: PredictArguments, classifier: Classifier) -> int:
@@ -226,13 +227,18 @@ class Session:
         """The number of predictions that the table had before."""
         return 0 if self.table is None else self.table.had
 
-    def report(self, sheet: ContactSheet) -> None:
-        """Save the figure, and print what was done. Raises BadInput if there were no images, or none could be read."""
+    def report(self, sheet: ContactSheet, notes: Sequence[str]) -> None:
+        """Print the notes and what was done, and save the figure.
+
+        Raises BadInput if there were no images, or none could be read.
+        """
         if not self.predicted and not self.had:
             if self.unread:
                 raise BadInput(f"none of the {counted(self.unread, 'image')} could be read")
             raise BadInput("there are no images to predict: the list on stdin is empty")
         say = self.console.print
+        for note in notes:
+            LOGGER.warning("%s", note)
         if self.unread:
             say(
                 f"{counted(self.unread, 'file')} could not be read, and {'was' if self.unread == 1 else 'were'} skipped"

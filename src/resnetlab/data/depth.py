@@ -17,6 +17,9 @@ _BITS = (8, 10, 12, 14, 16)
 _FEW_LEVELS = 64
 """Levels of grey; with fewer of 256, the range that was chosen hides what the camera measured."""
 
+MOST_OUTSIDE = 0.9
+"""Share of an image's values outside the range with which little is left of it: 16-bit values in a range of 12 bits."""
+
 
 @dataclass(frozen=True, eq=False)
 class DeepPixels:
@@ -82,6 +85,39 @@ class DeepPixels:
             raise BadInput(f"{self.name} has integer pixels from {lowest} to {highest}; 0 to 65535 (16 bits) is needed")
         is_byte = self.values.dtype != np.uint16 and highest <= 255  # 32 bits hold values of any depth
         return 0, 255 if is_byte else 65535
+
+
+class LostContrast:
+    """The names of images whose pixel values do not suit the range of the training images, by what they lose."""
+
+    def __init__(self) -> None:
+        self.cut_off: list[str] = []  # they are black or white because their values are outside the range
+        self.deep: list[str] = []  # they have more than 8 bits, and the training images had 8
+        self.flat: list[str] = []  # they become one grey because their values differ by less than a level
+
+    def add(self, name: str, pixels: DeepPixels, value_range: Range | None) -> None:
+        """Note an image if it loses its contrast. Raises BadInput if a pixel is NaN or infinite."""
+        if value_range is None:
+            if pixels.values.dtype == np.uint16 or (pixels.are_integers and pixels.limits[1] > 255):
+                self.deep.append(name)
+        elif pixels.values.dtype != np.uint8 and pixels.is_flat(value_range):
+            self.flat.append(name)
+        elif pixels.share_outside(value_range) > MOST_OUTSIDE:
+            self.cut_off.append(name)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence for each kind of loss."""
+        kinds = {
+            "almost only pixel values outside the range, so that they are black or white": self.cut_off,
+            "pixel values that differ by less than a level of the range, so that they become one grey": self.flat,
+            "more than 8 bits, but the training images had 8: their 0 to 65535 become black to white": self.deep,
+        }
+        return tuple(
+            f"{'1 image has' if len(names) == 1 else f'{len(names):,} images have'} {what}; the first: "
+            f"{printable(min(names))}"
+            for what, names in kinds.items()
+            if names
+        )
 
 
 @dataclass(frozen=True)

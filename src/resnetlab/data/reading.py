@@ -16,7 +16,7 @@ import numpy as np
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.contents import content_digest
 from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
-from resnetlab.data.depth import DeepPixels, Limits, choose_range
+from resnetlab.data.depth import DeepPixels, Limits, LostContrast, choose_range
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 MOST_SKIPPED = 0.05
 """The usual largest share of bad images; a data set with more of them is refused: something else is wrong with it."""
-
-MOST_OUTSIDE = 0.9
-"""Share of an image's values outside the range with which little is left of it: 16-bit values in a range of 12 bits."""
 
 MOST_THREADS = 8
 
@@ -51,9 +48,7 @@ class BadImages:
         self.most = most
         self.max_pixels = max_pixels
         self.skipped: list[tuple[str, str]] = []
-        self.cut_off: list[str] = []  # images that are black or white because their values are outside the range
-        self.deep: list[str] = []  # images of more than 8 bits for a model that was trained on 8 bits
-        self.flat: list[str] = []  # images that become one grey because their values differ by less than a level
+        self.lost = LostContrast()
         self.are_integers: bool | None = None  # the values for which the range was chosen; None if they are not known
 
     def report(self, name: str, reason: str) -> None:
@@ -70,18 +65,7 @@ class BadImages:
 
     def notes(self) -> tuple[str, ...]:
         """Return sentences about skipped images, one for each, and about images that lose their contrast."""
-        unlike = {
-            "almost only pixel values outside the range, so that they are black or white": self.cut_off,
-            "pixel values that differ by less than a level of the range, so that they become one grey": self.flat,
-            "more than 8 bits, but the training images had 8: their 0 to 65535 become black to white": self.deep,
-        }
-        lost = (
-            f"{'1 image has' if len(names) == 1 else f'{len(names):,} images have'} {what}; the first: "
-            f"{printable(min(names))}"
-            for what, names in unlike.items()
-            if names
-        )
-        return (*self._notes_on_skipped(), *lost)
+        return (*self._notes_on_skipped(), *self.lost.notes())
 
     def _notes_on_skipped(self) -> tuple[str, ...]:
         if not self.skipped:
@@ -204,13 +188,7 @@ class _Reader:
                 return
             if pixels.values.dtype != np.uint8 and self.bad.are_integers not in (None, pixels.are_integers):
                 raise BadInput(self._other_kind(path))
-            if preprocessing.range is None:
-                if pixels.values.dtype == np.uint16 or (pixels.are_integers and pixels.limits[1] > 255):
-                    self.bad.deep.append(self.files.names[i])
-            elif pixels.values.dtype != np.uint8 and pixels.is_flat(preprocessing.range):
-                self.bad.flat.append(self.files.names[i])
-            elif pixels.share_outside(preprocessing.range) > MOST_OUTSIDE:
-                self.bad.cut_off.append(self.files.names[i])
+            self.bad.lost.add(self.files.names[i], pixels, preprocessing.range)
             pixels = pixels.to_8bit(preprocessing.range)
         self.store[i] = preprocessing.resize(pixels)
 

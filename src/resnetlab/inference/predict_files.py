@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from PIL.Image import Image
 
+from resnetlab.data.bands import read_bands
+from resnetlab.data.decode import decode
+from resnetlab.data.depth import DeepPixels, LostContrast
+from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
 from resnetlab.inference.ahead import Pixels, read_ahead
 from resnetlab.inference.predict import Classifier, in_batches
@@ -50,17 +56,42 @@ class UnreadFile:
 FileResult: TypeAlias = FilePrediction | UnreadFile
 
 
+@dataclass(frozen=True, eq=False)
+class NotingReader:
+    """Reads files like `Classifier.pixels`, and notes those whose pixel values do not suit the training images."""
+
+    preprocessing: Preprocessing
+    lost: LostContrast = field(default_factory=LostContrast)
+
+    def __call__(self, file: str) -> np.ndarray:
+        settings, path = self.preprocessing, Path(file)
+        pixels: Image | np.ndarray | DeepPixels
+        if settings.channels in (1, 3):
+            keep_depth, at_least = settings.range is not None, 2 * settings.resize_to
+            pixels = decode(path, at_least=at_least, max_pixels=settings.max_pixels, keep_depth=keep_depth)
+        else:
+            pixels = read_bands(path, settings.channels, max_pixels=settings.max_pixels)
+        if isinstance(pixels, DeepPixels):
+            self.lost.add(file, pixels, settings.range)
+            pixels = pixels.to_8bit(settings.range)
+        return settings.resize(pixels)
+
+
 def predict_files(
-    classifier: Classifier, files: Iterable[str], threshold: float | None = None
+    classifier: Classifier,
+    files: Iterable[str],
+    threshold: float | None = None,
+    read: Callable[[str], np.ndarray] | None = None,
 ) -> Iterator[list[FileResult]]:
     """Yield the results of the files, in their order, in lists of up to `BATCH`.
 
     Files are decoded in threads, ahead of the network; only a few batches of names are read ahead, so they may be an
-    endless stream. Predictions whose highest probability is below `threshold` are rejected.
+    endless stream. Predictions whose highest probability is below `threshold` are rejected. `read` decodes and resizes
+    a file; default: `classifier.pixels`.
 
     Raises NonFinite if the network's output is not finite.
     """
-    for batch in in_batches(read_ahead(classifier.pixels, files)):
+    for batch in in_batches(read_ahead(read or classifier.pixels, files)):
         yield _results(classifier, batch, threshold)
 
 
