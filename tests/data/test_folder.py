@@ -242,6 +242,14 @@ def test_output_of_resnetlab_is_never_data(tmp_path):
         scan(tmp_path / "cat/mine")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@pytest.mark.parametrize("name", ["pipe", "pipe.csv"])
+def test_a_pipe_given_as_data_is_named_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(BadInput, match=rf"{name} is a pipe"):
+        scan(tmp_path / name)
+
+
 def test_what_other_commands_write_beside_the_images_is_no_data(tmp_path):
     """`explain --out`, `card --out`, `compare --out` and `predict --sort-into` in the folder in which people work."""
     touch(tmp_path, "cat/1.png", "dog/1.png", "cat/1.explain.png", "explained/1.explain.png", "explained/2.explain.png")

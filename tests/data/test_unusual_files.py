@@ -260,6 +260,18 @@ def test_avif_is_read_and_truncated_avif_refused():
         read_image(io.BytesIO(whole[: len(whole) // 2]))
 
 
+@pytest.mark.parametrize("after", [b"", b"\0\0\0\0avifmif1", b"\0\0\0\0avifmif1" + bytes(300)])
+def test_what_only_begins_like_avif_is_said_to(after, monkeypatch):
+    file = b"\0\0\0\x1cftypavif" + after + b"x"
+    if features.check("avif"):
+        with pytest.raises(BadInput, match=r"^a\.avif begins like AVIF, but is damaged or of an unknown kind$"):
+            read_image(io.BytesIO(file), name="a.avif")
+    monkeypatch.setattr("resnetlab.data.decode._openers", lambda: ())  # a Pillow without AVIF
+    monkeypatch.delitem(Image.SAVE, "AVIF", raising=False)
+    with pytest.raises(BadInput, match=r"a\.avif is an AVIF image, which this Pillow cannot decode; pip install --up"):
+        read_image(io.BytesIO(file), name="a.avif")
+
+
 def test_jpeg_2000_is_read():
     whole = saved(RGB, "JPEG2000")
     assert np.array_equal(np.asarray(read_image(io.BytesIO(whole))), NOISE)

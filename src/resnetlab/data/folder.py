@@ -19,6 +19,7 @@ from resnetlab.data.sources import is_named
 from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
 from resnetlab.data.words import is_filler, part_of
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import open_regular
 
 __all__ = ["SUFFIXES", "Files", "Found", "Listing", "find", "scan"]
 
@@ -173,7 +174,8 @@ def find(
         raise BadInput(f"folder not found: {printable(path)}; give a folder of images, or one of {', '.join(DATASETS)}")
     if not path.is_dir():
         tables = ", ".join(TABLES)
-        raise BadInput(f"{printable(path)} is a file; a folder is needed, or a {tables} file with file,label: {_HELP}")
+        kind = "a file" if path.is_file() else "a pipe, a device or a socket"
+        raise BadInput(f"{printable(path)} is {kind}; a folder is needed, or a {tables} file with file,label: {_HELP}")
     return _grouped(replace(_in_folder(path, choice), name=path.resolve().name), group_by)
 
 
@@ -194,9 +196,9 @@ def _in_named(name: str, root: str | Path | None, may_download: bool) -> Found:
 
 def _in_manifest(path: Path, root: Path, group_by: str | None, may_lack_files: bool) -> Found:
     """Find the images that a manifest lists."""
-    for place, kind in ((path, "file"), (root, "folder")):
-        if not (path.is_file() if kind == "file" else root.is_dir()):
-            raise BadInput(f"{kind} not found: {printable(place)}")
+    open_regular(path).close()  # names a pipe as such, and a file that does not exist
+    if not root.is_dir():
+        raise BadInput(f"folder not found: {printable(root)}")
     manifest = read_manifest(path, root, group_by, may_lack_files=may_lack_files)
     parts: dict[str, dict[str, list[str]]] = {part: {} for part in (SPLITS if manifest.has_splits else (WHOLE,))}
     for row in manifest.rows:
