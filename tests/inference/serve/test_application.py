@@ -137,6 +137,7 @@ def test_the_description_of_a_model_has_what_its_file_has(client: TestClient, cl
         ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}}, 400, "form"),
         ("/predict", {"data": {"image": "text"}, "files": {"a": b"1", "b": b"2"}}, 400, "2 images"),
+        *((path, {"files": {"image": (None, b"x")}}, 400, "has no files") for path in ("/predict", "/predict/batch")),
         ("/predict/batch", {"files": [("a", b"1")] * 65}, 400, "files"),
         ("/predict/batch", {"files": {}, "data": {}}, 400, "empty"),
         ("/predict?top_k=0", {"content": b"x"}, 400, "top_k"),

@@ -131,8 +131,6 @@ class Server:
     async def predict_batch(self, request: Request) -> Response:
         name, top_k, risk = self.chosen(request), top_k_of(request), self.risk_of(request)
         async with self.images(request) as images:
-            if not images:
-                raise HTTPException(400, "the request has no images; send them as files of a multipart form")
             answers = await self.computed(request, name, [image.content for image in images])
         shown = [
             {"file": image.file, "error": str(answer)}
@@ -262,6 +260,8 @@ class Server:
         except UnicodeError as problem:  # of a charset that exists and decodes nothing
             raise HTTPException(400, f"the multipart form cannot be read: {problem}") from problem
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not files:
+            raise HTTPException(400, "the form has no files; send each image as a file with a name: -F image=@cat.jpg")
         images = [Upload(file.filename or "", await file.read()) for file in files]
         await form.close()
         return images

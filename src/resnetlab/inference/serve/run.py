@@ -30,7 +30,7 @@ from resnetlab.inference.serve.metrics import FOLDER
 from resnetlab.inference.serve.settings import Settings, cpus
 
 BACKLOG = 2048  # connections that wait to be accepted
-START_SECONDS = 60  # to import torch on a busy machine; uvicorn's 5 would replace such workers again and again
+START_SECONDS = 60  # to import torch on a busy machine, for a worker that SIGHUP starts; uvicorn waits 5
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ def configuration(factory: Callable[[], Gate], workers: int = 1) -> uvicorn.Conf
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor of workers, which also removes the gauges of workers that have ended."""
+    """uvicorn's supervisor of workers, but it replaces a worker that has ended at once.
+
+    uvicorn's own waits for a sign of life of each worker in turn, up to `timeout_worker_healthcheck`. If a worker is
+    killed in that moment, or has just been started, the supervisor does nothing else meanwhile: it does not even stop.
+    """
 
     def terminate_all(self) -> None:
         for sock in self.sockets:
@@ -128,13 +132,20 @@ class Supervisor(Multiprocess):
         super().terminate_all()
 
     def keep_subprocess_alive(self) -> None:
-        before = [process.pid for process in self.processes]
-        super().keep_subprocess_alive()
-        for pid in set(before) - {process.pid for process in self.processes}:
+        for index, worker in enumerate(self.processes):
+            if self.should_exit.is_set() or worker.process.is_alive():
+                continue
+            worker.kill()  # it has ended: this closes its pipe
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE:
+                self.should_exit.set()
+                return
             from prometheus_client import multiprocess
 
-            LOGGER.warning("worker %s ended and was replaced", pid)
-            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            LOGGER.warning("worker %s ended and was replaced", worker.pid)
+            multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # removes its gauges
+            self.processes[index] = type(worker)(self.config, self.sockets)
+            self.processes[index].start()
 
 
 def start_worker(models: Models, settings: Settings) -> Gate:
