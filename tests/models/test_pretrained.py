@@ -172,6 +172,9 @@ def test_anything_but_tensors_by_name_is_refused(tmp_path, content, sentence):
 def test_a_missing_file_or_one_of_another_kind_is_refused(tmp_path):
     assert_refused(build_model("resnet20", 10), tmp_path / "none.pth", "file not found: ", "'torchvision'")
     assert_refused(build_model("resnet20", 10), "torchvison", "file not found: torchvison;")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.pth")
+        assert_refused(build_model("resnet20", 10), tmp_path / "pipe.pth", "pipe.pth is a pipe or a device")
     (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert_refused(build_model("resnet20", 10), tmp_path / "photo.png", "not a file that torch.save or safetensors")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import open_regular
 
 ENDINGS = ".pth, .pt, .th, .pth.tar, .ckpt, .bin or .safetensors"
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict")  # timm and others validate these, if there are any
@@ -95,7 +96,9 @@ def read_file(path: Path) -> object:
             f"{shown} is a folder; give the path of a file with weights. `resnetlab.load_model` reads the network of a "
             "run's folder, `resnetlab.load` also its classes and preprocessing"
         )
-    if not path.is_file():
+    if path.exists():
+        open_regular(path).close()  # names a pipe or a device as such
+    else:
         raise BadInput(
             f"file not found: {shown}; give 'imagenet' or 'torchvision', the path of a file or an http(s) address"
         )
