@@ -142,6 +142,8 @@ def test_folds_that_cannot_be_are_refused(options, sentence):
     labels, names = grouped(40, 2, 1)
     with pytest.raises(BadInput, match=sentence):
         draw(names, labels, **options)
+    with pytest.raises(BadInput, match="1 group cannot be divided into 2 folds; choose fewer folds, or smaller group"):
+        draw(["one"] * len(labels), labels, folds=2, fold=1)
 
 
 def test_named_data_sets_have_folds_groups_subsets_and_merges():

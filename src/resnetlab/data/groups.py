@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from resnetlab.data.classes import quoted, shortened
+from resnetlab.data.classes import counted, quoted, shortened
 from resnetlab.errors import BadInput, printable
 
 MOST_PARTS = 20
@@ -116,9 +116,10 @@ def fold(
     Every image is in exactly one fold. The folds are those of scikit-learn's StratifiedKFold or, with groups,
     StratifiedGroupKFold. Raises BadInput if there are too few images or groups.
     """
-    count, what = (len(labels), "images") if groups is None else (len(set(groups)), "groups")
+    count, what = (len(labels), "image") if groups is None else (len(set(groups)), "group")
     if count < folds:
-        raise BadInput(f"{count} {what} cannot be divided into {folds} folds; choose fewer folds")
+        smaller = "" if groups is None else ", or smaller groups"
+        raise BadInput(f"{counted(count, what)} cannot be divided into {folds} folds; choose fewer folds{smaller}")
     held = _divided(labels, groups, folds, seed) == number - 1
     if lost := sorted(set(labels.tolist()) - set(labels[~held].tolist())):
         raise BadInput(
