@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from python_multipart.exceptions import FormParserError
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -257,7 +258,7 @@ class Server:
             form = await parser.parse()
         except MultiPartException as problem:
             raise HTTPException(400, f"the multipart form cannot be read: {problem.message}") from problem
-        except UnicodeError as problem:  # of a charset that exists and decodes nothing
+        except (UnicodeError, FormParserError) as problem:  # a charset that decodes nothing; earlier Starlettes
             raise HTTPException(400, f"the multipart form cannot be read: {problem}") from problem
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
