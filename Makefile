@@ -17,7 +17,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(READY)
 	$(VENV)/bin/ruff check src tests benchmarks tools notebooks
