@@ -265,7 +265,7 @@ def _load_folder(
 
 def _contents(root: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the content digests of images that could not be decoded, "" for those that are no files."""
-    found = contents_of(root, names)
+    found = contents_of(root, names) if names else {}  # reading the cache for nothing takes most of a second
     return {name: found.get(name, "") for name in names}
 
 
