@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks.results import slug
 from resnetlab.plots.style import INK, MUTED, VALIDATION, fit_below_header, house_style, new_figure, save
 
 OURS, OTHERS = VALIDATION, "#b9c1cc"
-ROW = 0.34  # inches per bar
+ROW, BETWEEN, LETTER = 0.34, 0.3, 0.075  # inches per bar, between two rows of panels, and per letter of a name
 
 
 def draw(name: str, entry: Mapping[str, Any], folder: Path) -> dict[str, Path]:
@@ -39,15 +40,21 @@ def picture_name(name: str, subject: str, environment: Mapping[str, Any]) -> str
 
 @house_style()
 def bars(name: str, groups: Sequence[Mapping[str, Any]]) -> Figure:
-    """Figure with one panel per group."""
+    """Figure with one panel per group: a row for each title, a column for each unit."""
+    columns = len({group["unit"] for group in groups})
+    lines = math.ceil(len(groups) / columns)
     most = max(len(measured(group)) for group in groups)
     rounds = max(len(row["values"]) for group in groups for row in group["contenders"])
     machine = groups[0].get("environment", {}).get("device_name", "")
     told = f"median of {rounds} interleaved rounds, line from lowest to highest" if rounds > 1 else "one round"
     titles = {group["title"] for group in groups}
     heading = titles.pop() if len(titles) == 1 else groups[0]["subject"]
-    figure = new_figure(5.6 * len(groups) + 1.0, ROW * most + 0.75, f"{name}: {heading}", f"{told}; {machine}")
-    for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+    longest = max(len(row["name"]) for group in groups for row in measured(group))
+    width = columns * max(5.6, 3.8 + LETTER * longest) + 1.0
+    height = lines * (ROW * most + 0.75) + (lines - 1) * BETWEEN
+    figure = new_figure(width, height, f"{name}: {heading}", f"{told}; {machine}")
+    places = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, group in zip(places, groups, strict=True):
         panel(axes, group, titled=len(groups) > 1 and bool(titles))
     fit_below_header(figure)
     return figure
