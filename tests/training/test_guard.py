@@ -96,6 +96,30 @@ def test_a_step_with_an_infinite_running_statistic_is_skipped_although_its_loss_
     assert ours.guard.failed_step() == (None if skips else 1)
 
 
+def test_buffers_of_any_shape_are_restored() -> None:
+    class Counting(torch.nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+            self.register_buffer("table", torch.zeros(3, 2).t())  # the only one of its dtype, and not contiguous
+            self.register_buffer("calls", torch.tensor(0))
+            self.register_buffer("empty", torch.zeros(0, 3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.table += 1
+            self.calls += 1
+            return super().forward(images)
+
+    model = Counting()
+    ours = TrainState.begin(model, make_optimizer(model, "sgd", lr=0.05), RUNTIME, skips=1)
+    train = batches((0, 1)).train
+    good, bad = train.epoch(0, 0, 2)
+    train_step(ours, good, PLAN, RUNTIME)
+    train_step(ours, bad, PLAN, RUNTIME)
+    assert ours.guard.skipped_steps() == 1
+    assert torch.equal(model.table, torch.ones(2, 3))
+    assert model.calls == 1
+
+
 def test_a_buffer_that_is_meant_to_be_infinite_skips_nothing_and_is_not_averaged() -> None:
     class Masked(torch.nn.Sequential):
         def __init__(self) -> None:

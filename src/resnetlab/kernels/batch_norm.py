@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from resnetlab.kernels.calls import (
     address,
+    are_float32,
     can_run_backward,
     channels_last,
     check,
     gradients_by_torch,
-    is_exactly,
-    is_float32,
+    has_no_hooks,
     is_supported,
     kernels,
 )
@@ -32,7 +32,7 @@ Pair = tuple[Tensor, Tensor]  # the same values twice, each with its own gradien
 
 def bn_relu(norm: nn.Module, relu: nn.Module, x: Tensor) -> Pair:
     """relu(norm(x)) for maps (N, C, H, W), as a pair."""
-    if is_exactly(nn.ReLU, relu) and is_fusible(norm, x):
+    if is_fusible(norm, x, relu):
         return fused(norm, x, None, rectify=True)
     y = relu(norm(x))
     return y, y
@@ -45,8 +45,7 @@ def bn_add_relu(
 
     Without the kernel, `in_place` adds into the norm's output, as torchvision's units do.
     """
-    alike = is_supported(shortcut) and shortcut.shape == residual.shape
-    if alike and is_exactly(nn.ReLU, relu) and is_fusible(norm, residual):
+    if shortcut.shape == residual.shape and is_fusible(norm, residual, relu) and is_supported(shortcut):
         return fused(norm, residual, shortcut, rectify=True)
     y = norm(residual)
     if in_place:
@@ -64,11 +63,16 @@ def bn(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x)  # type: ignore[no-any-return]
 
 
-def is_fusible(norm: nn.Module, x: Tensor) -> bool:
-    """True for torch's own batch norm with its default settings, in training mode, on maps that the kernel supports."""
-    if not is_exactly(nn.BatchNorm2d, norm):
+def is_fusible(norm: nn.Module, x: Tensor, relu: nn.Module | None = None) -> bool:
+    """True for torch's own batch norm with its default settings, in training mode, on maps that the kernel supports.
+
+    If a ReLU follows it, that has to be torch's own, too.
+    """
+    if type(norm) is not nn.BatchNorm2d or not (relu is None or type(relu) is nn.ReLU):
         return False
-    assert isinstance(norm, nn.BatchNorm2d)
+    if not (has_no_hooks(norm) if relu is None else has_no_hooks(norm, relu)):
+        return False
+    vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
     return (
         norm.training
         and norm.momentum is not None
@@ -78,8 +82,7 @@ def is_fusible(norm: nn.Module, x: Tensor) -> bool:
         and is_supported(x)
         and x.shape[1] == norm.num_features
         and x.numel() > x.shape[1]  # one value per channel has no variance: torch raises an error
-        and is_float32(norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        and {len(t) for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)} == {norm.num_features}  # type: ignore[arg-type]
+        and are_float32(vectors, norm.num_features)
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import is_
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +29,16 @@ GLOBAL_HOOKS = (
 # Torch's own functions, as they are at import. If one of them is replaced later, the replacement is called, and no
 # kernel is used in its place.
 REPLACED_KINDS = (nn.BatchNorm2d, nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Sequential)
-ORIGINALS: tuple[tuple[object, str, object], ...] = tuple(
-    (owner, name, getattr(owner, name))
-    for owner, name in (
-        *((nn.Module, name) for name in ("__call__", "_call_impl", "_wrapped_call_impl")),
-        *((kind, name) for kind in REPLACED_KINDS for name in ("__call__", "forward")),
-        (nn.Conv2d, "_conv_forward"),
-        *((F, name) for name in ("batch_norm", "conv2d", "max_pool2d", "relu")),
-    )
+REPLACED: tuple[tuple[object, str], ...] = (
+    *((nn.Module, name) for name in ("__call__", "_call_impl", "_wrapped_call_impl")),
+    *((kind, name) for kind in REPLACED_KINDS for name in ("__call__", "forward")),
+    (nn.Conv2d, "_conv_forward"),
+    *((F, name) for name in ("batch_norm", "conv2d", "max_pool2d", "relu")),
 )
+OWNERS, NAMES = zip(*REPLACED, strict=True)
+ORIGINALS = tuple(map(getattr, OWNERS, NAMES))
+PLAIN_TENSORS = (Tensor, nn.Parameter)
+KERNEL_TYPES = (torch.bfloat16, torch.float32, torch.uint8)
 
 
 def kernels() -> ctypes.CDLL:
@@ -65,7 +67,7 @@ def is_eager() -> bool:
 
 def is_original() -> bool:
     """True where none of torch's functions that a kernel takes the place of has been replaced."""
-    return all(getattr(owner, name) is original for owner, name, original in ORIGINALS)
+    return all(map(is_, map(getattr, OWNERS, NAMES), ORIGINALS))
 
 
 def is_autocast() -> bool:
@@ -77,9 +79,9 @@ def is_bfloat16(maps: Tensor) -> bool:
     """True for maps (N, C, H, W) that are not empty, in bfloat16, in the CPU's memory, outside of any tracing."""
     return (
         type(maps) is Tensor  # not a proxy, a fake tensor or a subclass
-        and maps.dtype == torch.bfloat16
-        and maps.device.type == "cpu"
-        and maps.layout == torch.strided
+        and maps.dtype is torch.bfloat16
+        and maps.is_cpu
+        and maps.layout is torch.strided
         and maps.ndim == 4
         and maps.numel() > 0
         and is_eager()
@@ -92,37 +94,42 @@ def is_supported(maps: Tensor) -> bool:
     return is_bfloat16(maps) and maps.shape[1] % LANES == 0 and has_kernels()
 
 
-def is_float32(*tensors: Tensor | None) -> bool:
-    """True for contiguous float32 vectors in the CPU's memory, which the kernels read and write as `float *`."""
-    return all(
-        type(t) in (Tensor, nn.Parameter)
-        and t.dtype == torch.float32
-        and t.device.type == "cpu"
-        and t.ndim == 1
-        and t.is_contiguous()
-        for t in tensors
-        if t is not None
-    ) and all(t is not None for t in tensors)
+def are_float32(tensors: Sequence[Tensor | None], length: int) -> bool:
+    """True for contiguous float32 vectors of this length in the CPU's memory, which kernels read as `float *`."""
+    for t in tensors:  # a loop, as below: these functions run a hundred times per step, and a generator takes longer
+        if not (
+            t is not None
+            and type(t) in PLAIN_TENSORS
+            and t.dtype is torch.float32
+            and t.is_cpu
+            and t.shape == (length,)
+            and t.is_contiguous()
+        ):
+            return False
+    return True
 
 
 def has_no_hooks(*modules: nn.Module) -> bool:
     """True if no hook observes or replaces the inputs and outputs of these modules, and `forward` is their class's."""
-    if any(GLOBAL_HOOKS) or not is_original():
-        return False
-    return not any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        or module._compiled_call_impl is not None
-        for module in modules
-    )
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or "forward" in module.__dict__
+            or module._compiled_call_impl is not None
+        ):
+            return False
+    return not any(GLOBAL_HOOKS) and is_original()
 
 
 def is_exactly(kind: type[nn.Module], *modules: nn.Module) -> bool:
     """True for unchanged modules of exactly this class without hooks, which a kernel may compute in their place."""
-    return all(type(module) is kind for module in modules) and has_no_hooks(*modules)
+    for module in modules:
+        if type(module) is not kind:
+            return False
+    return has_no_hooks(*modules)
 
 
 @cache
@@ -140,7 +147,7 @@ def has_float_products() -> bool:
 @cache
 def has_tiles() -> bool:
     """True if the kernels that multiply tiles of bfloat16 matrices (AMX) exist."""
-    return bool(kernels().tiles_there())
+    return has_kernels() and bool(kernels().tiles_there())
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -179,19 +186,18 @@ def can_run_backward(*tensors: Tensor | None) -> bool:
 
     The backward pass can run under another mode than the forward pass, and hooks can change what was saved.
     """
-    return (
-        is_eager()
-        and not torch.is_grad_enabled()
-        and all(
-            type(t) in (Tensor, nn.Parameter)
-            and t.dtype in (torch.bfloat16, torch.float32, torch.uint8)
-            and t.device.type == "cpu"
-            and t.layout == torch.strided
+    if torch.is_grad_enabled() or not is_eager():
+        return False
+    for t in tensors:
+        if t is not None and not (
+            type(t) in PLAIN_TENSORS
+            and t.dtype in KERNEL_TYPES
+            and t.is_cpu
+            and t.layout is torch.strided
             and torch._C._has_storage(t)
-            for t in tensors
-            if t is not None
-        )
-    )
+        ):
+            return False
+    return True
 
 
 def gradients_by_torch(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from resnetlab.kernels import tiles, winograd
 from resnetlab.kernels.calls import (
+    PLAIN_TENSORS,
     can_run_backward,
     convolution_gradients_by_torch,
     gradients_by_torch,
@@ -70,9 +71,9 @@ def runs_in_bfloat16(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         is_bfloat16(x)
         and is_autocast()
-        and type(weight) in (Tensor, nn.Parameter)
-        and weight.dtype == torch.float32
-        and weight.device.type == "cpu"
+        and type(weight) in PLAIN_TENSORS
+        and weight.dtype is torch.float32
+        and weight.is_cpu
         and weight.shape[1] * conv.groups == x.shape[1]
         and weight.shape[2:] == conv.kernel_size
         and is_original()

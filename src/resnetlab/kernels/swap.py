@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import copyreg
 import sys
+from itertools import repeat
+from operator import is_
 from typing import Any, ClassVar, Self
 
 from torch import nn
@@ -32,7 +34,7 @@ class Fast:
     @classmethod
     def is_original(cls) -> bool:
         """True where no method of the plain class has been replaced, which its fast class would not call."""
-        return all(getattr(cls.plain, name) is original for name, original in cls.originals.items())
+        return all(map(is_, map(getattr, repeat(cls.plain), cls.originals), cls.originals.values()))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         reduced = super().__reduce_ex__(max(2, int(protocol)))

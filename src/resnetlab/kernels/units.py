@@ -69,16 +69,18 @@ RECEIVERS = (*CONVOLUTIONS, nn.Identity, ZeroPad, FastZeroPad)
 
 def can_receive(*modules: nn.Module | None) -> bool:
     """True for modules that only use their input: they do not store, change or expose it. None is the identity."""
+    found: list[nn.Module] = []
     for module in modules:
-        if module is None:
-            continue
         if type(module) in (nn.Sequential, FastProjection):  # an identity would hand its input on to the next module
-            first = next(iter(module.children()), None)
-            if type(first) not in CONVOLUTIONS or not has_no_hooks(module) or not can_receive(first):
+            first = next(iter(module.children()), None)  # type: ignore[union-attr]
+            if type(first) not in CONVOLUTIONS:
                 return False
-        elif type(module) not in RECEIVERS or not has_no_hooks(module):
+            found += module, first  # type: ignore[arg-type]
+        elif type(module) in RECEIVERS:
+            found.append(module)  # type: ignore[arg-type]
+        elif module is not None:
             return False
-    return FastZeroPad.is_original()
+    return has_no_hooks(*found) and FastZeroPad.is_original()
 
 
 class FastUnit(Fast, nn.Module):

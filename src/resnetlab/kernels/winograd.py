@@ -38,7 +38,7 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     """True for shapes that are faster this way (measured with AVX-512 bf16, batches of 8 to 512)."""
     fewest, *_, most = sorted(weight.shape[:2])
     channels_fit = fewest >= NARROWEST and most <= WIDEST and weight.shape[0] % LANES == 0
-    return is_supported(x) and channels_fit and x.shape[2] == x.shape[3] > 2 and has_pair_products()
+    return channels_fit and x.shape[2] == x.shape[3] > 2 and has_pair_products() and is_supported(x)
 
 
 def winograd(x: Tensor, weight: Tensor) -> Tensor:

@@ -8,26 +8,36 @@ counted on the device. The host reads the count every few steps and before every
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor, nn, optim
+from torch._utils import _unflatten_dense_tensors
 
 
 class Guard:
-    """Skips steps that are not finite. If there are more than `allowed`, the training loop raises NonFinite."""
+    """Skips steps that are not finite. If there are more than `allowed`, the training loop raises NonFinite.
+
+    Buffers of one dtype are copied and checked as one vector: a network has a hundred of a few numbers each.
+    """
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, allowed: int, device: torch.device) -> None:
         self.allowed = allowed
         self.optimizer = optimizer
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.buffers = list(model.buffers())
-        # Buffers that are not finite from the beginning, such as an attention mask, are intended.
-        self.statistics = [b for b in self.buffers if b.is_floating_point() and b.numel() and bool(b.isfinite().all())]
+        groups: defaultdict[tuple[object, ...], list[Tensor]] = defaultdict(list)
+        for buffer in filter(Tensor.numel, model.buffers()):
+            # Buffers that are not finite from the beginning, such as an attention mask, are intended.
+            is_statistic = buffer.is_floating_point() and bool(buffer.isfinite().all())
+            groups[is_statistic, buffer.dtype, buffer.device].append(buffer)
+        self.statistics = [group for (is_statistic, *_), group in groups.items() if is_statistic]
+        self.others = [group for (is_statistic, *_), group in groups.items() if not is_statistic]
         self.counts = torch.tensor([0, -1], device=device)  # skipped steps; the first step above `allowed`, or -1
 
     @torch.no_grad()
     def snapshot(self) -> list[Tensor]:
         """Copy all buffers before a forward pass, to restore them if the step is skipped."""
-        return [buffer.clone() for buffer in self.buffers]
+        return [torch.cat([b.reshape(-1) for b in group]) for group in (*self.statistics, *self.others)]
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
@@ -40,10 +50,11 @@ class Guard:
 
         If it is true, the buffers are restored from the snapshot `before`, and the next optimiser step does nothing.
         """
-        largest = torch._foreach_norm(self.statistics, torch.inf) if self.statistics else ()
-        bad = ~torch.isfinite(torch.stack((*numbers, *(value.to(numbers[0].dtype) for value in largest)))).all()
-        for buffer, old in zip(self.buffers, before, strict=True):
-            buffer.copy_(torch.where(bad, old, buffer))
+        after = self.snapshot()
+        checked = torch.stack(numbers), *after[: len(self.statistics)]
+        bad = ~torch.stack([values.isfinite().all() for values in checked]).all()
+        for group, old, new in zip((*self.statistics, *self.others), before, after, strict=True):
+            torch._foreach_copy_(group, _unflatten_dense_tensors(torch.where(bad, old, new), group))  # type: ignore[no-untyped-call]
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         skipped, failed = self.counts
