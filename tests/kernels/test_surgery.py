@@ -717,7 +717,7 @@ def test_torchvisions_units_add_in_place_as_before() -> None:
 
 @each_kind
 def test_gradients_of_gradients_of_every_parameter(make: Callable[[], nn.Module]) -> None:
-    """A Hessian-vector product at 64 px, and at 16 px, where the last maps have 2x2 pixels and 1x1."""
+    """A Hessian-vector product at 64 px, and at 16 and 8 px, where the last maps have 2x2 pixels and 1x1."""
 
     def product(model: nn.Module, images: Tensor, *, half: bool) -> Tensor:
         parameters = [p for p in model.train().parameters() if p.requires_grad]
@@ -726,9 +726,15 @@ def test_gradients_of_gradients_of_every_parameter(make: Callable[[], nn.Module]
         first = torch.autograd.grad(loss, parameters, create_graph=True)
         return torch.cat([g.flatten() for g in torch.autograd.grad(sum(g.sum() for g in first), parameters)])
 
-    for images in (IMAGES, IMAGES[:, :, ::4, ::4], IMAGES[:, :, ::8, ::8]):
+    theirs = 0.0
+    for every in (1, 4, 8):
+        images = IMAGES[:, :, ::every, ::every]
         exact = product(reference(), images, half=False)
-        theirs = error(product(reference(), images, half=True), exact)
+        # At 8 px, maps of 1x1 pixels meet a stride of 2; torch leaves parts of that gradient unset in bfloat16.
+        if every < 8:
+            theirs = error(product(reference(), images, half=True), exact)
+        elif make is plain:  # torch's own layers
+            continue
         assert error(product(make(), images, half=True), exact) <= 2.25 * theirs + 0.02
     model = make().requires_grad_(False)
     model.layer2[0].downsample.requires_grad_(True)
