@@ -61,7 +61,7 @@ def test_an_answer_is_that_of_the_classifier(client: TestClient, classifier: Cla
 def test_a_form_and_a_raw_body_have_the_same_answer(client: TestClient, make_picture: Picture) -> None:
     content = make_picture(3)
     raw = client.post("/predict", content=content, headers={"content-type": "image/png"}).json()
-    form = client.post("/predict", files={"image": ("cat.png", content)}, data={"comment": "a cat"}).json()
+    form = client.post("/predict", files={"image": ("cat.png", content)}).json()
     assert raw["top"] == form["top"]
 
 
@@ -136,7 +136,11 @@ def test_the_description_of_a_model_has_what_its_file_has(client: TestClient, cl
         ("/predict", {"content": b"x", "headers": {"content-type": "text/html"}}, 415, "text/html"),
         ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}}, 400, "form"),
-        ("/predict", {"data": {"image": "text"}, "files": {"a": b"1", "b": b"2"}}, 400, "2 images"),
+        ("/predict", {"files": {"a": b"1", "b": b"2"}}, 400, "2 images"),
+        *(
+            (path, {"data": {"top_k": "3"}, "files": {"a": b"1"}}, 400, "the field 'top_k' of the form is no file")
+            for path in ("/predict", "/predict/batch", "/explain")
+        ),
         *((path, {"files": {"image": (None, b"x")}}, 400, "has no files") for path in ("/predict", "/predict/batch")),
         ("/predict/batch", {"files": [("a", b"1")] * 65}, 400, "files"),
         ("/predict/batch", {"files": {}, "data": {}}, 400, "empty"),
@@ -144,6 +148,12 @@ def test_the_description_of_a_model_has_what_its_file_has(client: TestClient, cl
         ("/predict?top_k=٣", {"content": b"x"}, 400, "top_k"),
         ("/predict?top_k=" + "9" * 5000, {"content": b"x"}, 400, "top_k"),
         ("/predict?reject=nan", {"content": b"x"}, 400, "reject"),
+        ("/predict?topk=1", {"content": b"x"}, 400, "unknown parameter 'topk'; did you mean 'top_k'?"),
+        ("/predict/batch?top_k=1&Reject=0.05", {"content": b"x"}, 400, "unknown parameter 'Reject'"),
+        ("/predict?=3", {"content": b"x"}, 400, "unknown parameter ''"),
+        ("/predict?%1b[2J" + "x" * 5000 + "=1", {"content": b"x"}, 400, r"unknown parameter '\x1b[2Jx"),
+        ("/predict?top_k=1&top_k=2", {"content": b"x"}, 400, "'top_k' is given more than once"),
+        ("/explain?top_k=1", {"content": b"x"}, 400, "Choose from model, class"),
         ("/nothing", {"content": b"x"}, 404, "POST /nothing"),
         ("/model", {"content": b"x"}, 405, "POST /model"),
         ("/static/%2e%2e/engine.py", {"content": b"x"}, 405, "POST"),
@@ -156,6 +166,20 @@ def test_a_bad_request_is_answered_with_a_sentence(
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error"}
     assert word in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/model?name=pets", "/models?model=pets", "/metrics?name[]=a", "/openapi.json?v=1"])
+def test_an_unknown_parameter_of_a_question_is_refused(client: TestClient, path: str) -> None:
+    route, _, parameter = path.partition("?")
+    answer = client.get(path)
+    assert answer.status_code == 400
+    assert repr(parameter.partition("=")[0]) in answer.json()["error"]
+    assert client.get(route).status_code == 200
+
+
+def test_pages_and_probes_take_any_parameter(client: TestClient) -> None:
+    for path in ("/?from=mail", "/static/page.js?v=2", "/healthz?probe=1", "/readyz?probe=1"):
+        assert client.get(path).status_code == 200
 
 
 def test_a_form_in_a_charset_that_decodes_nothing_is_refused(client: TestClient, make_picture: Picture) -> None:

@@ -33,7 +33,7 @@ from resnetlab.inference.predict import Classifier
 from resnetlab.inference.serve.engine import Answer, Engine, Full
 from resnetlab.inference.serve.gate import Gate, error
 from resnetlab.inference.serve.metrics import Metrics
-from resnetlab.inference.serve.openapi import openapi
+from resnetlab.inference.serve.openapi import PARAMETERS, openapi
 from resnetlab.inference.serve.settings import MB, Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -109,6 +109,7 @@ class Server:
 
         async def handle(request: Request) -> Response:
             request.state.record.route = path
+            require_known_parameters(request, path)
             return await handler(request)
 
         return handle
@@ -261,6 +262,14 @@ class Server:
         except (UnicodeError, FormParserError) as problem:  # a charset that decodes nothing; earlier Starlettes
             raise HTTPException(400, f"the multipart form cannot be read: {problem}") from problem
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        texts = [name for name, value in form.multi_items() if not isinstance(value, UploadFile)]
+        if files and texts:
+            await form.close()
+            raise HTTPException(
+                400,
+                f"the field {texts[0][:50]!r} of the form is no file; send each image as a file with a name "
+                "(-F image=@cat.jpg), and parameters in the address (/predict?top_k=3)",
+            )
         if not files:
             raise HTTPException(400, "the form has no files; send each image as a file with a name: -F image=@cat.jpg")
         images = [Upload(file.filename or "", await file.read()) for file in files]
@@ -324,6 +333,18 @@ def application(models: Mapping[str, Classifier], settings: Settings | None = No
     if not models:
         raise BadInput("a server needs at least one model")
     return Server(models, settings or Settings()).gate
+
+
+def require_known_parameters(request: Request, path: str) -> None:
+    """Raise HTTPException for a query parameter that the route does not have, or that is given twice."""
+    allowed, given = PARAMETERS.get(path, ()), [name for name, _ in request.query_params.multi_items()]
+    for number, name in enumerate(given):
+        if name not in allowed:
+            short = name[:50]
+            reason = str(unknown("parameter", short, allowed)) if allowed else f"{path} has no parameter {short!r}"
+            raise HTTPException(400, reason)
+        if name in given[:number]:
+            raise HTTPException(400, f"the parameter {name!r} is given more than once; give one value")
 
 
 def top_k_of(request: Request) -> int:

@@ -10,6 +10,12 @@ from resnetlab.inference.serve.settings import MB, Settings
 
 NUMBER, TEXT, INTEGER, FLAG = ({"type": kind} for kind in ("number", "string", "integer", "boolean"))
 BINARY = {"type": "string", "format": "binary"}
+PARAMETERS = {  # of each route, in its address
+    "/predict": ("model", "top_k", "reject"),
+    "/predict/batch": ("model", "top_k", "reject"),
+    "/explain": ("model", "class"),
+    "/model": ("model",),
+}
 
 
 def table(**properties: Any) -> dict[str, Any]:
@@ -67,24 +73,21 @@ def openapi(models: Sequence[str], settings: Settings) -> dict[str, Any]:
     >>> openapi(["cats"], Settings())["paths"]["/model"]["get"]["parameters"][0]["schema"]["enum"]
     ['cats']
     """
-    model = query("model", "default: the first", enum=list(models), type="string")
-    top_k = query("top_k", "number of classes in the answer; default: 5", type="integer", minimum=1)
-    reject = query("reject", "reject predictions for this risk", type="number", minimum=0, maximum=1)
+    queries = {
+        "model": query("model", "default: the first", enum=list(models), type="string"),
+        "top_k": query("top_k", "number of classes in the answer; default: 5", type="integer", minimum=1),
+        "reject": query("reject", "reject predictions for this risk", type="number", minimum=0, maximum=1),
+        "class": query("class", "default: the predicted class", type="string"),
+    }
+    of = {path: [queries[name] for name in names] for path, names in PARAMETERS.items()}
     image = {"image/*": {"schema": BINARY}, "application/octet-stream": {"schema": BINARY}}
     form = {"multipart/form-data": {"schema": table(image=BINARY)}}
     forms = {"multipart/form-data": {"schema": table(images=rows(BINARY))}}
     paths = {
-        "/predict": {"post": operation("Predict one image", "Prediction", [model, top_k, reject], {**image, **form})},
-        "/predict/batch": {"post": operation("Predict images", "Predictions", [model, top_k, reject], forms)},
-        "/explain": {
-            "post": operation(
-                "Grad-CAM map of one class",
-                "Explanation",
-                [model, query("class", "default: the predicted class", type="string")],
-                {**image, **form},
-            )
-        },
-        "/model": {"get": operation("The content of a model file, without weights", "Model", [model])},
+        "/predict": {"post": operation("Predict one image", "Prediction", of["/predict"], {**image, **form})},
+        "/predict/batch": {"post": operation("Predict images", "Predictions", of["/predict/batch"], forms)},
+        "/explain": {"post": operation("Grad-CAM map of one class", "Explanation", of["/explain"], {**image, **form})},
+        "/model": {"get": operation("The content of a model file, without weights", "Model", of["/model"])},
         "/models": {"get": operation("The models of this server", "Models")},
         "/metrics": {"get": plain("Metrics for Prometheus", "text/plain")},
         "/openapi.json": {"get": plain("This schema", "application/json")},
