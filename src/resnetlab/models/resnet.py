@@ -80,6 +80,7 @@ class ResNet(nn.Module):
         return self.avgpool(self.last_relu(self.last_bn(x))).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, in_channels, H, W) to logits (N, num_classes)."""
         return self.fc(self.features(images))
 
     def freeze_backbone(self) -> None:
@@ -90,6 +91,7 @@ class ResNet(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
+        """Set the training mode; layers that `freeze_backbone` froze stay in evaluation mode."""
         super().train(mode)
         if self.backbone_is_frozen:
             for name, child in self.named_children():
