@@ -65,6 +65,16 @@ def tiny_network() -> Iterator[str]:
         yield "tiny"
 
 
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Runs draw no figures in this module: for a tiny network, drawing takes longer than training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
+        patch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
+        patch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def as_nobody() -> list[str]:
     """The words before a command that run it as a user without a name and a home; none where that cannot be done.

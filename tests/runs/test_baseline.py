@@ -39,6 +39,8 @@ from resnetlab.models.zoo import ARCHITECTURES, Architecture
 from resnetlab.runs import experiment, writer
 from resnetlab.runs import evaluation_files as record
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 torch.set_num_threads(1)
 ARCHITECTURES["tiny"] = Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A")
 record.draw = experiment.draw_batch = experiment.draw_curves = lambda *_: None
@@ -92,14 +94,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., 2 * channel] += 50
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the pictures of a run takes longer than these runs."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 @pytest.fixture

@@ -17,16 +17,14 @@ from resnetlab.runs.compare import compare, distinct_names, summarize
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.seeds import train_series
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PARAMETERS, MACS = 1_334, 34_640  # of the tiny network for one channel, 8x8 px and ten classes
 
 
 def train(folder: Path, **changes: Any) -> RunFolder:
     base = {"model": {"name": "tiny"}, "batch_size": 64, "precision": "fp32"}
-    with pytest.MonkeyPatch.context() as patched:  # drawing takes longer than these runs
-        patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patched.setattr(experiment, "draw_curves", lambda *_: None)
-        patched.setattr(experiment, "draw_batch", lambda *_: None)
-        return experiment.train(recipes.quickstart().changed(base | changes), folder)
+    return experiment.train(recipes.quickstart().changed(base | changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +127,7 @@ def test_the_settings_that_differ_are_those_of_the_configs(trained: Path) -> Non
 
 def test_runs_and_series_are_summarised_by_mean_and_interval_over_seeds(tmp_path: Path, trained: Path) -> None:
     config = RunFolder(trained / "bad").config
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patched.setattr(experiment, "draw_curves", lambda *_: None)
-        patched.setattr(experiment, "draw_batch", lambda *_: None)
-        series = train_series(config.changed({"optim": {"lr": 0.01}}), 2, tmp_path / "seeds")
+    series = train_series(config.changed({"optim": {"lr": 0.01}}), 2, tmp_path / "seeds")
     table = summarize([tmp_path / "seeds", trained / "good"])
     assert table.names == ["good", "seeds"]
     assert table.settings == {"epochs": [6, None], "steps": [None, 2], "optim.lr": [0.03, 0.01]}

@@ -22,13 +22,7 @@ from resnetlab.runs.score import evaluate
 from resnetlab.runs.stop import StopRequest, StopRequested
 from resnetlab.runtime import Runtime, reduced_precisions
 
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def tiny(**changes: Any) -> RunConfig:
@@ -39,9 +33,6 @@ def tiny(**changes: Any) -> RunConfig:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patch.setattr(experiment, "draw_curves", lambda *_: None)
-        patch.setattr(experiment, "draw_batch", lambda *_: None)
         patch.setattr(completion, "reduced_precisions", lambda _: {"bf16": torch.bfloat16})  # on any machine
         return experiment.train(tiny(), tmp_path_factory.mktemp("trained") / "run")
 

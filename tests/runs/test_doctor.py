@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SMALL = ("--model", "tiny", "--batch-size", 8, "--steps", 30, "--data.image-size", 16, "--data.val-fraction", 0.3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures(tiny_network: str) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
-        patch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
-        yield
 
 
 def photo(seed: int) -> Image.Image:

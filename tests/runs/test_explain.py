@@ -24,6 +24,8 @@ from resnetlab.runs.explain import Explainer
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.similar_images import Features, SimilarImage
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SIZE, SQUARE = 16, 4
 COLOURS = {"blue": (40, 40, 230), "red": (230, 40, 40)}
 
@@ -51,14 +53,10 @@ def fill(folder: Path, seed: int = 0, count: int = 100) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, `data`, and a run that has learnt them, `run`."""
     root = tmp_path_factory.mktemp("planted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patch.setattr(experiment, "draw_curves", lambda *_: None)
-        patch.setattr(experiment, "draw_batch", lambda *_: None)
-        changes: dict[str, Any] = {"data": {"name": str(fill(root / "data")), "image_size": SIZE}, "steps": 80}
-        changes |= {"model": {"name": "tiny"}, "batch_size": 32, "precision": "fp32", "optim": {"lr": 0.1}}
-        changes |= {"augment": {"flip": False, "crop": 0, "resized_crop": 0.0}, "device": "cpu", "final_test": "never"}
-        experiment.train(recipes.folder().changed(changes), root / "run")
+    changes: dict[str, Any] = {"data": {"name": str(fill(root / "data")), "image_size": SIZE}, "steps": 80}
+    changes |= {"model": {"name": "tiny"}, "batch_size": 32, "precision": "fp32", "optim": {"lr": 0.1}}
+    changes |= {"augment": {"flip": False, "crop": 0, "resized_crop": 0.0}, "device": "cpu", "final_test": "never"}
+    experiment.train(recipes.folder().changed(changes), root / "run")
     return root
 
 

@@ -22,15 +22,13 @@ from resnetlab.runs import experiment, recipes
 from resnetlab.runs import export as module
 from resnetlab.runs.export import export
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patched.setattr(experiment, "draw_curves", lambda *_: None)
-        patched.setattr(experiment, "draw_batch", lambda *_: None)
-        changes = {"model": {"name": tiny_network}, "epochs": 2, "batch_size": 256, "precision": "fp32"}
-        return experiment.train(recipes.quickstart().changed(changes), tmp_path_factory.mktemp("trained") / "run").path
+    changes = {"model": {"name": tiny_network}, "epochs": 2, "batch_size": 256, "precision": "fp32"}
+    return experiment.train(recipes.quickstart().changed(changes), tmp_path_factory.mktemp("trained") / "run").path
 
 
 @pytest.fixture

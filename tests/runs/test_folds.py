@@ -12,18 +12,11 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from resnetlab.runs import experiment
 from resnetlab.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY = ("train", "--model", "tiny", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.saved_data import stored_splits
 from resnetlab.runs.score import evaluate
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 Change = Callable[[Path], object]
 
 
@@ -42,18 +44,13 @@ def config_for(data: Path, **settings: Any) -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patch.setattr(experiment, "draw_curves", lambda *_: None)
-        patch.setattr(experiment, "draw_batch", lambda *_: None)
-        experiment.train(config_for(fill(root / "pets", cat=20, dog=20, owl=20)), root / "run")
+    experiment.train(config_for(fill(root / "pets", cat=20, dog=20, owl=20)), root / "run")
     return root
 
 
 @pytest.fixture
 def root(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a copy of the run and of its data, which the copy is about."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(contents, "LEAST_FILES", 1)
     copy = Path(shutil.copytree(trained, tmp_path / "work"))
@@ -248,9 +245,6 @@ def test_a_model_file_alone_recognises_its_data(root: Path) -> None:
 def test_a_manifest_that_changed_is_named_and_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
     data, table = fill(tmp_path / "pets", cat=15, dog=15), tmp_path / "pets.csv"
     rows = {f"{name}/{i:02d}.png": name for name in ("cat", "dog") for i in range(15)}
 
@@ -284,9 +278,6 @@ def test_a_manifest_that_changed_is_named_and_refused(
 def test_moved_images_of_a_manifest_are_found_by_a_table_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
     data, table = fill(tmp_path / "pets", cat=15, dog=15), tmp_path / "pets.csv"
     rows = [f"{name}/{i:02d}.png,{name}" for name in ("cat", "dog") for i in range(15)]
     table.write_text("\n".join(["file,label", *rows]))
@@ -306,9 +297,6 @@ def test_moved_images_of_a_manifest_are_found_by_a_table_beside_them(
 def test_images_that_were_skipped_count_and_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
     for part, number in (("train", 40), ("val", 3), ("test", 4)):
         fill(tmp_path / "pets" / part, number, cat=number, dog=number)
     for name in ("val/dog/00.png", "val/dog/01.png", "val/dog/02.png", "test/cat/00.png"):

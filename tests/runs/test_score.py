@@ -23,13 +23,7 @@ from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.score import evaluate
 
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def tiny(**changes: Any) -> RunConfig:
@@ -44,11 +38,7 @@ def train(folder: Path, **changes: Any) -> RunFolder:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Two epochs on digits: about 30 % right."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-        patched.setattr(experiment, "draw_curves", lambda *_: None)
-        patched.setattr(experiment, "draw_batch", lambda *_: None)
-        return train(tmp_path_factory.mktemp("trained") / "run", epochs=2)
+    return train(tmp_path_factory.mktemp("trained") / "run", epochs=2)
 
 
 @pytest.fixture

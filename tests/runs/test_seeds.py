@@ -21,15 +21,9 @@ from resnetlab.runs import experiment, recipes, seeds
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.stop import StopRequest
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY = ("train", "--model", "tiny", "--batch-size", "256", "--precision", "fp32", "--epochs", "1")
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(experiment, "draw_batch", lambda *_: None)
 
 
 def read(folder: Path) -> dict[str, Any]:

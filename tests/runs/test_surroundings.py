@@ -25,13 +25,7 @@ from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import RunFolder, claim_next
 from resnetlab.runs.stop import StopRequest
 
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than these runs."""
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
-    monkeypatch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def tiny(**changes: Any) -> RunConfig:

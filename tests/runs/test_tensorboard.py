@@ -12,6 +12,8 @@ from resnetlab.evaluation.metrics import Score
 from resnetlab.runs.tensorboard import TensorBoardWriter, scalars
 from resnetlab.training.loop import EpochReport
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def report(epoch: int) -> EpochReport:
     train, val = Score(0.5 / epoch, 0.9, 0.89), Score(0.7 / epoch, 0.8, 0.79)
@@ -67,9 +69,6 @@ def test_training_and_validation_share_a_chart() -> None:
 
 
 def test_a_run_with_tensorboard_leaves_its_epochs_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnetlab.runs.evaluation_files.draw", lambda *_: None)
-    monkeypatch.setattr("resnetlab.runs.experiment.draw_curves", lambda *_: None)
-    monkeypatch.setattr("resnetlab.runs.experiment.draw_batch", lambda *_: None)
     pytest.importorskip("tensorboard")
     from resnetlab.runs import recipes
     from resnetlab.runs.experiment import train
