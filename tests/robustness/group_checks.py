@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetlab.data.loaders import EvalBatches
+from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.distributed import Processes
@@ -21,6 +21,9 @@ from resnetlab.evaluation.metrics import confusion
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
+from resnetlab.training.loop import Plan, TrainState, train_step
+from resnetlab.training.optim import make_optimizer
+from resnetlab.training.replicas import replicate
 from resnetlab.training.sync_norm import synchronized
 
 CPU = torch.device("cpu")
@@ -30,7 +33,7 @@ SIZES = (*range(1, 18), 101)
 
 def everything(processes: Processes) -> dict[str, Any]:
     """All checks, so that one set of processes does for them."""
-    return {check.__name__: check(processes) for check in (exchange, errors, evaluation, norms)}
+    return {check.__name__: check(processes) for check in (exchange, errors, evaluation, norms, training)}
 
 
 def exchange(processes: Processes) -> dict[str, Any]:
@@ -112,3 +115,21 @@ def norms(processes: Processes) -> dict[str, Tensor]:
         "mean": norm.running_mean,
         "variance": norm.running_var,
     }
+
+
+def training(processes: Processes) -> dict[str, Any]:
+    """The summed loss and the weights after nine steps, with gradients exchanged as they are and in bfloat16."""
+    images = torch.randint(0, 256, (36, 8, 8, 3), generator=torch.Generator().manual_seed(0))
+    split = Split(images.to(torch.uint8), torch.arange(36) % 3, tuple(map(str, range(36))))
+    runtime, found = Runtime(CPU, processes=processes), {}
+    plan = Plan(steps=9, schedule=lambda _step, _scores: 0.05, loss_fn=nn.CrossEntropyLoss())
+    for compress in ("none", "bf16"):
+        model = build_model(Architecture("basic", (1, 1), width=8, stem="cifar"), 3, seed=1)
+        state = TrainState.begin(model, make_optimizer(model, "sgd", lr=0.05), runtime)
+        replicate(state, torch.zeros(2, 3, 8, 8), runtime, compress=compress)
+        model.train()
+        for epoch in range(3):
+            for batch in TrainBatches(split, SEE, (), 12, 0, runtime).epoch(epoch):
+                train_step(state, batch, plan, runtime)
+        found[compress] = {"loss": float(state.sums[0]), "weights": [each.detach() for each in model.parameters()]}
+    return found

@@ -69,6 +69,12 @@ def test_processes_compute_together_what_one_computes_alone(
         for name, value in alone["norms"].items():
             np.testing.assert_allclose(one["norms"][name].detach(), value.detach(), rtol=1e-4, atol=2e-5, err_msg=name)
             assert torch.equal(one["norms"][name], found[0]["norms"][name]), "each process has the same bits"
+        for compress, trained in one["training"].items():
+            of_first = found[0]["training"][compress]["weights"]
+            assert all(map(torch.equal, trained["weights"], of_first)), "each process has the same bits"
+        plain, compressed = one["training"]["none"], one["training"]["bf16"]
+        assert compressed["loss"] == pytest.approx(plain["loss"], rel=0.01)
+        assert not any(map(torch.equal, compressed["weights"], plain["weights"])), "gradients were rounded"
     counts = {size: matrix for size, (_, matrix) in found[0]["evaluation"].items()}
     assert counts == {size: matrix for size, (_, matrix) in alone["evaluation"].items()}
     assert all(np.sum(matrix) == size for size, matrix in counts.items())
@@ -87,6 +93,15 @@ def test_with_sync_bn_the_curves_are_those_of_one_process(count: int, curves: di
         assert (row["step"], row["lr"]) == (one["step"], one["lr"]), "the learning rate is not changed"
         for name in ("running_loss", "train_loss", "val_loss"):
             assert row[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_compressed_gradients_give_nearly_the_same_curves(
+    curves: dict[int, list[dict[str, Any]]], launcher: Any, ground: Path
+) -> None:
+    run = launcher.train(2, ground / "run", *MIXED, "--sync-bn", "--compress-gradients", "bf16")
+    for row, exact in zip(run.rows, curves[2], strict=True):
+        assert row["running_loss"] == pytest.approx(exact["running_loss"], rel=0.02)
+        assert row["running_loss"] != exact["running_loss"]
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -111,7 +111,8 @@ class Experiment(Training):
         images = [(split.digest, split.contents_digest) for split in (self.data.train, self.data.val)]
         processes.require_same({"settings": repr(settings), "images": repr(images)})
         shape = (2, preprocessing.channels, preprocessing.image_size, preprocessing.image_size)
-        replicate(self.state, torch.zeros(shape, device=self.runtime.device), self.runtime)
+        example = torch.zeros(shape, device=self.runtime.device)
+        replicate(self.state, example, self.runtime, compress=self.config.compress_gradients)
 
 
 def require_shares(config: RunConfig, images: int, processes: Processes) -> None:

@@ -364,6 +364,9 @@ class RunConfig(Section):
     """early stopping: epochs without a better validation score before training ends; 0: off"""
     sync_bn: bool = False
     """with several processes (torchrun): batch norm over the images of all of them, not of each alone"""
+    compress_gradients: Literal["none", "bf16"] = "none"
+    """with several processes (torchrun): number format in which gradients are exchanged; bf16: half the bytes, 8 bits
+    of precision; none: as they are, float32"""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """if the loss or gradient of a step is NaN or infinite: stop the run, or skip the step (at most 10 times)"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

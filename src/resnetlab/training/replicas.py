@@ -23,10 +23,11 @@ NAMES = ("forward_sync_buffers", "broadcast_buffers")
 OPTIONS: Any = {next(name for name in NAMES if name in inspect.signature(DistributedDataParallel).parameters): False}
 
 
-def replicate(state: TrainState, images: Tensor, runtime: Runtime) -> None:
+def replicate(state: TrainState, images: Tensor, runtime: Runtime, *, compress: str = "none") -> None:
     """Give all processes the state of the main process, and let the steps that follow average their gradients.
 
-    `images` (N, C, H, W) on the device are an example of the network's input. Does nothing for a process alone.
+    `images` (N, C, H, W) on the device are an example of the network's input. With `compress` "bf16", gradients are
+    exchanged in bfloat16. Does nothing for a process alone.
     """
     processes = runtime.processes
     if processes.is_alone:
@@ -36,6 +37,11 @@ def replicate(state: TrainState, images: Tensor, runtime: Runtime) -> None:
     if not processes.is_main:
         restore(state, tensors, facts, Path("process 0"))
     state.replica = DistributedDataParallel(state.model, **OPTIONS)
+    if compress == "bf16":
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+        # In a lambda: torch refuses its hook, by its name, in a build without NCCL, but gloo sums bfloat16 as well.
+        state.replica.register_comm_hook(None, lambda group, bucket: bf16_compress_hook(group, bucket))  # noqa: PLW0108
     state.local_statistics = local_statistics(state.model)
     # The first backward pass decides in which order and groups gradients are summed from the second on. Without this
     # one, the first step of a resumed training would sum them in another order than the uninterrupted one.
