@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, read_header, read_image, to_image
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, header, read_image, to_image
 from resnetlab.errors import BadInput
 
 
@@ -359,4 +359,4 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(BadInput, match=r"pipe\.png is a pipe or a device"):
         read_image(tmp_path / "pipe.png")
-    assert read_header(tmp_path / "pipe.png") is None
+    assert header(tmp_path / "pipe.png") is None

@@ -1,6 +1,7 @@
 """Tables of files and labels: what is read, and what is refused."""
 
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -41,6 +42,10 @@ PLAIN = "file,label\na/1.png,cat\na/2.png,cat\nb/3.png,dog\nb/4.png,dog\n"
             "utf-8",
         ),
         ("m.csv", "label,file\ncat,a\\1.png\ncat,a\\2.png\ndog,b\\3.png\ndog,b\\4.png\n", "utf-8"),
+        ("m.csv", "sep=;\r\n" + PLAIN.replace(",", ";").replace("\n", "\r\n"), "utf-8-sig"),
+        ("m.csv", "sep=|\n" + PLAIN.replace(",", "|"), "utf-8"),
+        ("m.csv", "\n\r\n" + PLAIN.replace(",", ";"), "utf-8"),
+        ("m.csv", PLAIN.replace(",", ";").replace("\n", "\r"), "utf-8"),
         ("m.csv", "label,filename,path_note\ncat,a/1.png,\ncat,a/2.png,\ndog,b/3.png,\ndog,b/4.png,x\n", "utf-8"),
     ],
 )
@@ -160,6 +165,38 @@ def test_bytes_that_are_no_text_and_names_that_are_no_utf8(tmp_path):
     (tmp_path / "2.png").touch()
     (tmp_path / "m.csv").write_bytes(b"file,label\n\xff.png,a\n2.png,b\n")
     assert scan(tmp_path / "m.csv").train.names == (name, "2.png")
+
+
+def test_text_in_another_encoding_is_refused_and_never_a_class(tmp_path):
+    table = write(tmp_path, PLAIN.replace("dog", "Bär"), encoding="cp1252")
+    with pytest.raises(BadInput, match=r"2 of 4 rows have text that is not UTF-8, first in line 4: .*; save .* UTF-8"):
+        scan(table)
+    table = write(tmp_path, PLAIN.replace("b/3", "b/ä"), encoding="cp1252")
+    with pytest.raises(BadInput, match=r"1 of 4 rows has a file .*; it is not UTF-8: save the table as CSV in UTF-8"):
+        scan(table)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS finds a name in both Unicode forms")
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_found_in_the_other_unicode_form(tmp_path, on_disk, in_table):
+    there, given = (unicodedata.normalize(form, "Bär/é.png") for form in (on_disk, in_table))
+    table = write(tmp_path, f"file,label\n{given},cat\na/1.png,dog\n", files=(there, "a/1.png"))
+    assert set(scan(table).train.names) == {there, "a/1.png"}
+
+
+def test_a_file_whose_name_has_other_case_is_named(tmp_path):
+    table = write(tmp_path, PLAIN.replace("a/1.png", "A/1.PNG"), files=("a/1.png", "a/2.png", "b/3.png", "b/4.png"))
+    if (tmp_path / "A/1.PNG").exists():
+        pytest.skip("this file system finds names in any case")
+    with pytest.raises(BadInput, match=r"first in line 2: 'A/1.PNG'; there is 'a/1.png': write the names as they are"):
+        scan(table)
+
+
+def test_absolute_paths_through_a_link_to_the_folder_are_inside_it(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    table = write(tmp_path / "real", PLAIN.replace("a/1.png", f"{tmp_path}/link/a/1.png"))
+    for path in (table, tmp_path / "link/m.csv"):
+        assert scan(path).train.names == ("a/1.png", "a/2.png", "b/3.png", "b/4.png")
 
 
 def test_classes_of_a_table_are_chosen_and_merged(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image, features
 from tests.data.test_decode import huge_png
 
 from resnetlab.data import open_dataset
-from resnetlab.data.decode import FORMATS, decode, read_header, read_image
+from resnetlab.data.decode import FORMATS, decode, header, read_image
 from resnetlab.data.depth import DeepPixels, Limits, choose_range
 from resnetlab.data.tree import SUFFIXES
 from resnetlab.errors import BadInput
@@ -65,7 +65,7 @@ def test_what_is_not_an_image_file_is_named_and_never_waited_for(tmp_path):
         if reason.startswith(("is a pipe", "is a socket", "is a link")):
             with pytest.raises(BadInput, match=f"{name} {reason}"):
                 open_regular(tmp_path / name)
-        assert read_header(tmp_path / name) is None or name == "half.jpg"
+        assert header(tmp_path / name) is None or name == "half.jpg"
     with pytest.raises(BadInput, match=r"could not read .*is a pipe"):
         read_sealed(tmp_path / "pipe.jpg")
 
@@ -197,7 +197,7 @@ def test_huge_headers_of_every_format_take_less_than_a_second_and_200_mb(tmp_pat
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from resnetlab.data.decode import read_header, read_image\n"
+        "from resnetlab.data.decode import header, read_image\n"
         "for path in sys.argv[1:]:\n"
         "    start = time.perf_counter()\n"
         "    for at_least in (0, 64):\n"
@@ -205,7 +205,7 @@ def test_huge_headers_of_every_format_take_less_than_a_second_and_200_mb(tmp_pat
         "            read_image(path, at_least=at_least)\n"
         "            print('read', path)\n"
         "        except ValueError as error: message = str(error)\n"
-        "    read_header(Path(path))\n"
+        "    header(Path(path))\n"
         "    peak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]\n"
         "    print(time.perf_counter() - start, peak, message)\n"
     )

@@ -196,7 +196,7 @@ def alpha_hint(given: int, channels: int) -> str:
     )
 
 
-def read_header(path: Path) -> tuple[tuple[int, int], str] | None:
+def header(path: Path) -> tuple[tuple[int, int], str] | None:
     """Return size (width, height) and mode from a file's header, before any rotation; None if it cannot be opened."""
     try:
         with io.BufferedReader(open_regular(path)) as file:

@@ -7,6 +7,7 @@ import io
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ COLUMNS = {
 }
 """Names of the columns, in any case, with any dashes and spaces. The first name comes before the others."""
 
+_UTF8 = "save the table as CSV in UTF-8 (in Excel: CSV UTF-8)"
 _FORMULA = re.compile(r"'+[=+\-@\t\r]")  # text that `resnetlab.runs.csv_files` marks as text for spreadsheets
 
 
@@ -91,6 +93,8 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_la
     for name in COLUMNS:
         empty = [row for row in rows if column[name] is not None and not getattr(row, name)]
         _refuse(shown, rows, empty, f"no {name}", advice="fill the cells in, or leave the rows out")
+    other = [row for row in rows if _is_other_encoding(row)]
+    _refuse(shown, rows, other, "text that is not UTF-8", "label", advice=_UTF8)
     rows = _normalised(shown, rows, root)
     rows, notes = _without_repetition(shown, rows)
     rows = [replace(row, split=row.split and (split_of(row.split) or row.split)) for row in rows]
@@ -102,7 +106,7 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_la
         rows, gone = [row for row in rows if row.file not in lost], []
         if not rows:
             raise BadInput(f"{shown}: none of its {len(lost):,} files is in {printable(root)}")
-    _refuse(shown, rows, gone, f"a file that is not in {printable(root)}", "file", advice=_advice(gone))
+    _refuse(shown, rows, gone, f"a file that is not in {printable(root)}", "file", advice=_advice(gone, root))
     if group_by is not None and group_by not in header:
         groups = named_groups([row.file for row in rows], group_by, header)
         rows = [replace(row, group=groups[row.file]) for row in rows]
@@ -129,15 +133,17 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise BadInput(f"{printable(path)} is not text; save it as UTF-8") from error
     if "\0" in text:
         raise BadInput(f"{printable(path)} is not a table of text; save it as CSV in UTF-8")
-    first = text.split("\n", 1)[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    told = re.fullmatch(r"sep=([,;\t|])", first)  # a line for Excel
+    delimiter = told[1] if told else "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         found = [(reader.line_num, [_text(cell) for cell in row]) for row in reader]
     except csv.Error as error:
         raise BadInput(f"{printable(path)} is not a table in CSV: {error}") from error
-    (_, header), *rows = found or [(0, [])]
-    return [cell.strip() for cell in header], [(line, row) for line, row in rows if any(map(str.strip, row))]
+    filled = [(line, row) for line, row in found if any(map(str.strip, row))]
+    (_, header), *rows = filled[1 if told else 0 :] or [(0, [])]
+    return [cell.strip() for cell in header], rows
 
 
 def _text(cell: str) -> str:
@@ -199,13 +205,34 @@ def _normalised(shown: str, rows: Sequence[Row], root: Path) -> list[Row]:
         file = row.file
         if "\\" in file and not os.path.exists(root / file):  # noqa: PTH110 - Path's raises for long names
             file = file.replace("\\", "/")  # written on Windows
-        file = posixpath.normpath(file).removeprefix(f"{base}/")
+        file = posixpath.normpath(file)
+        if file.startswith("/") and not file.startswith(f"{base}/"):  # its folder may be a link into the root
+            file = posixpath.join(os.path.realpath(posixpath.dirname(file)), posixpath.basename(file))
+        file = _as_on_disk(root, file.removeprefix(f"{base}/"))
         found.append(replace(row, file=file))
         if file.startswith(("/", "../")) or file in ("..", ".") or re.match("[A-Za-z]:/", file):
             outside.append(found[-1])
     advice = "give the folder that holds all of them with `root='FOLDER'`"
     _refuse(shown, found, outside, f"a file outside {printable(root)}", "file", advice=advice)
     return found
+
+
+def _as_on_disk(root: Path, file: str) -> str:
+    """Return a file in the Unicode form of its name on disk: macOS writes "é" as two characters, most others as one."""
+    if file.isascii() or os.path.exists(root / file):  # noqa: PTH110 - Path's raises for long names
+        return file
+    forms = (unicodedata.normalize("NFC", file), unicodedata.normalize("NFD", file))
+    return next((form for form in forms if os.path.isfile(root / form)), file)  # noqa: PTH113
+
+
+def _is_other_encoding(row: Row) -> bool:
+    """Return True for text that is not UTF-8, unless the name of the file is not either: so it may be on disk."""
+    return any(map(_has_bytes, (row.label, row.split, row.group))) and not _has_bytes(row.file)
+
+
+def _has_bytes(text: str | None) -> bool:
+    """Return True for text in which bytes that are not UTF-8 were kept (`surrogateescape`)."""
+    return any("\udc80" <= character <= "\udcff" for character in text or "")
 
 
 def _without_repetition(shown: str, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -233,10 +260,34 @@ def _values(rows: Sequence[Row], name: str) -> dict[str, set[str]]:
     return values
 
 
-def _advice(gone: Sequence[Row]) -> str:
+def _advice(gone: Sequence[Row], root: Path) -> str:
+    if gone and (there := _spelled_otherwise(root, gone[0].file)):
+        return f"there is {printable(there)!r}: write the names as they are, also in case and Unicode form"
+    if any(_has_bytes(row.file) for row in gone):
+        return f"it is not UTF-8: {_UTF8}"
     if gone and not any(posixpath.splitext(row.file)[1] for row in gone):
         return "the file names need their suffix, such as .jpg"
     return (
         "correct the paths, put the table into the folder that they are relative to, or give that folder with "
         "`root='FOLDER'`"
     )
+
+
+def _spelled_otherwise(root: Path, file: str) -> str | None:
+    """Return the file whose name differs only in case or Unicode form; None if there is none."""
+    found = ""
+    for part in file.split("/"):
+        try:
+            names = sorted(os.listdir(root / found))  # noqa: PTH208 - names, not paths
+        except (OSError, ValueError):
+            return None
+        wanted = _plain_name(part)
+        same = part if part in names else next((name for name in names if _plain_name(name) == wanted), None)
+        if same is None:
+            return None
+        found = posixpath.join(found, same)
+    return found if (root / found).is_file() else None
+
+
+def _plain_name(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

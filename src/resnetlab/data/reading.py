@@ -15,7 +15,7 @@ import numpy as np
 
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, header, read_bytes
 from resnetlab.data.depth import DeepPixels, Limits, LostContrast, choose_range
 from resnetlab.data.folder import Files
 from resnetlab.data.preprocess import Preprocessing
@@ -230,9 +230,9 @@ def sample_headers(
     With other `channels` than 1 and 3, the files are TIFF files with bands, and their mode is "bands".
     """
     step = 1 if most is None else max(1, -(-len(files) // most))
-    read = read_header if channels in (None, 1, 3) else bands_header
+    read = header if channels in (None, 1, 3) else bands_header
     found = (read(root / name) for name in files.names[::step])
-    return [header for header in found if header is not None]
+    return [size_and_mode for size_and_mode in found if size_and_mode is not None]
 
 
 def _workers(root: Path, files: Files) -> int:

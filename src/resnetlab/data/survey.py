@@ -20,7 +20,7 @@ from resnetlab.data import SPLITS
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.classes import ClassChoice, counted
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, read_bytes, read_header
+from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, header, read_bytes
 from resnetlab.data.depth import DeepPixels
 from resnetlab.data.duplicates import SIDE, Fingerprint, fingerprint
 from resnetlab.data.folder import scan
@@ -116,13 +116,13 @@ def survey(
     files, notes = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
     names = tuple(name for split in files for name in split.names)
 
-    header = read_header if channels in (None, 1, 3) else bands_header
+    read_header = header if channels in (None, 1, 3) else bands_header
 
     def file(index: int) -> tuple[str, tuple[int, int], str, Image]:
         path = listing.root / names[index]
         content = read_bytes(path)
         picture = shown_as_picture(io.BytesIO(content), str(path), channels, max_pixels)
-        size, mode = header(path) or (picture.size, picture.mode)
+        size, mode = read_header(path) or (picture.size, picture.mode)
         return content_digest(content), size, mode, picture
 
     name, notes = listing.name or listing.root.resolve().name, (*listing.notes, *notes)
