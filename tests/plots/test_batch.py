@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -36,3 +37,15 @@ def test_images_lie_row_by_row_and_do_not_overlap() -> None:
         assert bottom - top == pytest.approx(0.92)
         assert top == pytest.approx(places[8 * (index // 8)][3])
         assert index < 8 or top > places[index - 8][2]
+
+
+def test_a_long_subtitle_is_wrapped_and_none_of_it_is_cut() -> None:
+    words = "crops from 35 % of the area; mirrored at random; turned by up to 15 degrees; hue turned by up to 40 %"
+    figure = batch(np.zeros((2, 6, 6, 3), np.uint8), np.eye(4)[:2], classes=CLASSES, subtitle=words * 2, total=2)
+    title, *lines = figure.texts
+    assert " ".join(line.get_text() for line in lines) == words * 2
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in (title, *lines)]
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(upper.y0 > lower.y0 for upper, lower in itertools.pairwise(boxes))
+    assert boxes[-1].y0 > figure.axes[0].get_window_extent().y1

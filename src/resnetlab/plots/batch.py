@@ -29,7 +29,7 @@ def batch(
     rows = math.ceil(len(images) / columns)
     width, height = max(7.5, columns * TILE + 2 * MARGIN), rows * (TILE + CAPTION) + MARGIN
     shown = f"{len(images)} of {counted(total, 'image')}" if len(images) < total else counted(total, "image")
-    figure = new_figure(width, height, f"The first batch as the network sees it: {shown}", subtitle)
+    figure = new_figure(width, height, f"The first batch as the network sees it: {shown}", subtitle, lines=4)
     # One axes for all images, because an axes for each takes a second to draw.
     axes = figure.add_axes((MARGIN / width, 0, columns * TILE / width, height / figure.get_figheight()))
     axes.set(xlim=(0, columns), ylim=(height / TILE, 0))
