@@ -234,7 +234,7 @@ class FindLrArguments(RecipeArguments):
     """
 
     unused: ClassVar[tuple[str, ...]] = (
-        *("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite", "tensorboard"),
+        *("epochs", "steps", "optim.lr", "patience", "ema", "best_by", "final_test", "on_nonfinite", "track"),
         *("schedule.", "checkpoint.", "license"),
     )
     examples: ClassVar[tuple[str, ...]] = ("resnetlab find-lr cifar10-resnet18 --out rates.png",)

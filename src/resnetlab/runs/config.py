@@ -49,7 +49,7 @@ HARMLESS = {
     "checkpoint.every_steps",
     "checkpoint.every_minutes",
     "final_test",
-    "tensorboard",
+    "track",
     "license",
 }
 HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
@@ -379,16 +379,23 @@ class RunConfig(Section):
     """on CUDA, use only operations that give the same bits every time; on a CPU all of them do"""
     final_test: Literal["once", "never"] = "once"
     """score the best weights on the test split at the end of the run, or not"""
-    tensorboard: bool = False
-    """also write TensorBoard logs; needs pip install 'resnetlab[tensorboard]'"""
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """also send numbers, pictures and model file to these trackers, each installed by pip install 'resnetlab[NAME]'; a
+    tracker that fails is reported, and the run goes on; default: none"""
     license: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .,:/()+-]+$")] = "unstated"
     """licence of the trained weights, stored in the model file: an SPDX name such as apache-2.0, or an address"""
 
     @model_validator(mode="before")
     @classmethod
-    def drop_extensions(cls, given: Any) -> Any:
-        """Drop `extended_at`, which older runs have in their config.json: `RunFolder.extended_at` reads it there."""
-        return {k: v for k, v in given.items() if k != "extended_at"} if isinstance(given, dict) else given
+    def accept_older(cls, given: Any) -> Any:
+        """Accept the config.json of an older run: without `extended_at`, `tensorboard` as a tracker.
+
+        `RunFolder.extended_at` reads the former there.
+        """
+        if not isinstance(given, dict):
+            return given
+        known = {name: value for name, value in given.items() if name not in ("extended_at", "tensorboard")}
+        return known | ({"track": ("tensorboard",)} if given.get("tensorboard") is True else {})
 
     @model_validator(mode="after")
     def require_consistent(self) -> Self:

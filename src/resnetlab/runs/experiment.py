@@ -32,8 +32,8 @@ from resnetlab.runs.score import ScoredSplit, record_access, score_split, test_s
 from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest, StopRequested
-from resnetlab.runs.tensorboard import TensorBoardWriter, require_tensorboard
 from resnetlab.runs.timing import planned, require_minutes
+from resnetlab.runs.tracking import TrackedRun, Tracking
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
 from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.loop import EpochReport, fit
@@ -87,7 +87,6 @@ def train(
         require_outside(path, config.data.name)
         if path is not None and processes.is_main:
             RunFolder.require_free(path)
-        require_tensorboard(config)
         experiment = Experiment.of(config, processes=processes)
         if minutes is not None:
             experiment = planned(experiment, minutes, began)
@@ -112,12 +111,13 @@ def train(
 def train_and_score(experiment: Experiment, run: RunFolder, session: Session) -> None:
     """Train from the experiment's state to the end of its plan, and score the best weights in the main process."""
     processes = experiment.runtime.processes
-    with session.running() as batches:
-        for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
-            session.keep(event)
-    processes.close()
-    if processes.is_main:
-        finish(experiment, run, session)
+    with session.tracking:
+        with session.running() as batches:
+            for event in fit(experiment.state, batches, experiment.plan, experiment.runtime):
+                session.keep(event)
+        processes.close()
+        if processes.is_main:
+            finish(experiment, run, session)
 
 
 def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: OnEvent | None) -> Session:
@@ -142,9 +142,7 @@ def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: O
         "extended_at": list(experiment.extended_at),
         "environment": experiment.runtime.facts(),
     }
-    boards = []
-    if experiment.config.tensorboard:
-        boards.append(TensorBoardWriter(run.path, purge_step=experiment.state.step + 1))
+    tracked = TrackedRun(run.path, experiment.config, tuple(history.rows), experiment.state.step)
 
     def save_best(network: ResNet, report: EpochReport) -> None:
         origin = provenance(experiment.config, experiment.data, report)
@@ -165,7 +163,7 @@ def begin(experiment: Experiment, run: RunFolder, stop: StopRequest, on_event: O
         on_event,
         resume_hint=resume_hint(run, experiment.runtime.processes),
         draw=draw_seldom,
-        boards=boards,
+        tracking=Tracking.of(experiment.config.track, tracked, log),
     )
 
 
@@ -185,6 +183,7 @@ def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
     model, device = read_model(run.best), experiment.runtime.device
     validation, fitted = model.validation, None
     splits: list[SplitName] = ["val", "test"] if experiment.config.final_test == "once" else ["val"]
+    found: dict[str, Mapping[str, Any]] = {}
 
     def score(split: SplitName) -> ScoredSplit:
         return score_split(model, ScoringData.own(experiment.data, split), device, fitted=fitted, stop=stop)
@@ -207,12 +206,14 @@ def finish(experiment: Experiment, run: RunFolder, session: Session) -> None:
             is_fold = experiment.config.data.fold is not None  # `pooling` needs the probability of every class
             scored.write(run.evaluation(split), all_probabilities=is_fold)
         fitted = scores if split == "val" else fitted
+        found[split] = scores
         log.info(score_line(scores))
         if split == "val":
             log.info(f"model    {validation_line(validation)}")
         else:
             log.info(test_set_line(run.access_log, scores))
     draw_curves(experiment.config, run, session.writer.history)
+    session.tracking.results(run.path, found, run.best)
     log.info(f"the run is in {run.path}: curves.png, augmented.png, best.safetensors, evaluation/")
 
 

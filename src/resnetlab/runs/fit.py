@@ -50,7 +50,7 @@ UNUSED = (
     "data",
     "model",
     "final_test",
-    "tensorboard",
+    "track",
     "license",
 )  # settings of a run that have no meaning here
 

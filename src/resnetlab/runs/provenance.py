@@ -79,9 +79,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     >>> settings(RunConfig(epochs=3))["optim"]["lr"]
     0.1
     """
-    found = config.model_dump(
-        mode="json", exclude={"recipe", "data", "checkpoint", "final_test", "tensorboard", "license"}
-    )
+    found = config.model_dump(mode="json", exclude={"recipe", "data", "checkpoint", "final_test", "track", "license"})
     if found["model"]["pretrained"] is not None:
         found["model"]["pretrained"] = PurePath(found["model"]["pretrained"]).name
     return found

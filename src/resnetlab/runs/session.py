@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from resnetlab.errors import NonFinite, Stopped
@@ -14,7 +13,7 @@ from resnetlab.runs.build import Training
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.messages import epoch_line
 from resnetlab.runs.stop import Interruptible, StopRequest, StopRequested
-from resnetlab.runs.tensorboard import TensorBoardWriter
+from resnetlab.runs.tracking import Tracking
 from resnetlab.runs.writer import MemoryWriter
 from resnetlab.training.loop import Batches, EpochReport, StepDone
 from resnetlab.training.selection import best_epoch
@@ -41,7 +40,7 @@ class Session:
     on_event: OnEvent | None = None
     resume_hint: str = ""
     draw: Callable[[], object] = lambda: None  # the curves, if they are old
-    boards: Sequence[TensorBoardWriter] = ()
+    tracking: Tracking = dataclasses.field(default_factory=Tracking)
 
     def keep(self, event: Event) -> None:
         """Record an event of the loop, and write a checkpoint when one is due. Raises StopRequested if asked to stop.
@@ -67,8 +66,7 @@ class Session:
         state, plan = self.training.state, self.training.plan
         is_best = best_epoch(state.scores, plan.criterion) == report.epoch - 1
         self.writer.keep_epoch(report, is_best=is_best)
-        for board in self.boards:
-            self.writer.attempt(partial(board.write, report))
+        self.tracking.epoch(self.writer.history.rows[-1])
         epochs = math.ceil(plan.steps / len(self.training.batches.train))
         self.log.info(epoch_line(report, epochs, is_best=is_best))
         self.writer.attempt(self.draw)
@@ -81,22 +79,19 @@ class Session:
         """
         state, plan, batches = self.training.state, self.training.plan, self.training.batches
         processes = self.training.runtime.processes
-        with ExitStack() as stack:
-            for board in self.boards:
-                stack.callback(self.writer.attempt, board.close)
-            try:
-                yield dataclasses.replace(
-                    batches,
-                    train_sample=Interruptible(batches.train_sample, self.stop),
-                    val=Interruptible(batches.val, self.stop),
-                )
-            except StopRequested as request:
-                with processes.together():
-                    self.writer.commit(last=True)
-                where = f"stopped by {request} at step {state.step} of {plan.steps}"
-                hint = f"; {self.resume_hint}" if self.resume_hint else ""
-                raise Stopped(f"{where}{hint}") from None
-            except NonFinite as error:
-                raise NonFinite(f"{error}; {self.writer.last_checkpoint()}") from error
+        try:
+            yield dataclasses.replace(
+                batches,
+                train_sample=Interruptible(batches.train_sample, self.stop),
+                val=Interruptible(batches.val, self.stop),
+            )
+        except StopRequested as request:
             with processes.together():
-                self.writer.settle()
+                self.writer.commit(last=True)
+            where = f"stopped by {request} at step {state.step} of {plan.steps}"
+            hint = f"; {self.resume_hint}" if self.resume_hint else ""
+            raise Stopped(f"{where}{hint}") from None
+        except NonFinite as error:
+            raise NonFinite(f"{error}; {self.writer.last_checkpoint()}") from error
+        with processes.together():
+            self.writer.settle()

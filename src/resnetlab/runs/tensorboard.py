@@ -1,83 +1,65 @@
-"""TensorBoard event files: the numbers of each epoch, beside metrics.jsonl. Needs the extra [tensorboard]."""
+"""TensorBoard event files: the numbers of each epoch, and the pictures, beside metrics.jsonl. Needs [tensorboard]."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from resnetlab.errors import BadInput, DiskTrouble, printable
-from resnetlab.runs.config import RunConfig
-from resnetlab.training.loop import EpochReport
+import numpy as np
+
+from resnetlab.runs.history import Row
+from resnetlab.runs.tracking import Ending, TrackedRun, numbers
 
 FOLDER = "tensorboard"
-NEEDED = "`tensorboard=True` needs another package: pip install 'resnetlab[tensorboard]'"
+SECTIONS = {"lr": "optim/lr", "left_out": "optim/steps_left_out", "epoch": "time/epoch"}
+SECTIONS |= {name: f"time/{name}" for name in ("images_per_second", "train_seconds")}
 
 
-def require_tensorboard(config: RunConfig) -> None:
-    """Raise BadInput if the run is to write for TensorBoard and the package is missing."""
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise BadInput(NEEDED)
+class TensorBoardTracker:
+    """Writes to `<run>/tensorboard`; `tensorboard --logdir runs` shows all runs side by side.
 
-
-class TensorBoardWriter:
-    """Writes the reports of epochs to `<run>/tensorboard`; `tensorboard --logdir runs` shows all runs side by side.
-
-    A resumed run passes its next step as `purge_step`; TensorBoard then hides older events from that step on.
-
-    Raises BadInput if the package is missing, DiskTrouble if the files cannot be written.
+    Of a resumed run, TensorBoard hides older events of the epochs that are trained again. The model file has no place
+    in event files; it lies in the folder of the run.
     """
 
-    def __init__(self, run: Path, *, purge_step: int | None = None) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise BadInput(NEEDED) from error
-        with disk_errors_named(run):
-            self.writer = SummaryWriter(run / FOLDER, purge_step=purge_step)
-        self.run = run
+    def __init__(self, run: TrackedRun) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
 
-    def write(self, report: EpochReport) -> None:
+        self.writer = SummaryWriter(run.folder / FOLDER, purge_step=run.step + 1)
+        self.step = run.step
+
+    def epoch(self, row: Row) -> None:
         """Write an epoch's numbers, at its step, and flush them to disk."""
-        with disk_errors_named(self.run):
-            for tag, value in scalars(report):
-                self.writer.add_scalar(tag, value, report.step)
-            self.writer.flush()
+        self.step = row["step"]
+        for name, value in numbers(row).items():
+            if name != "step":
+                self.writer.add_scalar(tag(name), value, self.step)
+        self.writer.flush()
 
-    def close(self) -> None:
-        with disk_errors_named(self.run):
-            self.writer.close()
+    def picture(self, name: str, file: Path) -> None:
+        from PIL import Image
 
-    def __enter__(self) -> Self:
-        return self
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self.writer.add_image(name, pixels, self.step, dataformats="HWC")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def scores(self, scores: Mapping[str, float]) -> None:
+        for name, value in scores.items():
+            self.writer.add_scalar(f"final/{name.removeprefix('final_')}", value, self.step)
 
+    def model(self, file: Path) -> None: ...
 
-@contextmanager
-def disk_errors_named(run: Path) -> Iterator[None]:
-    """Raise DiskTrouble, with a sentence, for an OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise DiskTrouble(f"could not write {printable(run / FOLDER)}: {error.strerror or error}") from error
+    def close(self, ending: Ending) -> None:  # noqa: ARG002 - event files have no ending
+        self.writer.close()
 
 
-def scalars(report: EpochReport) -> Iterator[tuple[str, float]]:
-    """Tags and values. Training and validation values of a score share the first part of their tag, a section."""
-    for score in ("loss", "accuracy", "macro_f1"):
-        yield f"{score}/train", getattr(report.train, score)
-        yield f"{score}/val", getattr(report.val, score)
-    yield "loss/running", report.running_loss
-    yield "accuracy/running", report.running_accuracy
-    yield "optim/lr", report.lr
-    yield "optim/steps_left_out", report.left_out
-    yield "time/epoch", report.epoch
-    yield "time/images_per_second", report.images_per_second
-    yield "time/train_seconds", report.train_seconds
+def tag(name: str) -> str:
+    """Return the tag of a number of metrics.jsonl. Training and validation values of a score share a section.
+
+    >>> tag("val_macro_f1"), tag("running_loss"), tag("lr")
+    ('macro_f1/val', 'loss/running', 'optim/lr')
+    """
+    for part in ("train", "val", "running"):
+        if name.startswith(f"{part}_") and name not in SECTIONS:
+            return f"{name.removeprefix(f'{part}_')}/{part}"
+    return SECTIONS.get(name, f"other/{name}")
