@@ -49,8 +49,15 @@ def test_split_folders_are_recognised(tmp_path, val, test):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    assert scan(touch(tmp_path, "train/a.png", "car/a.png", "bus/a.png")).classes == ("bus", "car", "train")
-    assert scan(touch(tmp_path, "test/a.png")).classes == ("bus", "car", "test", "train")
+    listing = scan(touch(tmp_path, "train/a.png", "car/a.png", "bus/a.png"))
+    assert listing.classes == ("bus", "car", "train")
+    assert listing.notes == (
+        "'train' is a class here, not a split; if that is wrong, name the classes to use (`classes`)",
+    )
+    listing = scan(touch(tmp_path, "test/a.png"))
+    assert listing.classes == ("bus", "car", "test", "train")
+    assert listing.notes[0].startswith("'test', 'train' are classes here, not splits; ")
+    assert scan(tmp_path, ClassChoice(only=("bus", "train"))).notes == ("2 of the 4 classes are used",)
 
 
 SPELLINGS = [
@@ -389,6 +396,11 @@ ERRORS = {
     "no train": (("test/a/1.png", "val/a/1.png"), "", "has val, test, but no folder named train"),
     "two validations": (("train/a/1.png", "val/a/1.png", "dev/a/1.png"), "", "both dev and val; which one is val"),
     "train has no classes": (("train/1.png", "test/a/1.png"), "", "train has no classes"),
+    "test has no labels": (
+        ("train/a/1.png", "train/b/1.png", "test/1.png", "test/2.png"),
+        "",
+        "test has no classes, only 2 images; .*; to leave it out, give .*/train alone$",
+    ),
     "other classes": (
         ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/B/1.png"),
         "",

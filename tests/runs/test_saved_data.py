@@ -211,6 +211,26 @@ def test_unknown_classes_and_unlabelled_images_are_refused(root: Path) -> None:
         evaluate(root / "run", str(root / "empty"), "test")
 
 
+def test_a_table_without_images_of_the_split_names_the_ways_to_score_it(root: Path) -> None:
+    other = fill(root / "other", 3, cat=1, dog=1)
+    table = other / "other.csv"
+    table.write_text("file,label,split\ncat/00.png,cat,test\ndog/00.png,dog,train\n")
+    sentence = r"other.csv has train, test, but no val images; give `split='test'` or a table without splits, all of"
+    with pytest.raises(BadInput, match=sentence):
+        evaluate(root / "run", str(table), "val")
+    assert evaluate(root / "run", str(table), "test")["images"] == 1
+
+
+def test_images_that_all_have_other_names_are_named(root: Path) -> None:
+    (root / "outer").mkdir()
+    (root / "pets").rename(root / "outer" / "pets")
+    sentence = (
+        r"none of the .* val images is as it was in outer: 60 images are under another name \(cat/00.png, now pets/"
+    )
+    with pytest.raises(BadInput, match=sentence):
+        evaluate(root / "run", str(root / "outer"), "val", allow_changed_data=True)
+
+
 def test_a_run_of_an_older_version_is_scored_as_before(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = RunFolder(root / "run")
     final = run.final_metrics("test")

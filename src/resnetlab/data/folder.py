@@ -17,7 +17,7 @@ from resnetlab.data.manifest import read_manifest
 from resnetlab.data.named import find_named
 from resnetlab.data.sources import is_named
 from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
-from resnetlab.data.words import is_filler, part_of
+from resnetlab.data.words import is_filler, part_of, split_of
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import open_regular
 
@@ -143,6 +143,8 @@ def scan(
     files = {part: found.files(part, names, classes) for part in found.parts}
     layout = "classes" if main == WHOLE else "/".join(files)
     notes = (*found.notes, *choice.notes(found.class_names()), *notes_on_alike(classes), *sentences(found.skipped))
+    if main == WHOLE and not choice.only and Path(source).is_dir():
+        notes += _notes_on_names_of_splits(classes)
     return Listing(
         found.root, layout, classes, files[main], files.get("val"), files.get("test"), found.skipped, notes, found.name
     )
@@ -364,13 +366,24 @@ def _whereabouts(top: Folder, splits: Mapping[str, Folder]) -> tuple[str, ...]:
     return (*notes, *([f"splits by name: {', '.join(names)}"] if names else []))
 
 
+def _notes_on_names_of_splits(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence for classes with the names of splits, whose images may be unlabelled; none for the others."""
+    named = [name for name in classes if split_of(name)]
+    if not named:
+        return ()
+    what = "is a class here, not a split" if len(named) == 1 else "are classes here, not splits"
+    return (f"{quoted(named)} {what}; if that is wrong, name the classes to use (`classes`)",)
+
+
 def _require_images(found: Found, part: str, names: Mapping[str, str]) -> None:
     """Raise BadInput if a part has no classes, or if one of its classes has no images."""
     shown, classes = printable(found.root / found.shown[part]), found.parts[part]
     if not classes:
         loose = sum(item.count for item in found.skipped if (item.kind, item.folder) == ("loose", found.shown[part]))
-        images = f", only {loose:,} image{'s' * (loose != 1)}" if loose else ""
-        raise BadInput(f"{shown} has no classes{images}; {_HELP}")
+        images = f", only {counted(loose, 'image')}" if loose else ""
+        train = found.shown.get("train", found.shown[part])
+        alone = f"; to leave it out, give {printable(found.root / train)} alone" if train != found.shown[part] else ""
+        raise BadInput(f"{shown} has no classes{images}; {_HELP}{alone}")
     count: dict[str, int] = {}
     for name, files in classes.items():
         if name in names:

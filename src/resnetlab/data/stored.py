@@ -236,7 +236,10 @@ def open_stored(
         names, record = same[part], stored.splits[part]
         wanted = np.asarray([labels[name] for name in names], dtype=np.int64)
         if not names:
-            raise BadInput(f"none of the {len(record.names):,} stored {part} images is as it was in {images.name}")
+            raise BadInput(
+                f"none of the {len(record.names):,} stored {part} images is as it was in {images.name}: "
+                f"{changes.sentence()}"
+            )
         split = images.read(names, wanted, preprocessing, bad)
         if not len(split):
             raise BadInput(f"none of the {part} images in {images.name} can be read")

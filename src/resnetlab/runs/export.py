@@ -34,7 +34,7 @@ from resnetlab.inference.verification import Verification, decoded_pixels, in_ba
 from resnetlab.interpret.embedding import spread
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.provenance import now
-from resnetlab.runs.saved_data import open_sample, root_of
+from resnetlab.runs.saved_data import NO_EXPORT, open_sample, root_of
 from resnetlab.runs.scoring_data import run_of
 from resnetlab.runtime import Runtime, one_thread_after_fork
 
@@ -247,7 +247,8 @@ def calibration(run: RunFolder | None, model: Model) -> Iterator[np.ndarray]:
             "int8 is calibrated on training images and its accuracy is measured on validation images, which a model "
             "file does not have; give the folder of its run"
         )
-    images = open_sample(run, "train", MOST_CALIBRATION, preprocessing=model.preprocessing).images.numpy()
+    sample = open_sample(run, "train", MOST_CALIBRATION, preprocessing=model.preprocessing, advice=NO_EXPORT)
+    images = sample.images.numpy()
     return iter([images[start : start + BATCH] for start in range(0, len(images), BATCH)])
 
 
@@ -257,7 +258,7 @@ def validation_images(run: RunFolder | None, model: Model) -> Images:
         raise BadInput(
             "a model file has no images to verify the export with; give some (`images`), or the folder of its run"
         )
-    split = open_sample(run, "val", MOST_RESIZED, preprocessing=model.preprocessing)
+    split = open_sample(run, "val", MOST_RESIZED, preprocessing=model.preprocessing, advice=NO_EXPORT)
     pixels, root = split.images.numpy(), root_of(run)
     few = spread(len(split), MOST_DECODED)
     decoded = [pixels[i] if root is None else decoded_pixels(model.preprocessing, root / split.names[i]) for i in few]

@@ -36,6 +36,7 @@ EVALUATE_ANYWAY = (
     "undo that, or add `allow_changed_data=True` to score the stored images that are still the same, in a folder "
     "of their own"
 )
+NO_EXPORT = "undo that: the export is compared with the model on images of its run"
 TRAIN_ANEW = "undo that, or train anew in a new folder"
 
 
@@ -78,9 +79,7 @@ def open_saved(
     return StoredData(**{**vars(opened), "notes": notes})
 
 
-def open_sample(
-    run: RunFolder, part: str, most: int, *, preprocessing: Preprocessing, advice: str = EVALUATE_ANYWAY
-) -> Split:
+def open_sample(run: RunFolder, part: str, most: int, *, preprocessing: Preprocessing, advice: str) -> Split:
     """Read at most `most` images of a stored split, evenly spread; the others are not decoded.
 
     Raises BadInput like `open_saved`.

@@ -141,7 +141,7 @@ def other_data(
     if is_named(data):
         return as_other(ScoringData.own(open_data(config, model.preprocessing), split))
     found = find_labelled(data, model, config)
-    part = part_to_score(found, split)
+    part = part_to_score(found, split, data)
     files = known_files(found, part, model.classes, merges(config))
     size = model.preprocessing.resize_to
     require_memory(
@@ -215,19 +215,21 @@ def find_labelled(data: str, model: Model, config: DataConfig) -> Found:
     )
 
 
-def part_to_score(found: Found, split: SplitName) -> str:
-    """The part of a folder to score: all of it, or its folder of the split. Raises BadInput if it has other splits."""
+def part_to_score(found: Found, split: SplitName, data: str) -> str:
+    """The part of a folder or table to score: all of it, or its split. Raises BadInput if it has other splits only."""
     if WHOLE in found.parts:
         return WHOLE
     if split in found.parts:
         return split
-    given, folders = [], []
-    for part, shown in found.shown.items():
-        given.append(printable(shown))
-        folders.append(f"`split={part!r}`" if part in SPLITS else f"`data={printable(found.root / shown)!r}`")
+    given = ", ".join(map(printable, found.shown.values()))
+    ways = [f"`split={part!r}`" for part in found.shown if part in SPLITS]
+    if Path(data).is_file():
+        ways.append("a table without splits, all of whose images are scored")
+        raise BadInput(f"{printable(data)} has {given}, but no {split} images; give {' or '.join(ways)}")
+    ways += [f"`data={printable(found.root / shown)!r}`" for part, shown in found.shown.items() if part not in SPLITS]
     raise BadInput(
-        f"{printable(found.root)} has {', '.join(given)}, but no folder named {split}; to score one of them, give "
-        f"{' or '.join(folders)}"
+        f"{printable(found.root)} has {given}, but no folder named {split}; to score one of them, give "
+        f"{' or '.join(ways)}"
     )
 
 
