@@ -199,6 +199,26 @@ def test_evaluate_prints_accuracy_with_its_interval_and_the_test_set_uses(comman
     assert "test set used" not in command("evaluate", run.path)[1]
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_evaluate_tells_what_balancing_did_to_each_class(command: Any, run: RunFolder, tmp_path: Path) -> None:
+    assert "  training images" not in command("evaluate", run.path)[1]
+    data = make_folder(tmp_path / "data", {"cat": 30, "dog": 10})
+    words = ("--data", data, *TINY, "--data.image-size", 8, "--final-test", "never")
+    for balance, heading in (("sampler", "each drawn, times an epoch"), ("weights", "weight in the loss")):
+        assert command("train", *words, "--data.balance", balance, "--out", balance)[0] == 0
+        code, out, err = command("evaluate", balance)
+        assert code == 0, err
+        lines = out.splitlines()
+        head, *rows = lines[next(place for place, line in enumerate(lines) if "precision" in line) :]
+        assert re.search(rf"training images +{heading}", head)
+        counts = {row.split()[0]: row.split()[-2:] for row in rows if row.startswith((" cat", " dog", "cat", "dog"))}
+        total = sum(int(count) for count, _ in counts.values())
+        assert {name: float(factor) for name, (_, factor) in counts.items()} == pytest.approx(
+            {name: total / 2 / int(count) for name, (count, _) in counts.items()}, abs=0.005
+        )
+    assert "weight in the loss" in command("evaluate", "weights/best.safetensors", "--data", data)[1]
+
+
 def test_test_time_augmentation_is_named_in_the_output(command: Any, run: RunFolder) -> None:
     code, out, _ = command("evaluate", run.path, "--tta", "flip", "--out", "scores")
     assert code == 0

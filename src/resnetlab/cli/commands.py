@@ -251,7 +251,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     if given.json_:
         tables.show_json(result)
         return
-    tables.show_scores(result)
+    classes = [row["name"] for row in result["per_class"]]
+    tables.show_scores(result, score.balance_columns(given.source, classes))
     if given.split == "test":
         tables.print_line(score.test_set_line(score.access_log_of(given.source), result))
 

@@ -40,11 +40,16 @@ def show_json(value: Mapping[str, Any]) -> None:
     print(json_text(value))
 
 
-def show_scores(scores: Mapping[str, Any]) -> None:
-    """Print the scores of a split: a row per class, the means, accuracy and calibration."""
-    table = make_table("class", "precision", "recall", "F1", "images")
-    for row in scores["per_class"]:
-        table.add_row(escaped(row["name"]), *rates(row), str(row["support"]))
+def show_scores(scores: Mapping[str, Any], columns: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Print the scores of a split: a row per class, the means, accuracy and calibration.
+
+    `columns` are further ones by their heading, a text for each class.
+    """
+    more = columns or {}
+    table = make_table("class", "precision", "recall", "F1", "images", *more)
+    for place, row in enumerate(scores["per_class"]):
+        cells = (column[place] for column in more.values())
+        table.add_row(escaped(row["name"]), *rates(row), str(row["support"]), *cells)
     table.add_section()
     for average in ("macro", "weighted"):
         table.add_row(f"{average} mean", *rates(scores[average]), f"{scores['images']:,}")

@@ -8,10 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from resnetlab.data.balance import class_weights
-from resnetlab.errors import BadInput
 from resnetlab.evaluation.intervals import Repeats, wilson
 from resnetlab.files import as_path, write_text
 from resnetlab.inference.sources import Run, run_source
@@ -21,7 +17,7 @@ from resnetlab.report.comparison import UNKNOWN, Cells
 from resnetlab.report.render import is_number, render
 from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.config import HARMLESS, LENGTH
-from resnetlab.runs.saved_data import stored_splits
+from resnetlab.runs.saved_data import BALANCE, balanced_classes
 from resnetlab.runs.series import is_series
 from resnetlab.runtime import one_thread_after_fork
 
@@ -122,7 +118,7 @@ def build(facts: Facts) -> str:
         tiles=TILES,
         scores=[row for row in SCORES if is_known(row, facts)],
         recall_interval=recall_interval,
-        balanced=balanced_classes(facts),
+        balanced=balanced(facts),
         balance_heading=BALANCE.get(facts.config.data.balance, ""),
         folds=fold_table(facts.folds),
         percent=percent,
@@ -184,24 +180,9 @@ def is_known(row: Row, facts: Facts) -> bool:
     return row.path[0] not in NEWER or any(scored.at(*row.path) is not None for scored in facts.scored.values())
 
 
-def balanced_classes(facts: Facts) -> list[tuple[int, float]] | None:
+def balanced(facts: Facts) -> list[tuple[int, float]] | None:
     """The training images of each class and how often each is drawn, or its weight; None if nothing was balanced."""
-    if facts.config.data.balance == "none" or facts.main is None or facts.folds:
-        return None
-    try:
-        stored = stored_splits(facts.run)
-    except BadInput:
-        return None
-    found = stored.splits["train"].labels
-    if found is None or list(stored.classes) != facts.main.classes:
-        return None
-    labels, classes = torch.from_numpy(found), len(stored.classes)
-    counts = torch.bincount(labels, minlength=classes)
-    return list(zip(counts.tolist(), class_weights(labels, classes).tolist(), strict=True))
-
-
-BALANCE = {"sampler": "each drawn, times an epoch", "weights": "weight in the loss"}
-"""The heading of a column, by data.balance."""
+    return None if facts.main is None or facts.folds else balanced_classes(facts.run, facts.main.classes)
 
 
 def recall_interval(row: Mapping[str, Any]) -> list[float] | None:

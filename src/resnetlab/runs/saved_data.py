@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from resnetlab.data import SPLITS
+from resnetlab.data.balance import class_weights
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import find
 from resnetlab.data.preprocess import Preprocessing
@@ -43,6 +45,29 @@ TRAIN_ANEW = "undo that, or train anew in a new folder"
 def stored_splits(run: RunFolder) -> StoredSplits:
     """The splits of a run, as they were recorded. Raises Damaged."""
     return StoredSplits.from_json(run.read_json("split.json"), printable(run.path / "split.json"))
+
+
+BALANCE = {"sampler": "each drawn, times an epoch", "weights": "weight in the loss"}
+"""What data.balance does to the images of a class, by its value; the heading of a column."""
+
+
+def balanced_classes(run: RunFolder, classes: Sequence[str]) -> list[tuple[int, float]] | None:
+    """Return the training images of each class, and how often each is drawn, or its weight.
+
+    None if nothing was balanced, or the splits of the run cannot be read or have other classes.
+    """
+    if run.config.data.balance == "none":
+        return None
+    try:
+        stored = stored_splits(run)
+    except BadInput:
+        return None
+    found = stored.splits["train"].labels
+    if found is None or list(stored.classes) != list(classes):
+        return None
+    labels = torch.from_numpy(found)
+    counts = torch.bincount(labels, minlength=len(classes))
+    return list(zip(counts.tolist(), class_weights(labels, len(classes)).tolist(), strict=True))
 
 
 def open_saved(

@@ -32,6 +32,7 @@ from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.provenance import command, now
 from resnetlab.runs.report_samples import ReportSamples
+from resnetlab.runs.saved_data import BALANCE, balanced_classes
 from resnetlab.runs.scoring_data import SPLITS, ScoringData, SplitName, open_scored, run_of
 from resnetlab.runs.stop import Interruptible, StopRequest
 from resnetlab.runtime import Runtime, one_thread_after_fork, start
@@ -214,6 +215,23 @@ def temperature_of(scores: Mapping[str, Any]) -> Temperature | None:
 def test_set_line(access_log: AccessLog, scores: Mapping[str, Any]) -> str:
     """A sentence with the number of times that the test set of these scores was used."""
     return access_log.count(scores["weights_digest"], scores["split_digest"]).sentence()
+
+
+def balance_columns(source: str | os.PathLike[str] | Run, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return what data.balance did to each class in the training of a run: columns of text by their heading.
+
+    There are none if nothing was balanced, or for a model file without its run.
+    """
+    is_remote = isinstance(source, str | os.PathLike) and is_on_hub(os.fspath(source))
+    run = None if is_remote else run_of(model_source(source))
+    found = None if run is None else balanced_classes(run, classes)
+    if run is None or found is None:
+        return {}
+    counts, factors = zip(*found, strict=True)
+    return {
+        "training images": [f"{count:,}" for count in counts],
+        BALANCE[run.config.data.balance]: [f"{factor:.2f}" for factor in factors],
+    }
 
 
 def require_same_classes(of_model: Sequence[str], of_data: Sequence[str]) -> None:
