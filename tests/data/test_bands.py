@@ -1,6 +1,7 @@
 """TIFF files with any number of bands, with tifffile as the oracle."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from PIL import Image
 import resnetlab
 from resnetlab.data import open_dataset
 from resnetlab.data.bands import read_bands
-from resnetlab.data.decode import read_image
+from resnetlab.data.decode import decode, read_image
+from resnetlab.data.limits import TooManyPixels
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
 
@@ -55,6 +57,39 @@ def test_files_without_these_bands_are_refused(tmp_path):
             read_bands(source, channels)
     with pytest.raises(BadInput, match="at most 10 pixels"):
         read_bands(tiff(BANDS, planarconfig="contig", photometric="minisblack"), 5, max_pixels=10)
+
+
+@pytest.mark.parametrize("bands", ["samples", "pages"])
+def test_pixels_of_many_bands_count_more_than_those_of_colour(bands):
+    values, options = (BANDS, {"planarconfig": "contig"}) if bands == "samples" else (np.moveaxis(BANDS, 2, 0), {})
+    with pytest.raises(TooManyPixels, match=r"has 8×6 pixels of 5 bands, which count as 80; at most 79 pixels are"):
+        read_bands(tiff(values, photometric="minisblack", **options), 5, max_pixels=79)
+    assert read_bands(tiff(values, photometric="minisblack", **options), 5, max_pixels=80).values.shape == (6, 8, 5)
+
+
+def test_a_small_image_in_a_huge_tile_is_refused_before_it_is_decoded(tmp_path):
+    file = bytearray(tiff(BANDS[..., 0], tile=(16, 16), compression="zlib", metadata=None).getvalue())
+    for tag in (322, 323):  # TileWidth, TileLength
+        at = file.index(struct.pack("<HHI", tag, 4, 1))
+        file[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 40_000)
+    for read in (read_image, lambda source: read_bands(source, 1)):
+        with pytest.raises(TooManyPixels, match=r"has 40000×40000 pixels in a tile; at most 64,000,000 pixels are"):
+            read(io.BytesIO(file))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["bands", "floats of 64 bits"])
+def test_orientation_is_that_of_pillow(orientation, kind):
+    colours = (BANDS[..., :3] % 256).astype(np.uint8)
+    extra = [(274, 3, 1, orientation, True)]
+    expected = np.asarray(Image.open(tiff(colours, photometric="rgb", extratags=extra)))
+    if kind == "bands":
+        values = np.concatenate([colours, colours[..., :1]], 2)
+        found = read_bands(tiff(values, photometric="minisblack", planarconfig="contig", extratags=extra), 4).values
+        assert np.array_equal(found, np.concatenate([expected, expected[..., :1]], 2))
+    else:
+        file = tiff(colours[..., 0].astype(np.float64), photometric="minisblack", extratags=extra)
+        assert np.array_equal(decode(file).values, expected[..., 0])
 
 
 def folder_of(root: Path, channels: int) -> Path:
@@ -112,6 +147,6 @@ def test_grey_or_colour_can_be_given(tmp_path):
 @pytest.mark.parametrize("values", [BANDS, BANDS[..., :2], BANDS[..., :4].astype(np.float32)])
 def test_without_the_number_of_bands_the_way_out_is_named(values):
     with pytest.raises(
-        BadInput, match=r"other bands than grey or colour; to read TIFF .* give their number \(`channels`"
+        BadInput, match=r"has \d bands of another kind than grey or RGB; to read TIFF .* give their number \(`channels`"
     ):
         read_image(tiff(values, planarconfig="contig", photometric="minisblack"))

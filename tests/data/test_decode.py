@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, header, read_image, to_image
+from resnetlab.data.decode import header, read_image, to_image
+from resnetlab.data.limits import MAX_PIXELS, TooManyPixels
 from resnetlab.errors import BadInput
 
 

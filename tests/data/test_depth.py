@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from resnetlab.data import open_dataset
-from resnetlab.data.decode import read_image, to_image
+from resnetlab.data.decode import decode, read_image, to_image
 from resnetlab.data.depth import Limits, choose_range
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
@@ -269,6 +269,36 @@ def test_16_bit_grey_with_a_transparent_value_is_composited_over_white():
     chunk = (2).to_bytes(4, "big") + key + zlib.crc32(key).to_bytes(4, "big")
     pixels = np.asarray(read_image(io.BytesIO(content[:at] + chunk + content[at:])))
     assert pixels.tolist() == [[255, round(60_000 / 257)]]
+
+
+KINDS_OF_NUMBERS = ["int8", "int16", "uint32", "int32", "uint64", "float16", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", KINDS_OF_NUMBERS)
+@pytest.mark.parametrize("colour", [False, True])
+def test_every_kind_of_number_in_tiff_files_is_read_as_stored(dtype, colour):
+    tifffile = pytest.importorskip("tifffile")
+    ends = (0, 1) if dtype.startswith("f") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    values = np.resize(np.asarray([*ends, 1, ends[1] / 2, ends[1] / 3], dtype), (4, 6, 3))
+    if colour and dtype == "int8":
+        pytest.skip("Pillow reads signed bytes of colour as unsigned ones")
+    values = values if colour else np.ascontiguousarray(values[..., 0])
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb" if colour else "minisblack")
+    found = decode(file, keep_depth=True)
+    assert np.array_equal(found.values, values)
+    assert found.to_8bit(found.limits).min() == 0
+
+
+def test_floats_of_64_bits_are_trained_on(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            tifffile.imwrite(tmp_path / name / f"{i}.tif", np.random.default_rng(i).random((12, 12)))
+    data = open_dataset(tmp_path)
+    assert (data.preprocessing.channels, data.preprocessing.image_size, data.preprocessing.range) == (1, 12, (0, 1))
+    assert data.train.images.float().std() > 60
 
 
 def test_ranges_of_unusual_values():

@@ -14,9 +14,9 @@ import numpy as np
 from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, Order, quoted
 from resnetlab.data.contents import content_digest, contents_of, remember
-from resnetlab.data.decode import MAX_PIXELS
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.groups import notes_on_groups
+from resnetlab.data.limits import MAX_PIXELS
 from resnetlab.data.named import Arrays, NamedDataset, open_named
 from resnetlab.data.preprocess import (
     STATISTICS,

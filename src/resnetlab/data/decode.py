@@ -10,6 +10,7 @@ The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
 | RGB, YCbCr, HSV, LAB, CMYK | RGB |
 | RGBA, PA; RGB with a transparent colour | RGB, composited over white |
 | I;16, I, F (more than 8 bits, grey) | L; the value range becomes 0..255, transparent values white |
+| TIFF of signed bytes, of 64 bits or 16-bit floats; colour of floats, signed or 32 bits | L or RGB, in the same way |
 | RGB, RGBA, LA of 16 bits per channel (PNG, TIFF, PPM) | RGB; the value range becomes 0..255 |
 | JPEG 2000, AVIF and HEIC of more than 8 bits in colour | RGB, scaled by the bit depth in the file |
 | animated, several pages | the first frame |
@@ -44,22 +45,19 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from resnetlab.data.depth import DeepPixels, Range
+from resnetlab.data.limits import MAX_PIXELS, TooManyPixels, require_pixels
+from resnetlab.data.tiff import SIGNATURES, read_tiff, size_and_samples
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import open_regular
+
+__all__ = ["FORMATS", "MAX_PIXELS", "TooManyPixels", "decode", "header", "read_image", "to_image"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIC")
 """The formats that are opened, by content. Pillow has forty more, and every parser can be attacked."""
 
-MAX_PIXELS = 64_000_000
-"""Images that are larger when decoded are refused from their header, without decoding.
-
-64 megapixels of RGB take 256 MB in Pillow. What is decoded up to this limit takes more in some formats, however small
-the file: 0.8 to 1.5 GB and several seconds for JPEG 2000, WebP, and colour with opacity or of 16 bits.
-"""
-
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes; the last two are of BigTIFF
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
-_BITS = 258  # the TIFF tag for the bits of each sample
+_BITS, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_LENGTH = 258, 339, 322, 323  # TIFF tags
+_UNSIGNED, _SIGNED = 1, 2  # values of the tag SampleFormat
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,8 +72,8 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs",
 _DEEP = {f"{bands};16{order}" for bands in ("RGB", "RGBX", "RGBA", "R", "G", "B", "A") for order in "BLN"}
 
 
-class TooManyPixels(BadInput):
-    """An image with more pixels than may be decoded."""
+class _UnreadTiff(Exception):
+    """A TIFF file that Pillow does not open."""
 
 
 def read_image(
@@ -140,7 +138,8 @@ def decode(
 ) -> Image.Image | DeepPixels:
     """Decode an image file like `read_image`, but leave grey images of more than 8 bits as they are.
 
-    With `keep_depth`, colour images of 16 bits per channel are left as they are, too.
+    With `keep_depth`, colour images of 16 bits per channel are left as they are, too. So are TIFF files whose kind of
+    numbers Pillow lacks, such as floats of 64 bits.
     """
     is_path = isinstance(source, str | Path)
     shown = printable(name if name is not None else source if is_path else getattr(source, "name", "the file"))
@@ -153,6 +152,9 @@ def decode(
         _draft(image, at_least, shown, max_pixels)
     except BadInput:
         raise
+    except _UnreadTiff:
+        file.seek(0)
+        return DeepPixels(read_tiff(file.read(), None, shown, max_pixels), shown)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # limits of a plugin of Pillow
         raise TooManyPixels(
             f"{shown} is too large: {_reason(error)}; at most {max_pixels:,} pixels are decoded"
@@ -200,7 +202,12 @@ def header(path: Path) -> tuple[tuple[int, int], str] | None:
     """Return size (width, height) and mode from a file's header, before any rotation; None if it cannot be opened."""
     try:
         with io.BufferedReader(open_regular(path)) as file:
-            image = _open(file, "")
+            try:
+                image = _open(file, "")
+            except _UnreadTiff:
+                file.seek(0)
+                size, samples = size_and_samples(file)
+                return size, "F" if samples == 1 else "RGB"
             return image.size, image.mode
     except Exception:  # decoding the file later gives the reason
         return None
@@ -273,11 +280,8 @@ def _open(file: IO[bytes], shown: str) -> Image.Image:
         return _open_heic(file, shown)
     if prefix[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.SAVE:
         raise BadInput(f"{shown} is an AVIF image, which this Pillow cannot decode; pip install --upgrade pillow")
-    if prefix[:4] in TIFF:
-        raise BadInput(
-            f"{shown} is a damaged TIFF image, or one with other bands than grey or colour; to read TIFF images of N "
-            "bands, give their number (`channels`)"
-        )
+    if prefix[:4] in SIGNATURES:
+        raise _UnreadTiff
     if alike:
         raise BadInput(f"{shown} begins like {alike}, but is damaged or of an unknown kind")
     raise BadInput(f"{shown} is not an image of a known format ({', '.join(FORMATS)})")
@@ -304,7 +308,7 @@ def _draft(image: Image.Image, at_least: int, shown: str, max_pixels: int) -> No
     # A progressive JPEG is held whole while it is decoded, whatever the size of the result. Two bits are the least for
     # a block of 8×8 pixels: a shorter file is not whole, and its decoder would fill in the rest for seconds.
     is_whole = full == image.size or _length(image.fp) >= full[0] * full[1] // 64 * 2 // 8  # type: ignore[attr-defined]
-    _check_size(image.size if is_whole and not image.info.get("progressive") else full, shown, max_pixels)
+    require_pixels(image.size if is_whole and not image.info.get("progressive") else full, shown, max_pixels)
 
 
 def _length(file: IO[bytes]) -> int:
@@ -315,24 +319,18 @@ def _length(file: IO[bytes]) -> int:
     return length
 
 
-def _check_size(size: tuple[int, int], shown: str, max_pixels: int) -> None:
-    """Refuse an image by its size, before memory is allocated for decoding."""
-    width, height = size
-    if width * height > max_pixels:
-        raise TooManyPixels(f"{shown} has {width}×{height} pixels; at most {max_pixels:,} pixels are decoded")
-    if not width or not height:
-        raise BadInput(f"{shown} has no pixels")
-
-
 def _load(image: Image.Image, shown: str, max_pixels: int, content: bytes | None = None) -> Image.Image | DeepPixels:
     """Decode an opened image, turn it upright and convert its mode; with its `content`, keep the depth of colours."""
     try:
-        _check_size(image.size, shown, max_pixels)
+        require_pixels(image.size, shown, max_pixels)
+        if image.format == "TIFF" and _TILE_WIDTH in (tags := getattr(image, "tag_v2", {})):
+            tile = tags[_TILE_WIDTH], tags.get(_TILE_LENGTH, 0)  # libtiff decodes whole tiles
+            require_pixels(tile, shown, max_pixels, what="pixels in a tile")
         if content is not None and (deep := _deep_colour(image, content, shown)):
             return deep
         image.load()
         upright = _turn_upright(image)
-        if upright.mode.startswith(("I", "F")):
+        if upright.mode.startswith(("I", "F")) or (upright.mode == "L" and _sample_format(image) == _SIGNED):
             return _deep_grey(upright, image, shown)
         return _to_8bit(upright)
     except BadInput:
@@ -378,9 +376,21 @@ def _deep_grey(upright: Image.Image, image: Image.Image, shown: str) -> DeepPixe
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if image.format == "PPM" and image.mode == "I":  # Pillow has scaled their largest value to 65535
         values = values.astype(np.uint16)
+    if values.dtype == np.uint8:
+        values = values.view(np.int8)
+    elif values.dtype == np.int32 and _sample_format(image) == _UNSIGNED:  # Pillow has no mode for them
+        values = values.view(np.uint32)
     key = image.info.get("transparency")
     opacity = np.where(values == key, np.uint8(0), np.uint8(255)) if isinstance(key, int) else None
     return DeepPixels(values, shown, opacity)
+
+
+def _sample_format(image: Image.Image) -> int | None:
+    """Return the kind of numbers in a TIFF file of 8 or 32 bits in grey; None for other images."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    if tuple(tags.get(_BITS, ())) not in ((8,), (32,)):
+        return None
+    return next(iter(tags.get(_SAMPLE_FORMAT, ())), _UNSIGNED)
 
 
 def _raw_mode(tile: Any) -> str:

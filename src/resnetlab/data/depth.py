@@ -14,6 +14,7 @@ Range = tuple[float, float]
 """The pixel values that become 0 and 255, for images of more than 8 bits."""
 
 _BITS = (8, 10, 12, 14, 16)
+_BLOCK = 1 << 20  # values that are scaled at a time
 _FEW_LEVELS = 64
 """Levels of grey; with fewer of 256, the range that was chosen hides what the camera measured."""
 
@@ -192,4 +193,9 @@ def _table(low: float, high: float) -> np.ndarray:
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Scale low..high to 0..255, rounded, as uint8; values outside become 0 or 255."""
-    return np.clip(np.rint((values.astype(np.float64) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    step = max(1, _BLOCK * len(values) // max(1, values.size))  # rows: whole images of floats would take 8 times more
+    for start in range(0, len(values), step):
+        rows = values[start : start + step].astype(np.float64)
+        scaled[start : start + step] = np.clip(np.rint((rows - low) * (255 / (high - low))), 0, 255)
+    return scaled

@@ -13,8 +13,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from resnetlab.data.bands import read_bands
-from resnetlab.data.decode import MAX_PIXELS, from_array, to_image
+from resnetlab.data.decode import from_array, to_image
 from resnetlab.data.depth import Range
+from resnetlab.data.limits import MAX_PIXELS
 from resnetlab.errors import BadInput, printable
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import numpy as np
 
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, header, read_bytes
+from resnetlab.data.decode import decode, header, read_bytes
 from resnetlab.data.depth import DeepPixels, Limits, LostContrast, choose_range
 from resnetlab.data.folder import Files
+from resnetlab.data.limits import MAX_PIXELS, TooManyPixels
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput, printable

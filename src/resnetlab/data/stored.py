@@ -13,9 +13,10 @@ from resnetlab.data import SPLITS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import content_digest, contents_of, remember
 from resnetlab.data.datasets import ImageData, lacking_classes, resized
-from resnetlab.data.decode import MAX_PIXELS, read_image
+from resnetlab.data.decode import read_image
 from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.folder import Files, Found, find
+from resnetlab.data.limits import MAX_PIXELS
 from resnetlab.data.named import open_named
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import MOST_SKIPPED, BadImages, read_files, require_memory

@@ -20,10 +20,11 @@ from resnetlab.data import SPLITS
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.classes import ClassChoice, counted
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import MAX_PIXELS, TooManyPixels, decode, header, read_bytes
+from resnetlab.data.decode import decode, header, read_bytes
 from resnetlab.data.depth import DeepPixels
 from resnetlab.data.duplicates import SIDE, Fingerprint, fingerprint
 from resnetlab.data.folder import scan
+from resnetlab.data.limits import MAX_PIXELS, TooManyPixels
 from resnetlab.data.named import open_named
 from resnetlab.data.reading import MOST_THREADS, in_order, usable_cores
 from resnetlab.data.sources import is_named, published_side

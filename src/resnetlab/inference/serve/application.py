@@ -26,7 +26,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from resnetlab import __version__
-from resnetlab.data.decode import TooManyPixels
+from resnetlab.data.limits import TooManyPixels
 from resnetlab.errors import BadInput, LabError, unknown
 from resnetlab.inference.explain import grad_cam_map
 from resnetlab.inference.predict import Classifier
