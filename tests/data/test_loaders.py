@@ -115,3 +115,18 @@ def test_the_image_size_grows_with_the_phases_of_a_run() -> None:
     assert sizes == [4] * 4 + [6] * 4 + [8] * 4
     assert [batch.images.shape[-1] for batch in batches.epoch(1, 2)] == [6, 6]  # also from the middle of an epoch
     assert batches.size_at(99) == 8  # an extended run stays at the last size
+
+
+@pytest.mark.parametrize("is_balanced", [False, True])
+def test_images_in_shards_are_read_by_few_shards_at_a_time(is_balanced: bool) -> None:
+    split = random_split(600)
+    names = tuple(f"{i % 20:02}.tar/{i}.png" for i in range(600))
+    split = Split(split.images, split.labels, names)
+    batches = TrainBatches(split, PREPROCESSING, (), 30, 0, CPU, is_balanced=is_balanced, window=30)
+    assert all(len({name[:2] for name in batches.names(0, number)}) < 8 for number in range(20))
+    assert all(map(same, batches.epoch(1, 7), list(batches.epoch(1))[7:]))
+    if not is_balanced:
+        seen = torch.cat([batch.indices for batch in batches.epoch(0)]).tolist()
+        assert sorted(seen) == list(range(600))
+    plain = dataclasses.replace(batches, window=600)
+    assert len({name[:2] for name in plain.names(0, 0)}) > 10

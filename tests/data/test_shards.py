@@ -197,7 +197,7 @@ def test_other_files_are_named_as_what_they_are(tmp_path):
     assert "is not a tar file" in refusal(tmp_path / "text.tar")
     with tarfile.open(tmp_path / "packed.tar", "w:gz"):
         pass
-    assert "not compressed" in refusal(tmp_path / "packed.tar")
+    assert "is compressed" in refusal(tmp_path / "packed.tar")
     assert "file not found" in refusal(tmp_path / "missing.tar")
     os.mkfifo(tmp_path / "pipe.tar")
     assert "is a pipe or a device" in refusal(tmp_path / "pipe.tar")

@@ -121,6 +121,23 @@ class DoctorArguments(RecipeArguments):
     """print everything, with all files of every finding, as JSON"""
 
 
+class PackArguments(Arguments):
+    """Pack a folder of images into shards for training: tar files in WebDataset's layout, with an index beside each.
+
+    Images are copied as they are; splits and classes stay. Each shard is a random sample of its split, and is written
+    whole or not at all. The same command continues where it was stopped. Train with --data and the folder of the
+    shards, or a pattern such as 'shards/train-*.tar'.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = ("resnetlab pack FOLDER --out shards",)
+    source: Annotated[str, Positional("FOLDER")]
+    """a folder of images with one sub-folder per class, or a .csv, .tsv or .parquet file, as in `train --data`"""
+    out: Annotated[Path, Folder] = Path("shards")
+    """folder for the shards, a new one or that of the same command before"""
+    images_per_shard: int = 1000
+    """most images in a shard"""
+
+
 class InfoArguments(Arguments):
     """Show everything that a model file contains besides the weights: network, classes, preprocessing, temperature,
     rejection thresholds, the agreement of other precisions with fp32, scores, recipe, data, versions and licence.

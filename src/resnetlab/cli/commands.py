@@ -21,6 +21,7 @@ from resnetlab.cli.arguments import (
     InfoArguments,
     LabelIssuesArguments,
     ModelsArguments,
+    PackArguments,
     PredictArguments,
     PushArguments,
     ReportArguments,
@@ -33,6 +34,7 @@ from resnetlab.cli.config_file import json_text
 from resnetlab.cli.options import flag
 from resnetlab.cli.parsing import parse
 from resnetlab.cli.words import in_flags
+from resnetlab.data.classes import counted
 from resnetlab.distributed import is_main_process, joined, require_one_process
 from resnetlab.errors import BadInput, printable
 from resnetlab.runs.config import LENGTH, SHORT_FLAGS
@@ -462,6 +464,19 @@ def runs(arguments: Sequence[str]) -> None:
     tables.show_runs(given.folder)
 
 
+def pack(arguments: Sequence[str]) -> None:
+    given = parse(PackArguments, arguments, "resnetlab pack")
+    from resnetlab.cli import tables
+    from resnetlab.data.pack import pack
+    from resnetlab.data.shards import read_index
+
+    shards = images = 0
+    for shard in pack(given.source, given.out, images_per_shard=given.images_per_shard):
+        shards, images = shards + 1, images + len(read_index(shard).samples)
+        tables.print_line(str(shard))
+    tables.print_line(f"{counted(images, 'image')} in {counted(shards, 'shard')}; train with --data {given.out}")
+
+
 def models(arguments: Sequence[str]) -> None:
     given = parse(ModelsArguments, arguments, "resnetlab models")
     if given.name is None and (given.image or given.save_figure):
@@ -535,5 +550,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "baseline": baseline,
     "report": report,
     "runs": runs,
+    "pack": pack,
     "models": models,
 }

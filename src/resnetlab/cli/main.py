@@ -55,6 +55,7 @@ commands:
   report RUN        write one HTML page with scores, curves, classes,
                     calibration and mistakes of a run
   runs [FOLDER]     list the runs in a folder, best first
+  pack FOLDER       pack images into shards, for data that does not fit in memory
   models [NAME]     list the networks, or show one stage by stage
 
 options:

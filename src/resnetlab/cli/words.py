@@ -21,6 +21,7 @@ ARGUMENTS = {
     "folder": "--out",
     "format": "--format",
     "images": "--images",
+    "images_per_shard": "--images-per-shard",
     "max_drop": "--max-drop",
     "max_minutes": "--max-minutes",
     "mean": "--mean",

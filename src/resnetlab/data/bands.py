@@ -11,9 +11,9 @@ from PIL.Image import Image
 from resnetlab.data.decode import read_bytes
 from resnetlab.data.depth import DeepPixels
 from resnetlab.data.limits import MAX_PIXELS
+from resnetlab.data.shards import open_image
 from resnetlab.data.tiff import SIGNATURES, read_tiff, size_and_samples
 from resnetlab.errors import BadInput, printable
-from resnetlab.files import open_regular
 
 
 def read_bands(
@@ -38,7 +38,7 @@ def read_bands(
 def bands_header(path: Path) -> tuple[tuple[int, int], str] | None:
     """Return size (width, height) and the mode "bands" from a TIFF file's header; None if it cannot be opened."""
     try:
-        with io.BufferedReader(open_regular(path)) as content:
+        with io.BufferedReader(open_image(path)) as content:
             return size_and_samples(content)[0], "bands"
     except Exception:  # reading the file later gives the reason
         return None

@@ -39,13 +39,18 @@ def content_digest(content: bytes | bytearray | memoryview | np.ndarray) -> str:
 def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the content digests of files by name, without those that are not regular files or cannot be read.
 
-    A file is read only if it is not in the cache, or if its size or one of its times has changed.
+    A file is read only if it is not in the cache, or if its size or one of its times has changed. The digests of
+    images in shards are in the indexes of these.
     """
+    from resnetlab.data.shards import contents_in_shards  # which needs `content_digest`
+
     cache, began, base = _read_cache(root), time.time_ns(), str(root)
-    found: dict[str, str] = {}
+    found = contents_in_shards(base, names)
     known: dict[str, tuple[Times, str]] = {}
     for name in names:
         path = f"{base}/{name}"
+        if name in found:
+            continue
         try:
             times = _times(path)
             if times is None:

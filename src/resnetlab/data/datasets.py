@@ -37,6 +37,7 @@ from resnetlab.data.reading import (
     sample_headers,
     without_colour,
 )
+from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import HoldOut, Split
 from resnetlab.errors import BadInput, printable, unknown
@@ -91,7 +92,8 @@ def open_dataset(
     preprocessing: Preprocessing | None = None,
 ) -> ImageData:
     """Open a data set by name (one of `resnetlab.data.DATASETS`, or another of torchvision, such as "torchvision:DTD")
-    or a folder with one sub-folder per class.
+    a folder with one sub-folder per class, a table of image files (see `resnetlab.data.manifest`), or tar shards in
+    WebDataset's layout: their folder, or a pattern such as "shards/{000..099}.tar".
 
     - `image_size`: side of the network's input in pixels; by default it is chosen from the images.
     - `fit`: how images become square; "crop", "squash" or "pad" (see `Preprocessing`).
@@ -149,7 +151,7 @@ def open_dataset(
         known = STATISTICS.get(name if normalize == "dataset" else normalize)
         return _normalized(data, known)
     is_word = isinstance(name_or_folder, str) and not {"/", os.sep} & set(name)
-    if not name or (is_word and not is_named(name) and not Path(name).exists()):
+    if not name or (is_word and not is_named(name) and not Path(name).exists() and not is_shards(name)):
         folder = f"there is no folder {printable(name)!r}" if name else "the path is empty"
         raise BadInput(f"{unknown('data set', name, DATASETS)}, or give the path of a folder of images; {folder}")
     listing = scan(name_or_folder, choice, group_by=group_by, root=root, may_download=download)

@@ -46,9 +46,9 @@ from PIL import Image, ImageFile
 
 from resnetlab.data.depth import DeepPixels, Range
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels, require_pixels
+from resnetlab.data.shards import open_image
 from resnetlab.data.tiff import SIGNATURES, read_tiff, size_and_samples
 from resnetlab.errors import BadInput, printable
-from resnetlab.files import open_regular
 
 __all__ = ["FORMATS", "MAX_PIXELS", "TooManyPixels", "decode", "header", "read_image", "to_image"]
 
@@ -201,7 +201,7 @@ def alpha_hint(given: int, channels: int) -> str:
 def header(path: Path) -> tuple[tuple[int, int], str] | None:
     """Return size (width, height) and mode from a file's header, before any rotation; None if it cannot be opened."""
     try:
-        with io.BufferedReader(open_regular(path)) as file:
+        with io.BufferedReader(open_image(path)) as file:
             try:
                 image = _open(file, "")
             except _UnreadTiff:
@@ -232,12 +232,12 @@ def _silence_libtiff() -> None:
 
 
 def read_bytes(path: str | Path, *, name: str | None = None) -> bytes:
-    """Return the bytes of a regular file; reading a pipe or a device might never end.
+    """Return the bytes of a regular file, or of an image in a shard; reading a pipe or a device might never end.
 
     `name` is used in error messages (default: the path). Raises BadInput for anything else, and for an empty file.
     """
     try:
-        with open_regular(path, name=name) as file:
+        with open_image(path, name=name) as file:
             content = file.read()
     except OSError as error:
         raise BadInput(

@@ -15,6 +15,8 @@ from resnetlab.data.groups import named_groups
 from resnetlab.data.manifest import SUFFIXES as TABLES
 from resnetlab.data.manifest import read_manifest
 from resnetlab.data.named import find_named
+from resnetlab.data.shard_list import find_in_shards, is_shards
+from resnetlab.data.shards import SUFFIX
 from resnetlab.data.sources import is_named
 from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
 from resnetlab.data.words import is_filler, part_of, split_of
@@ -114,15 +116,17 @@ def scan(
     root: str | Path | None = None,
     may_download: bool = True,
 ) -> Listing:
-    """List the classes and image files of a folder, a manifest, or a named set of image files, to train on.
+    """List the classes and image files of a folder, a manifest, shards, or a named set of image files, to train on.
 
     A folder has sub-folders for classes, or for splits with sub-folders for classes, under their usual names in any
     spelling (train, Training, test_set, valid, …); it may be wrapped in other folders. Sub-folders of a class belong to
     it. The result does not depend on the order in which the file system lists files.
 
     A manifest is a .csv, .tsv or .parquet file (see `resnetlab.data.manifest`), whose files are relative to `root`
-    (default: its folder). `group_by` names the groups of images: a regular expression, or a column of the manifest.
-    For a named set, `root` is its folder and `may_download` allows to download it (see `resnetlab.data.named`).
+    (default: its folder). Shards are tar files (see `resnetlab.data.shards`), given by their folder or by a pattern,
+    such as `shards/{000..099}.tar`. `group_by` names the groups of images: a regular expression, or a column of the
+    manifest. For a named set, `root` is its folder and `may_download` allows to download it (see
+    `resnetlab.data.named`).
 
     Raises BadInput, with advice, if the images cannot be trained on.
     """
@@ -170,6 +174,8 @@ def find(
     path, choice = Path(source), choice or ClassChoice()
     if is_named(os.fspath(source)):
         return _grouped(_in_named(os.fspath(source), root, may_download), group_by)
+    if is_shards(source):
+        return _grouped(_in_shards(source), group_by)
     if path.suffix.lower() in TABLES and not path.is_dir():
         return _in_manifest(path, path.parent if root is None else Path(root), group_by, may_lack_files)
     if not path.exists():
@@ -194,6 +200,16 @@ def _in_named(name: str, root: str | Path | None, may_download: bool) -> Found:
     found = find_named(name, root=root, may_download=may_download)
     parts = found.parts if len(found.parts) > 1 else {WHOLE: found.parts["train"]}
     return Found(found.root, parts, {part: part for part in parts}, (), found.notes, None, name)
+
+
+def _in_shards(source: str | Path) -> Found:
+    """Find the images in shards."""
+    root, found, notes = find_in_shards(source)
+    parts = {
+        part: found[split] for split, part in (*((part, part) for part in SPLITS), (None, WHOLE)) if split in found
+    }
+    shown = {part: "" if part == WHOLE else f"*{part}*{SUFFIX}" for part in parts}
+    return Found(root, parts, shown, (), notes, None, root.resolve().name)
 
 
 def _in_manifest(path: Path, root: Path, group_by: str | None, may_lack_files: bool) -> Found:

@@ -15,6 +15,7 @@ from resnetlab.data.balance import balanced_draws
 from resnetlab.data.mixing import Mixing
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables
+from resnetlab.data.shuffle import WINDOW, shards_of, two_level_order
 from resnetlab.data.splits import Split
 from resnetlab.distributed import ALONE, Processes
 from resnetlab.runtime import Runtime
@@ -62,6 +63,7 @@ class TrainBatches:
     steps: int = 0
     mixing: Mixing | None = None
     is_balanced: bool = False
+    window: int = WINDOW
 
     def __len__(self) -> int:
         return max(1, len(self.split) // self.batch_size)
@@ -72,6 +74,13 @@ class TrainBatches:
         Random numbers belong to draws: row i of a table is that of draw i.
         """
         return balanced_draws(self.split.labels, random) if self.is_balanced else torch.arange(len(self.split))
+
+    def order(self, random: RandomTables, draws: Tensor) -> Tensor:
+        """Return the order of the draws of an epoch; that of more images than `window` reads few shards at a time."""
+        if len(draws) <= self.window:
+            return random.permutation()
+        shards = shards_of(self.split.names)[draws.cpu().numpy()]
+        return torch.from_numpy(two_level_order(shards, random.generator("order"), self.window))
 
     def rows(self, order: Tensor, number: int, processes: Processes = ALONE) -> Tensor:
         """Return the draws in one batch by the order of an epoch, and the partner of the last one, if mixed.
@@ -86,7 +95,8 @@ class TrainBatches:
     def names(self, epoch: int, number: int) -> list[str]:
         """Return the names of the images in one batch."""
         random = RandomTables(self.seed, epoch, len(self.split))
-        indices = self.draws(random)[self.rows(random.permutation(), number)]
+        draws = self.draws(random)
+        indices = draws[self.rows(self.order(random, draws), number)]
         return [self.split.names[index] for index in indices.tolist()]
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -97,7 +107,8 @@ class TrainBatches:
             for augmentation in self.augmentations
         ]
         mixed = None if self.mixing is None else self.mixing.draw(random)
-        draws, order = self.draws(random), random.permutation()
+        draws = self.draws(random)
+        order = self.order(random, draws)
         for number in range(start, len(self) if stop is None else stop):
             rows, shares = self.rows(order, number, self.runtime.processes), None
             indices = draws[rows]

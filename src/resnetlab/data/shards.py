@@ -40,6 +40,7 @@ SLOW = 10.0
 _FORMAT = "resnetlab shard index, version 1"
 _LABEL_KEYS = ("class", "class_name", "label_name", "label", "cls", "category")
 _MOST_LABEL_BYTES = 1 << 20
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")  # gzip, zstd, xz, bzip2
 _DIGEST = re.compile(r"\d+-[0-9a-f]{32}")
 _BLOCK = 512  # bytes; a tar file consists of such blocks
 
@@ -111,7 +112,7 @@ def split_path(path: str) -> tuple[str, str] | None:
     return None
 
 
-def open_image(path: str | Path, *, name: str | None = None) -> IO[bytes]:
+def open_image(path: str | Path, *, name: str | None = None) -> io.FileIO | io.BytesIO:
     """Open an image for reading: a regular file, or an image in a shard. Raises BadInput as `open_regular` does."""
     parts = split_path(os.fspath(path))
     return open_regular(path, name=name) if parts is None else io.BytesIO(read_member(*parts))
@@ -274,6 +275,11 @@ def _scan(shard: str, file: IO[bytes], size: int) -> Index:
     shown = printable(shard)
     if not size:
         raise Damaged(f"{shown} is an empty file; use another copy")
+    if file.read(8).startswith(_COMPRESSED):
+        raise BadInput(
+            f"{shown} is compressed; images are read by their place in a shard: unpack it to a plain tar file"
+        )
+    file.seek(0)
     images: dict[str, tuple[int, int, str]] = {}
     labels: dict[str, bytes] = {}
     skipped = 0
@@ -304,9 +310,9 @@ def _reading(shown: str) -> Iterator[None]:
     except BadInput:
         raise
     except tarfile.ReadError as error:
-        if "unexpected end" in str(error):
+        if any(words in str(error) for words in ("unexpected end", "truncated")):
             raise _truncated(shown) from error
-        raise Damaged(f"{shown} is not a tar file ({printable(error)}); a shard must be one, not compressed") from error
+        raise Damaged(f"{shown} is not a tar file ({printable(error)}); use another copy") from error
     except OSError as error:
         raise BadInput(f"{shown} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # parsers of hostile files can raise anything

@@ -16,17 +16,17 @@ def two_level_order(shards: np.ndarray, generator: np.random.Generator, window: 
 
     The shards come in random order and the samples of each in random order; then each sample moves by at most `window`
     places. So a sample is read at most `window` places away from those of its own shard. With `window` samples or
-    fewer the order is a plain permutation, the same as for data in memory.
+    fewer, or with one shard, the order is a plain permutation, the same as for data in memory.
 
     >>> shards = np.repeat(np.arange(4), 5)
     >>> order = two_level_order(shards, np.random.default_rng(0), window=5)
     >>> shards[order].tolist()
     [1, 1, 1, 1, 1, 2, 2, 2, 0, 2, 2, 0, 0, 0, 0, 3, 3, 3, 3, 3]
     """
-    if len(shards) <= window:
+    found, numbers = np.unique(shards, return_inverse=True)
+    if len(shards) <= window or len(found) == 1:
         return generator.permutation(len(shards))
-    _, numbers = np.unique(shards, return_inverse=True)
-    places = generator.permutation(int(numbers.max()) + 1)[numbers]
+    places = generator.permutation(len(found))[numbers]
     ordered = np.lexsort((generator.random(len(shards)), places))
     moved = np.arange(len(shards)) + window * generator.random(len(shards))
     return ordered[np.argsort(moved, kind="stable")]

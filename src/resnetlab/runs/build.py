@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from resnetlab.data.mixing import Mixing
 from resnetlab.data.policy import Policy
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
+from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
 from resnetlab.distributed import ALONE, Processes
@@ -384,6 +386,8 @@ def resolved(config: RunConfig) -> RunConfig:
             "RunConfig.model_validate({...})"
         )
     source, root = Path(config.data.name), config.data.root
+    if is_shards(source):
+        return config.changed({"data": {"name": os.path.abspath(source)}})  # noqa: PTH100 - may be a pattern
     if is_named(config.data.name) or not source.exists():
         return config
     return config.changed({"data": {"name": str(source.resolve()), "root": root and str(Path(root).resolve())}})

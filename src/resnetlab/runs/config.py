@@ -147,8 +147,8 @@ class DataConfig(Section):
     name: str = "digits"
     """digits, cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, eurosat, flowers102, oxford-pets, food101,
     imagenette, torchvision:NAME for other sets of torchvision, such as torchvision:DTD; the path of a folder of images
-    with one sub-folder per class; or a .csv, .tsv or .parquet file with the columns file, label and, if there are any,
-    split and group"""
+    with one sub-folder per class; a .csv, .tsv or .parquet file with the columns file, label and, if there are any,
+    split and group; or tar shards in WebDataset's layout: their folder, or a pattern, 'shards/{000..099}.tar'"""
     classes: tuple[str, ...] = ()
     """use these classes only, such as cat,dog; default: all"""
     merge: tuple[str, ...] = ()

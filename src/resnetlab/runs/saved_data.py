@@ -17,6 +17,7 @@ from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import find
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages
+from resnetlab.data.shard_list import is_shards, root_of_shards, shards_in
 from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import Split
 from resnetlab.data.stored import (
@@ -138,7 +139,7 @@ def require_unchanged(run: RunFolder, config: DataConfig) -> None:
 
 def images_in(run: RunFolder, config: DataConfig) -> Images:
     """The images of a run's data. Raises BadInput, with the way out, if its folder was moved away."""
-    if not is_named(config.name) and not Path(config.name).exists():
+    if not is_named(config.name) and not is_shards(config.name) and not Path(config.name).exists():
         raise BadInput(
             f"the data of {printable(run.path)} was not found: {printable(config.name)}; if it was moved, give its "
             "new place (`data='FOLDER'`)"
@@ -193,6 +194,8 @@ def root_of(run: RunFolder) -> Path | None:
             return None
         return find(config.name, root=config.root, may_download=config.download).root
     source = Path(config.name)
+    if is_shards(source):
+        return root_of_shards(shards_in(source))
     if source.is_dir():
         return source
     return Path(config.root) if config.root else source.parent

@@ -1,0 +1,184 @@
+"""Shards are found by folder and by pattern, opened as training data, and give the bits of the folder they have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetlab.data.datasets import open_dataset
+from resnetlab.data.folder import scan
+from resnetlab.data.pack import pack
+from resnetlab.data.shard_list import is_shards, shards_in
+from resnetlab.data.shards import index_of
+from resnetlab.errors import BadInput, DiskTrouble
+
+
+def photos(root: Path, splits: tuple[str, ...] = ("",), count: int = 12) -> Path:
+    drawn = np.random.default_rng(0)
+    for split in splits:
+        for label in ("cat", "dog"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{label}.{i}.png")
+    return root
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".tar")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    assert len(list(pack(photos(tmp_path / "photos"), tmp_path / "shards", images_per_shard=7))) == 4
+    return tmp_path / "shards"
+
+
+def inner(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.partition(".tar/")[2] for name in names)
+
+
+def test_a_packed_folder_opens_as_the_same_data(shards, tmp_path):
+    folder, packed = open_dataset(tmp_path / "photos"), open_dataset(shards)
+    assert names_in(shards) == [f"images-{i:05d}-of-00004.tar" for i in range(4)]
+    assert packed.classes == folder.classes == ("cat", "dog")
+    assert packed.preprocessing == folder.preprocessing
+    for part in ("train", "val", "test"):
+        one, other = getattr(folder, part), getattr(packed, part)
+        assert inner(other.names) == one.names
+        assert torch.equal(other.images, one.images)
+        assert torch.equal(other.labels, one.labels)
+        assert other.contents == one.contents
+
+
+def test_splits_stay(tmp_path):
+    source = photos(tmp_path / "photos", ("train", "test"), count=3)
+    assert len(list(pack(source, tmp_path / "shards", images_per_shard=4))) == 4
+    packed, folder = scan(tmp_path / "shards"), scan(source)
+    assert packed.layout == folder.layout == "train/test"
+    assert inner(packed.train.names) == folder.train.names
+    assert packed.test is not None
+    assert folder.test is not None
+    assert inner(packed.test.names) == folder.test.names
+    assert packed.test.labels.tolist() == folder.test.labels.tolist()
+    assert packed.val is None
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*.tar", "images-0000?-of-00004.tar", "images-{00000..00003}-of-00004.tar", "images-0000{0,1}{,}*.tar", ""],
+)
+def test_patterns(shards, pattern):
+    source = f"{shards}/{pattern}" if pattern else shards
+    assert is_shards(source)
+    if "{,}" in pattern:
+        with pytest.raises(BadInput, match="twice"):
+            shards_in(source)
+    else:
+        assert [path.name for path in shards_in(source)] == names_in(shards)
+
+
+def test_ranges_count_with_and_without_zeros(tmp_path):
+    for number in (8, 9, 10):
+        (tmp_path / f"{number}.tar").touch()
+        (tmp_path / f"{number:03}.tar").touch()
+    assert [path.stem for path in shards_in(f"{tmp_path}/{{8..10}}.tar")] == ["8", "9", "10"]
+    assert [path.stem for path in shards_in(f"{tmp_path}/{{008..010}}.tar")] == ["008", "009", "010"]
+    for pattern in ("{3..1}", "{0..9999999}", "{0..999}{0..9999}"):
+        with pytest.raises(BadInput, match=r"must count up|can be named"):
+            shards_in(f"{tmp_path}/{pattern}.tar")
+
+
+def test_missing_shards_are_named(shards):
+    with pytest.raises(BadInput, match=r"2 shards of 6 in .* not found: images-00004-of-00004.tar, images-00005"):
+        shards_in(f"{shards}/images-{{00000..00005}}-of-00004.tar")
+    with pytest.raises(BadInput, match="no shard matches"):
+        shards_in(f"{shards}/other-*.tar")
+    (shards / "images-00002-of-00004.tar").unlink()
+    for source in (shards, f"{shards}/*.tar"):
+        with pytest.raises(BadInput, match=r"lacks 1 shard of 4: images-00002-of-00004.tar"):
+            scan(source)
+    assert len(scan(f"{shards}/images-{{00000..00001}}-of-00004.tar")) == 12  # a part, as given
+
+
+def test_damaged_shards_are_named(shards):
+    path = shards / "images-00002-of-00004.tar"
+    path.write_bytes(path.read_bytes()[:-20_000])
+    with pytest.raises(BadInput, match=r"images-00002-of-00004.tar is truncated or damaged"):
+        open_dataset(shards)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match=r"images-00002-of-00004.tar is a pipe or a device"):
+        open_dataset(shards)
+
+
+def test_a_shard_that_changes_after_it_was_listed_is_named(shards):
+    path = shards / "images-00002-of-00004.tar"
+    content = bytearray(path.read_bytes())
+    content[600] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"images-00002-of-00004.tar does not agree with its index"):
+        open_dataset(shards)
+
+
+def test_splits_must_be_in_all_names_or_in_none(shards):
+    (shards / "images-00002-of-00004.tar").rename(shards / "train-7.tar")
+    with pytest.raises(
+        BadInput, match=r"images-00000-of-00004.tar has no split in its name, but .*train-7.tar has one"
+    ):
+        scan(f"{shards}/*-*{{0000[0-3]-of-00004,7}}.tar")
+
+
+def test_folders_of_splits(tmp_path):
+    for part in ("train", "val"):
+        list(pack(photos(tmp_path / part, count=2), tmp_path / "shards" / part))
+    listing = scan(f"{tmp_path}/shards/*/*.tar")
+    assert listing.layout == "train/val"
+    assert listing.train.names[0] == "train/images-00000-of-00001.tar/cat/cat.0.png"
+
+
+def test_a_folder_of_classes_may_have_a_tar_file(tmp_path):
+    folder = photos(tmp_path / "photos")
+    (folder / "source.tar").touch()
+    assert not is_shards(folder)
+    assert len(scan(folder)) == 24
+
+
+def test_packing_again_continues(shards, tmp_path, monkeypatch):
+    before = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    (shards / "images-00001-of-00004.tar").write_bytes(b"")
+    index_of(shards / "images-00003-of-00004.tar").unlink()
+    (shards / ".images-00001-of-00004.tar.abc.tmp").touch()
+    list(pack(tmp_path / "photos", shards, images_per_shard=7))
+    after = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    assert after.keys() == before.keys()
+    assert {name[7:12] for name in after if after[name] != before[name]} == {"00001", "00003"}
+    assert len(open_dataset(shards).train)
+    with pytest.raises(BadInput, match=r"has other files \(images-00000-of-00004.tar and 7 more\)"):
+        pack(tmp_path / "photos", shards, images_per_shard=5)
+
+
+def test_a_full_disk_leaves_no_part_of_a_shard(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    source = photos(tmp_path / "photos")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DiskTrouble, match=r"could not write .*tar: No space left on device"):
+        list(pack(source, tmp_path / "shards"))
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_what_cannot_be_packed(shards, tmp_path):
+    with pytest.raises(BadInput, match="has shards already"):
+        pack(shards, tmp_path / "again")
+    with pytest.raises(BadInput, match="`images_per_shard` is 0"):
+        pack(tmp_path / "photos", tmp_path / "again", images_per_shard=0)
+    (tmp_path / "photos/cat/empty.png").touch()
+    with pytest.raises(BadInput, match=r"empty.png is an empty file"):
+        list(pack(tmp_path / "photos", tmp_path / "again"))
