@@ -10,7 +10,8 @@ The mode of the result (`L` is grey, `RGB` is colour, 8 bits per channel):
 | RGB, YCbCr, HSV, LAB, CMYK | RGB |
 | RGBA, PA; RGB with a transparent colour | RGB, composited over white |
 | I;16, I, F (more than 8 bits, grey) | L; the value range becomes 0..255, transparent values white |
-| TIFF of signed bytes, of 64 bits or 16-bit floats; colour of floats, signed or 32 bits | L or RGB, in the same way |
+| TIFF of 64 bits or 16-bit floats; colour of floats, signed or 32 bits | L or RGB, in the same way |
+| TIFF of signed bytes | as if they had no sign, as in Pillow |
 | RGB, RGBA, LA of 16 bits per channel (PNG, TIFF, PPM) | RGB; the value range becomes 0..255 |
 | JPEG 2000, AVIF and HEIC of more than 8 bits in colour | RGB, scaled by the bit depth in the file |
 | animated, several pages | the first frame |
@@ -57,7 +58,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
 _BITS, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_LENGTH = 258, 339, 322, 323  # TIFF tags
-_UNSIGNED, _SIGNED = 1, 2  # values of the tag SampleFormat
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -330,7 +330,7 @@ def _load(image: Image.Image, shown: str, max_pixels: int, content: bytes | None
             return deep
         image.load()
         upright = _turn_upright(image)
-        if upright.mode.startswith(("I", "F")) or (upright.mode == "L" and _sample_format(image) == _SIGNED):
+        if upright.mode.startswith(("I", "F")):
             return _deep_grey(upright, image, shown)
         return _to_8bit(upright)
     except BadInput:
@@ -376,21 +376,17 @@ def _deep_grey(upright: Image.Image, image: Image.Image, shown: str) -> DeepPixe
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if image.format == "PPM" and image.mode == "I":  # Pillow has scaled their largest value to 65535
         values = values.astype(np.uint16)
-    if values.dtype == np.uint8:
-        values = values.view(np.int8)
-    elif values.dtype == np.int32 and _sample_format(image) == _UNSIGNED:  # Pillow has no mode for them
+    if _has_unsigned_32_bits(image):  # for which Pillow has no mode
         values = values.view(np.uint32)
     key = image.info.get("transparency")
     opacity = np.where(values == key, np.uint8(0), np.uint8(255)) if isinstance(key, int) else None
     return DeepPixels(values, shown, opacity)
 
 
-def _sample_format(image: Image.Image) -> int | None:
-    """Return the kind of numbers in a TIFF file of 8 or 32 bits in grey; None for other images."""
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-    if tuple(tags.get(_BITS, ())) not in ((8,), (32,)):
-        return None
-    return next(iter(tags.get(_SAMPLE_FORMAT, ())), _UNSIGNED)
+def _has_unsigned_32_bits(image: Image.Image) -> bool:
+    """Return True for grey TIFF of integers of 32 bits without a sign."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" and image.mode == "I" else {}
+    return tuple(tags.get(_BITS, ())) == (32,) and tuple(tags.get(_SAMPLE_FORMAT, (1,))) == (1,)
 
 
 def _raw_mode(tile: Any) -> str:
