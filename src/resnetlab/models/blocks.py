@@ -1,5 +1,6 @@
 """Residual units, y = F(x) + x (He et al. 2015, Fig. 5; 2016, Fig. 4e), and the shortcuts around them.
 
+Every unit maps x (N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride).
 Every ReLU of a unit is a module of its own, because a shared module breaks quantisation of a traced graph. A ReLU works
 in place if it overwrites a new tensor that no gradient needs.
 """
@@ -71,24 +72,17 @@ SHORTCUTS: dict[str, Shortcut] = {"A": zero_pad, "B": projection, "C": projectio
 
 
 class Unit(nn.Module):
-    """The base class of all units: the facts that a network needs to stack them."""
+    """The base class of all units.
+
+    The constructor of a unit takes `in_channels`, `channels` (before the expansion), `stride` (1 or 2), and `shortcut`,
+    one of the functions in `SHORTCUTS`.
+    """
 
     depth: ClassVar[int]  # weighted layers of the residual branch; the shortcut does not count
     expansion: ClassVar[int] = 1  # output channels / `channels`
     pre_activation: ClassVar[bool] = False  # norm and ReLU come before the convolutions, and none after the addition
     halves_at_once: ClassVar[bool] = False  # the first stage halves the resolution, too
     last: ClassVar[str | None]  # the last module of the residual branch: with its weight at 0, F(x) = 0
-
-    def __init__(self) -> None:
-        """Create the layers for `in_channels`, `channels` (before the expansion), and a `stride` of 1 or 2.
-
-        `shortcut` is one of the functions in `SHORTCUTS`.
-        """
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride)."""
-        raise NotImplementedError
 
 
 class BasicBlock(Unit):

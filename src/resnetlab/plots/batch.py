@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from resnetlab.plots.style import MARGIN, MUTED, counted, house_style, name, new
 COLUMNS, MOST = 8, 32
 TILE, CAPTION = 1.15, 0.4  # inches: an image's side, and the two lines below it
 GAP = 0.08  # of a side, between two images
+LETTERS, LINE = 14, 0.19  # of a subtitle: letters per inch of its width, and inches per line
 
 
 @house_style()
@@ -29,7 +31,12 @@ def batch(
     rows = math.ceil(len(images) / columns)
     width, height = max(7.5, columns * TILE + 2 * MARGIN), rows * (TILE + CAPTION) + MARGIN
     shown = f"{len(images)} of {counted(total, 'image')}" if len(images) < total else counted(total, "image")
-    figure = new_figure(width, height, f"The first batch as the network sees it: {shown}", subtitle, lines=4)
+    first, *further = textwrap.wrap(subtitle, int(width * LETTERS), max_lines=4, placeholder=" …") or [""]
+    lower = LINE * len(further)
+    figure = new_figure(width, height + lower, f"The first batch as the network sees it: {shown}", first)
+    for number, line in enumerate(further, 1):
+        place = (MARGIN / width, 1 - (0.60 + LINE * number) / figure.get_figheight())
+        figure.text(*place, name(line, len(line)), size=9.5, color=MUTED)
     # One axes for all images, because an axes for each takes a second to draw.
     axes = figure.add_axes((MARGIN / width, 0, columns * TILE / width, height / figure.get_figheight()))
     axes.set(xlim=(0, columns), ylim=(height / TILE, 0))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from resnetlab.files import replacing
 
 DPI = 130
 HEADER = 0.85  # inches above the axes
-LINE = 0.19  # inches, for each further line of the subtitle
 MARGIN = 0.12  # inches between the header and the edges of the picture
 
 Form: TypeAlias = Literal["png", "svg", "pdf"]
@@ -67,21 +65,14 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float, title: str, subtitle: str, lines: int = 1) -> Figure:
-    """An empty figure with `width` × `height` inches for axes below a title and a subtitle, both left aligned.
-
-    The subtitle has as many lines as it needs, at most `lines`; the figure is higher by those after the first.
-    """
-    room = int(width * 72 / (0.54 * 9.5))  # a letter is about so many of its font size wide
-    wrapped = [subtitle]
-    if lines > 1:
-        wrapped = textwrap.wrap(printable(subtitle), room, max_lines=lines, placeholder=" …") or [""]
-    figure = Figure(figsize=(width, height + HEADER + LINE * (len(wrapped) - 1)))
-    texts = [(name(title, int(width * 72 / (0.6 * 13))), 0.33, 13.0, INK, "bold")]
-    texts += [(name(line, room), 0.60 + LINE * number, 9.5, MUTED, "normal") for number, line in enumerate(wrapped)]
-    for text, inches, size, colour, weight in texts:
+def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
+    """An empty figure with `width` × `height` inches for axes below a title and a subtitle, both left aligned."""
+    figure = Figure(figsize=(width, height + HEADER))
+    for text, inches, size, colour, weight in ((title, 0.33, 13, INK, "bold"), (subtitle, 0.60, 9.5, MUTED, "normal")):
+        letter = 0.6 if weight == "bold" else 0.54  # of its font size, about
+        room = int(width * 72 / (letter * size))
         place = (MARGIN / width, 1 - inches / figure.get_figheight())
-        figure.text(*place, text, size=size, color=colour, weight=weight)
+        figure.text(*place, name(text, room), size=size, color=colour, weight=weight)
     return figure
 
 
