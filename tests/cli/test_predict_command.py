@@ -293,6 +293,10 @@ def test_images_that_lose_their_contrast_are_named(
     assert "1 image has more than 8 bits, but the training images had 8" in err
     assert "the first: photos/deep.png" in err
     assert "more than 8 bits" not in command("predict", model, *photos)[2]
+    colours = np.random.default_rng(0).integers(0, 4096, (9, 9, 3)).astype(">u2")
+    Path("photos/colours.ppm").write_bytes(b"P6 9 9 65535\n" + colours.tobytes())
+    assert "2 images have more than 8 bits" in command("predict", model, "photos", "--jsonl")[2]
+    Path("photos/colours.ppm").unlink()
     loaded = read_model(model)
     seen = replace(loaded.preprocessing, range=(0, 255))
     save_model(tmp_path / "of_9.safetensors", loaded.network, loaded.classes, seen, {})

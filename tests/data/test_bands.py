@@ -147,6 +147,7 @@ def test_grey_or_colour_can_be_given(tmp_path):
 @pytest.mark.parametrize("values", [BANDS, BANDS[..., :2], BANDS[..., :4].astype(np.float32)])
 def test_without_the_number_of_bands_the_way_out_is_named(values):
     with pytest.raises(
-        BadInput, match=r"has \d bands of another kind than grey or RGB; to read TIFF .* give their number \(`channels`"
+        BadInput,
+        match=r"has \d bands of another kind than grey or RGB; to train on TIFF .* give their number \(`channels`",
     ):
         read_image(tiff(values, planarconfig="contig", photometric="minisblack"))

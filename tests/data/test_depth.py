@@ -213,6 +213,28 @@ def test_images_that_lose_their_contrast_are_named(tmp_path):
         assert note.startswith("16 images have more than 8 bits")
 
 
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_for_a_model_of_8_bits_are_named(tmp_path, kind, channels):
+    """Pillow makes 8 bits of them, so that values of 12 bits are almost black."""
+
+    def colours(random):
+        return random.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+
+    deep = write(
+        tmp_path / "16", lambda random: png_of_16_bits(random.integers(0, 4096, (16, 16, channels)), kind), count=8
+    )
+    of_8 = open_dataset(write(tmp_path / "8", colours)).preprocessing
+    opened = open_dataset(deep, preprocessing=of_8)
+    assert any(
+        note == "16 images have more than 8 bits, but the training images had 8: their 0 to 65535 become black to "
+        "white; the first: a/0.png"
+        for note in opened.notes
+    )
+    for split in (opened.train, opened.val, opened.test):
+        for name, pixels in zip(split.names, split.images.numpy(), strict=True):
+            assert (pixels == of_8.read(deep / name)).all()
+
+
 def test_8_bits_among_16_bits_are_named(tmp_path):
     write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16), count=15)
     for i in range(5):

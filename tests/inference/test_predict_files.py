@@ -72,10 +72,12 @@ def test_files_are_read_as_by_the_classifier(channels: int, value_range: Range |
         Image.fromarray(random.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "0.jpg")
         Image.fromarray(random.integers(0, 4096, (30, 20)).astype(np.uint16)).save(tmp_path / "1.png")
         Image.fromarray(random.integers(0, 256, (9, 9, 4), dtype=np.uint8)).save(tmp_path / "2.png")
+        (tmp_path / "3.ppm").write_bytes(b"P6 9 9 4095\n" + random.integers(0, 4096, (9, 9, 3)).astype(">u2").tobytes())
     read = NotingReader(preprocessing)
     for file in map(str, tmp_path.iterdir()):
         assert (read(file) == classifier.pixels(file)).all(), file
-    assert len(read.lost.deep) == (value_range is None)
+    deep = ["0.tif"] if channels == 4 else ["1.png", "3.ppm"]
+    assert sorted(Path(file).name for file in read.lost.deep) == (deep if value_range is None else [])
 
 
 def test_predictions_below_the_threshold_are_rejected(classifier: Classifier, files: list[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.contents import content_digest
-from resnetlab.data.decode import decode, header, read_bytes
+from resnetlab.data.decode import decode, header, read_bytes, read_image
 from resnetlab.data.depth import DeepPixels, Limits, LostContrast, choose_range
 from resnetlab.data.folder import Files
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels
@@ -173,16 +173,12 @@ class _Reader:
         content = read_bytes(path)
         self.contents[i] = content_digest(content)
         pixels: Image | DeepPixels | np.ndarray
-        if preprocessing.channels in (1, 3):
-            pixels = decode(
-                io.BytesIO(content),
-                name=path,
-                at_least=2 * preprocessing.resize_to,
-                max_pixels=self.bad.max_pixels,
-                keep_depth=preprocessing.range is not None or self.limits is not None,
-            )
+        source, at_least, most = io.BytesIO(content), 2 * preprocessing.resize_to, self.bad.max_pixels
+        has_bands = preprocessing.channels not in (1, 3)
+        if has_bands:
+            pixels = read_bands(source, preprocessing.channels, name=path, max_pixels=most)
         else:
-            pixels = read_bands(io.BytesIO(content), preprocessing.channels, name=path, max_pixels=self.bad.max_pixels)
+            pixels = decode(source, name=path, at_least=at_least, max_pixels=most, keep_depth=True)
         if isinstance(pixels, DeepPixels):
             if self.limits is not None and pixels.values.dtype != np.uint8:
                 self.limits[i] = Limits.of(pixels)
@@ -190,7 +186,10 @@ class _Reader:
             if pixels.values.dtype != np.uint8 and self.bad.are_integers not in (None, pixels.are_integers):
                 raise BadInput(self._other_kind(path))
             self.bad.lost.add(self.files.names[i], pixels, preprocessing.range)
-            pixels = pixels.to_8bit(preprocessing.range)
+            if preprocessing.range is None and not has_bands:
+                pixels = read_image(source, name=path, at_least=at_least, max_pixels=most)
+            else:
+                pixels = pixels.to_8bit(preprocessing.range)
         self.store[i] = preprocessing.resize(pixels)
 
     def split(self) -> Split:

@@ -73,8 +73,8 @@ def _require_values(pages: list[Any], channels: int | None, shown: str, max_pixe
         raise BadInput(f"{shown} has pixels of another kind than integers or floats")
     if channels is None and (found, page.photometric) not in ((1, _BLACK_IS_ZERO), (_COLOURS, _RGB)):
         raise BadInput(
-            f"{shown} has {counted(found, 'band')} of another kind than grey or RGB; to read TIFF images of N bands, "
-            "give their number (`channels`)"
+            f"{shown} has {counted(found, 'band')} of another kind than grey or RGB; to train on TIFF images of N "
+            "bands, give their number (`channels`)"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL.Image import Image
 
 from resnetlab.data.bands import read_bands
-from resnetlab.data.decode import decode
+from resnetlab.data.decode import decode, read_image
 from resnetlab.data.depth import DeepPixels, LostContrast
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
@@ -65,15 +65,18 @@ class NotingReader:
 
     def __call__(self, file: str) -> np.ndarray:
         settings, path = self.preprocessing, Path(file)
+        most, at_least, has_bands = settings.max_pixels, 2 * settings.resize_to, settings.channels not in (1, 3)
         pixels: Image | np.ndarray | DeepPixels
-        if settings.channels in (1, 3):
-            keep_depth, at_least = settings.range is not None, 2 * settings.resize_to
-            pixels = decode(path, at_least=at_least, max_pixels=settings.max_pixels, keep_depth=keep_depth)
+        if has_bands:
+            pixels = read_bands(path, settings.channels, max_pixels=most)
         else:
-            pixels = read_bands(path, settings.channels, max_pixels=settings.max_pixels)
+            pixels = decode(path, at_least=at_least, max_pixels=most, keep_depth=True)
         if isinstance(pixels, DeepPixels):
             self.lost.add(file, pixels, settings.range)
-            pixels = pixels.to_8bit(settings.range)
+            if settings.range is None and not has_bands:
+                pixels = read_image(path, at_least=at_least, max_pixels=most)
+            else:
+                pixels = pixels.to_8bit(settings.range)
         return settings.resize(pixels)
 
 
