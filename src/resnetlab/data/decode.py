@@ -45,6 +45,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from resnetlab.data.avif import frame_size
 from resnetlab.data.depth import DeepPixels, Range
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels, require_pixels
 from resnetlab.data.shards import open_image
@@ -149,6 +150,8 @@ def decode(
         if keep_depth and not isinstance(file, io.BytesIO):
             file = io.BytesIO(file.read())
         image = _open(file, shown)
+        if image.format == "AVIF":
+            _require_frame(file, shown, max_pixels)
         _draft(image, at_least, shown, max_pixels)
     except BadInput:
         raise
@@ -309,6 +312,13 @@ def _draft(image: Image.Image, at_least: int, shown: str, max_pixels: int) -> No
     # a block of 8×8 pixels: a shorter file is not whole, and its decoder would fill in the rest for seconds.
     is_whole = full == image.size or _length(image.fp) >= full[0] * full[1] // 64 * 2 // 8  # type: ignore[attr-defined]
     require_pixels(image.size if is_whole and not image.info.get("progressive") else full, shown, max_pixels)
+
+
+def _require_frame(file: IO[bytes], shown: str, max_pixels: int) -> None:
+    """Refuse an AVIF image whose frame is larger than its header has it."""
+    file.seek(0)
+    if size := frame_size(file.read()):
+        require_pixels(size, shown, max_pixels, what="pixels in its frame")
 
 
 def _length(file: IO[bytes]) -> int:
