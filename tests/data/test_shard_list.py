@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,23 @@ def test_what_cannot_be_packed(shards, tmp_path):
     (tmp_path / "photos/cat/empty.png").touch()
     with pytest.raises(BadInput, match=r"empty.png is an empty file"):
         list(pack(tmp_path / "photos", tmp_path / "again"))
+
+
+def test_a_tar_file_of_a_whole_folder_has_its_splits(tmp_path):
+    folder = photos(tmp_path / "photos", ("train", "test"), count=3)
+    for root, name in ((folder, "whole"), (folder / "train", "part"), (tmp_path, "wrapped")):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            archive.add(root, ".", filter=lambda info: None if info.name.endswith(".tar") else info)
+    listing, plain = scan(tmp_path / "whole.tar"), scan(folder)
+    assert listing.layout == plain.layout == "train/test"
+    assert inner(listing.train.names) == plain.train.names
+    assert scan(tmp_path / "wrapped.tar").layout == "train/test"
+    assert scan(tmp_path / "part.tar").layout == "classes"
+    assert scan(tmp_path / "part.tar").classes == ("cat", "dog")
+
+
+def test_shards_without_images_are_named(tmp_path):
+    with tarfile.open(tmp_path / "none.tar", "w"):
+        pass
+    with pytest.raises(BadInput, match=r"none.tar has no images, but 0 other files"):
+        scan(tmp_path / "none.tar")

@@ -44,6 +44,10 @@ def test_a_run_from_shards_equals_one_from_the_folder(command, photos, tiny_netw
     assert weights("packed") == weights("folder")
     assert command("evaluate", "packed")[0] == 0
     assert command("resume", "packed", "--epochs", "3")[0] == 0
+    model = shutil.copy(RunFolder(Path("packed")).best, "model.safetensors")
+    code, out, err = command("evaluate", model, "--data", "shards/*.tar")
+    assert code == 0, err
+    assert "all 40 images" not in out + err  # the split of its training, drawn again
     shutil.move("shards", "moved")
     assert "no shard matches" in command.refuse("evaluate", "packed")
     assert command("evaluate", "packed", "--data", "moved/*.tar")[0] == 0

@@ -15,7 +15,7 @@ from resnetlab.data.groups import named_groups
 from resnetlab.data.manifest import SUFFIXES as TABLES
 from resnetlab.data.manifest import read_manifest
 from resnetlab.data.named import find_named
-from resnetlab.data.shard_list import find_in_shards, is_shards
+from resnetlab.data.shard_list import find_in_shards, is_shards, name_of_shards
 from resnetlab.data.shards import SUFFIX
 from resnetlab.data.sources import is_named
 from resnetlab.data.tree import PICTURES, SUFFIXES, Folder, Skipped, sentences, skipped_in, walk
@@ -209,7 +209,7 @@ def _in_shards(source: str | Path) -> Found:
         part: found[split] for split, part in (*((part, part) for part in SPLITS), (None, WHOLE)) if split in found
     }
     shown = {part: "" if part == WHOLE else f"*{part}*{SUFFIX}" for part in parts}
-    return Found(root, parts, shown, (), notes, None, root.resolve().name)
+    return Found(root, parts, shown, (), notes, None, name_of_shards(source))
 
 
 def _in_manifest(path: Path, root: Path, group_by: str | None, may_lack_files: bool) -> Found:

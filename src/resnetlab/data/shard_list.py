@@ -86,12 +86,19 @@ def root_of_shards(paths: Sequence[Path]) -> Path:
         raise BadInput(f"{printable(paths[0])} and {printable(paths[-1])} have no common folder: {error}") from error
 
 
+def name_of_shards(source: str | os.PathLike[str]) -> str:
+    """Return the name of the data in shards: that of the one shard, or of the folder that has all of them."""
+    path = Path(source)
+    return path.stem if path.is_file() else root_of_shards(shards_in(path)).resolve().name
+
+
 def find_in_shards(source: str | os.PathLike[str]) -> tuple[Path, Parts, tuple[str, ...]]:
     """Return the folder of the shards, their images by split and class, and sentences for the log.
 
     The names of images are relative to that folder. The split is a word in the name of a shard, or of a folder that it
-    is in: train-000.tar, val/000.tar. The images of a class come by their name in the shard, so that they have the
-    order of the folder that was packed.
+    is in: train-000.tar, val/000.tar. Where no shard has one, it is a folder above that of the class, if all images
+    have one, as in a tar file of a whole data set: train/cat/1.jpg. The images of a class come by their name in the
+    shard, so that they have the order of the folder that was packed.
 
     Raises BadInput for a shard that is missing, damaged, or without a split where others have one.
     """
@@ -115,6 +122,11 @@ def find_in_shards(source: str | os.PathLike[str]) -> tuple[Path, Parts, tuple[s
             f"{printable(first[False])} has no split in its name, but {printable(first[True])} has one; give only "
             "shards with train, val or test in their names, or only others"
         )
+    if not any(found.values()):
+        kinds = "an image has the suffix of one, such as .jpg"
+        raise BadInput(f"{printable(os.fspath(source))} has no images, but {counted(skipped, 'other file')}; {kinds}")
+    if None in found:
+        found = _by_folder(found[None])
     if "eval" in found:
         found["test" if "val" in found and "test" not in found else "val"] = found.pop("eval")
     parts: Parts = {}
@@ -125,6 +137,19 @@ def find_in_shards(source: str | os.PathLike[str]) -> tuple[Path, Parts, tuple[s
     notes = [f"{counted(len(paths), 'shard')} in {printable(root)}"]
     notes += [f"skipped: {counted(skipped, 'file')} in shards that are neither images nor labels"] if skipped else []
     return root, parts, tuple(notes)
+
+
+def _by_folder(classes: dict[str, list[tuple[str, str]]]) -> dict[str | None, dict[str, list[tuple[str, str]]]]:
+    """Divide the images of shards without a split by a folder above that of the class, if it names a split for all."""
+    found: dict[str | None, dict[str, list[tuple[str, str]]]] = {}
+    for label, images in classes.items():
+        for name, shard in images:
+            named = (part_of(folder) for folder in name.split("/")[:-2])
+            split = next((part for part, others in filter(None, named) if not others), None)
+            if split is None:
+                return {None: classes}
+            found.setdefault(split, {}).setdefault(label, []).append((name, shard))
+    return found or {None: classes}
 
 
 def _expanded(pattern: str, shown: str) -> Iterator[str]:

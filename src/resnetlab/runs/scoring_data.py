@@ -13,6 +13,7 @@ from resnetlab.data.datasets import ImageData, lacking_classes
 from resnetlab.data.folder import WHOLE, Files, Found, find
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages, read_files, require_memory
+from resnetlab.data.shard_list import is_shards, name_of_shards
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
 from resnetlab.data.stored import few
@@ -90,7 +91,8 @@ def split_of_model(model: Model, data: str, split: SplitName, *, allow_changed: 
     settings = model.provenance.get("data_settings") or {}
     config = data_config(data, settings)
     place = Path(data).resolve()
-    is_named_alike = model.provenance.get("data") in ({data} if is_named(data) else {place.name, place.stem})
+    names = {data} if is_named(data) else {name_of_shards(data)} if is_shards(data) else {place.name, place.stem}
+    is_named_alike = model.provenance.get("data") in names
     if not is_named(data) and not is_named_alike:
         return other_data(model, data, split, config)
     try:
