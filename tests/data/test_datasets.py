@@ -197,7 +197,7 @@ def test_threads_do_not_change_the_pixels(tmp_path, monkeypatch):
     fill(tmp_path, 70)
     one = open_dataset(tmp_path)
     monkeypatch.setattr(reading, "_workers", lambda *_: 4)
-    monkeypatch.setattr(reading, "_CHUNK", 3)
+    monkeypatch.setattr(reading, "CHUNK", 3)
     four = open_dataset(tmp_path)
     assert torch.equal(one.train.images, four.train.images)
     (tmp_path / "b/007.png").write_text("broken")

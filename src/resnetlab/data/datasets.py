@@ -1,4 +1,4 @@
-"""Open a data set by name or folder: three splits in memory and their preprocessing."""
+"""Open a data set by name or folder: three splits and their preprocessing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, Order, quoted
 from resnetlab.data.contents import content_digest, contents_of, remember
+from resnetlab.data.decoded import remember_finding, remembered, versions
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.groups import notes_on_groups
 from resnetlab.data.limits import MAX_PIXELS
@@ -22,7 +23,6 @@ from resnetlab.data.preprocess import (
     STATISTICS,
     Preprocessing,
     Statistics,
-    channel_statistics,
     choose_image_size,
     for_size,
     require_range,
@@ -31,15 +31,21 @@ from resnetlab.data.preprocess import (
 from resnetlab.data.reading import (
     MOST_SKIPPED,
     BadImages,
-    read_files,
-    read_training_files,
     require_memory,
     sample_headers,
-    without_colour,
 )
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import HoldOut, Split
+from resnetlab.data.stores import (
+    IN_MEMORY,
+    Storage,
+    Store,
+    bytes_of,
+    read_new_splits,
+    read_splits,
+    statistics_of,
+)
 from resnetlab.errors import BadInput, printable, unknown
 
 Normalize = Literal["dataset", "imagenet"]
@@ -51,7 +57,7 @@ _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set in memory: three splits, the class names by label, and the preprocessing of its images.
+    """A data set: three splits, the class names by label, and the preprocessing of its images.
 
     `notes` are sentences for the log: the image size and its reason, the splits that were drawn, skipped images.
     `unread` has, for each split, the images that could not be read and were left out, with their content digests.
@@ -89,6 +95,8 @@ def open_dataset(
     range: tuple[float, float] | None = None,
     root: str | Path | None = None,
     download: bool = True,
+    store: Store = "auto",
+    memory: float | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> ImageData:
     """Open a data set by name (one of `resnetlab.data.DATASETS`, or another of torchvision, such as "torchvision:DTD")
@@ -114,6 +122,7 @@ def open_dataset(
     - `root`: the folder of the files of a named data set (default: $RESNETLAB_DATA, else the user's cache folder), or
       the path of its archive, if it has only one, which is then unpacked to the default folder.
     - `download`: download missing files of a named data set to `root`.
+    - `store`, `memory`: where the decoded images of a folder or table are held; see `resnetlab.data.stores.Storage`.
     - `preprocessing`: that of a model file; it replaces `image_size`, `fit`, `channels`, `range` and `normalize`, so
       that images are prepared as in the model's training.
 
@@ -132,11 +141,13 @@ def open_dataset(
     if bad_images not in ("error", "skip"):
         raise unknown("bad_images", bad_images, ("error", "skip"))
     name = os.fspath(name_or_folder)
+    storage = Storage(store, memory)
     hold_out = HoldOut(val_fraction, test_fraction, split_seed, folds, fold)
     choice = ClassChoice(tuple(classes), tuple(merge), class_order)
     if is_named(name) and (side := published_side(name)) is not None:
         named = open_named(name, root=root, may_download=download)
-        notes = (*choice.notes(named.classes), *named.notes, *notes_on_folder(name))
+        found = (*choice.notes(named.classes), *named.notes, *notes_on_folder(name))
+        notes = (*storage.notes_on_arrays(name), *found)
         named = named.chosen(choice)
         named = named if group_by is None else named.grouped(group_by)
         if preprocessing is not None:
@@ -159,13 +170,13 @@ def open_dataset(
         listing = replace(listing, notes=(*listing.notes, *notes_on_folder(name)))
     bad = BadImages(bad_images, len(listing), max_skipped, max_pixels)
     if preprocessing is not None:
-        return _load_folder(listing, preprocessing, hold_out, bad, listing.notes)
-    unscaled, reason = preprocessing_for(listing, image_size, fit, channels)
+        return _load_folder(listing, preprocessing, hold_out, bad, storage)
+    unscaled, reason = preprocessing_for(listing, image_size, fit, channels, storage)
     unscaled = replace(unscaled, max_pixels=max_pixels)
     if range is not None:
         require_range(range, "data.range")
         unscaled = replace(unscaled, range=range)
-    data = _load_folder(listing, unscaled, hold_out, bad, listing.notes, reason=reason, channels=channels)
+    data = _load_folder(listing, unscaled, hold_out, bad, storage, reason=reason, channels=channels)
     return _normalized(data, STATISTICS["imagenet"] if normalize == "imagenet" else None)
 
 
@@ -176,30 +187,48 @@ def notes_on_folder(name: str) -> tuple[str, ...]:
 
 def _normalized(data: ImageData, known: Statistics | None) -> ImageData:
     """Return the data with the mean and standard deviation that are known, or those of its training images."""
-    found = known or channel_statistics(data.train.images.numpy())
+    found = known or statistics_of(data.train, data.preprocessing)
     return replace(data, preprocessing=with_statistics(data.preprocessing, found))
 
 
 def preprocessing_for(
-    listing: Listing, image_size: int | None, fit: str, channels: int | None = None
+    listing: Listing,
+    image_size: int | None,
+    fit: str,
+    channels: int | None = None,
+    storage: Storage = IN_MEMORY,
 ) -> tuple[Preprocessing, str]:
     """Choose the preprocessing for a folder's training images; return it with a sentence that gives the reason.
 
     The size comes from the headers of at most 500 images, evenly spaced. Without `channels`, images are read as grey
     (1 channel) only if the modes of all of them are grey, for which all headers are read: a single colour image must
-    keep its colours.
+    keep its colours. This is remembered where the images are not held in memory.
     """
     headers = sample_headers(listing.root, listing.train, channels=channels)
     is_grey = bool(headers) and all(mode in _GREY_MODES for _, mode in headers)
-    if is_grey and channels is None:
-        is_grey = all(mode in _GREY_MODES for _, mode in sample_headers(listing.root, listing.train, most=None))
     if image_size is not None:
         side, reason = image_size, "as given"
     else:
         side, reason = choose_image_size([size for size, _ in headers])
+    if is_grey and channels is None:
+        is_grey = _have_grey_headers(listing, for_size(side, 1, fit), storage)
     chosen = for_size(side, channels or (1 if is_grey else 3), fit)
     stored = "" if chosen.resize_to == side else f", stored at {chosen.resize_to}"
     return chosen, f"image size {side}×{side} pixels{stored}: {reason}"
+
+
+def _have_grey_headers(listing: Listing, preprocessing: Preprocessing, storage: Storage) -> bool:
+    """Return True if the modes of all training images are grey."""
+    what: list[object] = []
+    if storage.choose(bytes_of(len(listing), preprocessing), listing.name) != "memory":
+        what = [versions(), sorted(contents_of(listing.root, listing.train.names).values())]
+        if (known := remembered("headers", what)) is not None:
+            return bool(known)
+    headers = sample_headers(listing.root, listing.train, most=None)
+    found = all(mode in _GREY_MODES for _, mode in headers)
+    if what:
+        remember_finding("headers", what, found)
+    return found
 
 
 def _load_named(
@@ -220,7 +249,7 @@ def _load_folder(
     preprocessing: Preprocessing,
     hold_out: HoldOut,
     bad: BadImages,
-    notes: Sequence[str],
+    storage: Storage,
     *,
     reason: str = "",
     channels: int | None = None,
@@ -231,38 +260,39 @@ def _load_folder(
     chosen from the training images; without one, the preprocessing of a model is used as it is.
     """
     size = preprocessing.resize_to
-    require_memory(len(listing) * size**2 * preprocessing.channels, f"{len(listing):,} images at {size}×{size} pixels")
+    what = f"{len(listing):,} images at {size}×{size} pixels"
+    store = storage.choose(bytes_of(len(listing), preprocessing), what)
     splits, drawn = hold_out.draw(listing.classes, listing.train, listing.val, listing.test)
     shared = notes_on_groups({part: files.groups for part, files in zip(SPLITS, splits, strict=True)})
-    began = time.time_ns()
+    files = dict(zip(SPLITS, splits, strict=True))
+    notes, began = listing.notes, time.time_ns()
     if reason:
-        train, preprocessing, ranged = read_training_files(listing.root, splits[0], preprocessing, bad)
-        if channels is None and preprocessing.channels == 3:
-            train, preprocessing = without_colour(train, preprocessing)
+        read, preprocessing, ranged = read_new_splits(listing.root, files, preprocessing, bad, store, channels=channels)
         count = preprocessing.channels
         notes = (*notes, f"{reason}; {_CHANNELS.get(count, f'{count} channels')}", *ranged)
     else:
-        train = read_files(listing.root, splits[0], preprocessing, bad)
-    val, test = (read_files(listing.root, files, preprocessing, bad) for files in splits[1:])
-    contents = {
-        name: content for split in (train, val, test) for name, content in zip(split.names, split.contents, strict=True)
-    }
-    remember(listing.root, contents, began)
-    for part, split in (("val", val), ("test", test)):
-        if not len(split):
+        read = read_splits(listing.root, files, preprocessing, bad, store)
+    if store == "memory":
+        contents = {
+            name: content for split in read.values() for name, content in zip(split.names, split.contents, strict=True)
+        }
+        remember(listing.root, contents, began)
+    for part in ("val", "test"):
+        if not len(read[part]):
             raise BadInput(f"none of the {part} images in {printable(listing.root)} can be read")
-    lost = sorted(set(range(len(listing.classes))) - set(train.labels.tolist()))
+    lost = sorted(set(range(len(listing.classes))) - set(read["train"].labels.tolist()))
     if lost:
         name = printable(listing.classes[lost[0]])
         raise BadInput(f"class {name!r} has no image to train on, after {len(bad.skipped)} bad images were skipped")
-    read = {"train": train, "val": val, "test": test}
     bad_names = {name for name, _ in bad.skipped}
     unread = {
-        part: _contents(listing.root, [name for name in files.names if name in bad_names])
-        for part, files in zip(read, splits, strict=True)
+        part: _contents(listing.root, [name for name in given.names if name in bad_names])
+        for part, given in files.items()
     }
     notes = (*notes, *drawn, *shared, *bad.notes(), *lacking_classes(read, listing.classes))
-    return ImageData(listing.name, listing.classes, train, val, test, preprocessing, notes, unread)
+    return ImageData(
+        listing.name, listing.classes, preprocessing=preprocessing, notes=notes, unread=unread, **read
+    )  # fmt: skip
 
 
 def _contents(root: Path, names: Sequence[str]) -> dict[str, str]:

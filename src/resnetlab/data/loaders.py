@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from resnetlab.data.augment import Augmentation, resize
 from resnetlab.data.balance import balanced_draws
 from resnetlab.data.mixing import Mixing
+from resnetlab.data.pixels import in_turn
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables
 from resnetlab.data.shuffle import WINDOW, shards_of, two_level_order
@@ -109,10 +111,11 @@ class TrainBatches:
         mixed = None if self.mixing is None else self.mixing.draw(random)
         draws = self.draws(random)
         order = self.order(random, draws)
-        for number in range(start, len(self) if stop is None else stop):
-            rows, shares = self.rows(order, number, self.runtime.processes), None
-            indices = draws[rows]
-            images, labels = gather(self.split, indices, self.runtime)
+        places = range(start, len(self) if stop is None else stop)
+        drawn = [self.rows(order, number, self.runtime.processes) for number in places]
+        gathered = gather(self.split, (draws[rows] for rows in drawn), self.runtime)
+        for number, rows, batch in zip(places, drawn, gathered, strict=True):
+            (indices, images, labels), shares = batch, None
             for augmentation, table in zip(self.augmentations, tables, strict=True):
                 numbers = table[rows]
                 if not augmentation.on_cpu:
@@ -150,15 +153,18 @@ class EvalBatches:
         return math.ceil(len(self.split) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for number in self.runtime.processes.share(len(self)):
-            first = number * self.batch_size
-            indices = torch.arange(first, min(first + self.batch_size, len(self.split)))
-            images, labels = gather(self.split, indices, self.runtime)
+        firsts = (number * self.batch_size for number in self.runtime.processes.share(len(self)))
+        rows = (torch.arange(first, min(first + self.batch_size, len(self.split))) for first in firsts)
+        for indices, images, labels in gather(self.split, rows, self.runtime):
             yield Batch(self.preprocessing.normalize(images), labels, indices)
 
 
-def gather(split: Split, indices: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
-    """Copy the images, uint8 (N, H, W, C), and labels at `indices` to the device."""
-    rows = indices.to(split.images.device, non_blocking=True)
-    images = split.images[rows].to(runtime.device, non_blocking=True)
-    return images, split.labels[rows].to(runtime.device, non_blocking=True)
+def gather(split: Split, batches: Iterable[Tensor], runtime: Runtime) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Copy the images of each batch of indices, uint8 (N, H, W, C), and their labels to the device.
+
+    Yields indices, images and labels. Indices are taken some batches ahead of images that must be decoded.
+    """
+    ahead, now = itertools.tee(batches)
+    for indices, images in zip(now, in_turn(split.images, ahead), strict=True):
+        labels = split.labels[indices.to(split.labels.device, non_blocking=True)]
+        yield indices, images.to(runtime.device, non_blocking=True), labels.to(runtime.device, non_blocking=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -309,8 +310,10 @@ def with_statistics(preprocessing: Preprocessing, found: Statistics) -> Preproce
     return replace(preprocessing, mean=mean, std=std)
 
 
-def channel_statistics(images: np.ndarray, *, chunk: int = 1 << 20) -> Statistics:
+def channel_statistics(images: np.ndarray | Iterable[np.ndarray], *, chunk: int = 1 << 20) -> Statistics:
     """Compute mean and standard deviation per channel of uint8 images (N, H, W, C), for pixels in [0, 1].
+
+    Images that are not all in memory at once are given as an iterable of such arrays.
 
     They are over all pixels together, not means of each image's deviation. They are exact: pixels are counted by value,
     so their order has no effect. A channel with a single value gets a deviation of 1/255, so that it can be divided by.
@@ -319,17 +322,19 @@ def channel_statistics(images: np.ndarray, *, chunk: int = 1 << 20) -> Statistic
     >>> channel_statistics(np.array([0, 255], dtype=np.uint8).reshape(2, 1, 1, 1))
     ((0.5,), (0.5,))
     """
-    pixels = images.reshape(-1, images.shape[-1])
+    counts = np.zeros((0, 256), dtype=np.int64)
+    for block in [images] if isinstance(images, np.ndarray) else images:
+        pixels = block.reshape(-1, block.shape[-1])
+        counts = counts if len(counts) else np.zeros((pixels.shape[1], 256), dtype=np.int64)
+        for channel, start in itertools.product(range(len(counts)), range(0, len(pixels), chunk)):
+            counts[channel] += np.bincount(pixels[start : start + chunk, channel], minlength=256)
     means, deviations = [], []
-    for channel in range(pixels.shape[1]):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(pixels), chunk):
-            counts += np.bincount(pixels[start : start + chunk, channel], minlength=256)
-        # Python's integers from here on: they neither round nor overflow.
-        total = sum(value * count for value, count in enumerate(counts.tolist()))
-        squares = sum(value * value * count for value, count in enumerate(counts.tolist()))
-        variance = (len(pixels) * squares - total * total) / len(pixels) ** 2
-        means.append(total / len(pixels) / 255)
+    for values in counts.tolist():  # Python's integers from here on: they neither round nor overflow
+        pixel_count = sum(values)
+        total = sum(value * count for value, count in enumerate(values))
+        squares = sum(value * value * count for value, count in enumerate(values))
+        variance = (pixel_count * squares - total * total) / pixel_count**2
+        means.append(total / pixel_count / 255)
         deviations.append(max(math.sqrt(variance), 1.0) / 255)
     return tuple(means), tuple(deviations)
 

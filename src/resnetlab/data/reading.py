@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,7 +31,7 @@ MOST_SKIPPED = 0.05
 
 MOST_THREADS = 8
 
-_CHUNK = 64  # images per task: few enough to stop soon, many enough to keep the overhead small
+CHUNK = 64  # images per task: few enough to stop soon, many enough to keep the overhead small
 
 T = TypeVar("T")
 
@@ -115,13 +115,102 @@ def read_training_files(
     return reader.split(), reader.preprocessing, sentences
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """The one way from a file to stored pixels, wherever they are held; it can be sent to another process.
+
+    File names are relative to `base`. `are_integers` is True or False if only such values suit the range that was
+    chosen. With `collects_limits`, images of more than 8 bits are not scaled; their limits are returned.
+    """
+
+    base: str  # as text: creating a Path for each image takes a tenth of the time
+    preprocessing: Preprocessing
+    max_pixels: int
+    are_integers: bool | None = None
+    collects_limits: bool = False
+
+    def read(self, name: str, lost: LostContrast) -> tuple[str, np.ndarray | Limits]:
+        """Return the content digest and the pixels, uint8 (resize_to, resize_to, C), of a file, or its limits.
+
+        An image that loses its contrast is noted in `lost`. Raises BadInput.
+        """
+        path, preprocessing = f"{self.base}/{name}", self.preprocessing
+        content = read_bytes(path)
+        digest = content_digest(content)
+        pixels: Image | DeepPixels | np.ndarray
+        source, at_least, most = io.BytesIO(content), 2 * preprocessing.resize_to, self.max_pixels
+        has_bands = preprocessing.channels not in (1, 3)
+        if has_bands:
+            pixels = read_bands(source, preprocessing.channels, name=path, max_pixels=most)
+        else:
+            pixels = decode(source, name=path, at_least=at_least, max_pixels=most, keep_depth=True)
+        if isinstance(pixels, DeepPixels):
+            if self.collects_limits and pixels.values.dtype != np.uint8:
+                return digest, Limits.of(pixels)
+            if pixels.values.dtype != np.uint8 and self.are_integers not in (None, pixels.are_integers):
+                raise BadInput(other_kind(path, are_integers=bool(self.are_integers)))
+            lost.add(name, pixels, preprocessing.range)
+            if preprocessing.range is None and not has_bands:
+                pixels = read_image(source, name=path, at_least=at_least, max_pixels=most)
+            else:
+                pixels = pixels.to_8bit(preprocessing.range)
+        return digest, preprocessing.resize(pixels)
+
+    def read_or_reason(self, name: str, lost: LostContrast) -> tuple[str, np.ndarray | Limits] | str:
+        """Return what `read` returns or, for a bad image, the reason."""
+        try:
+            return self.read(name, lost)
+        except TooManyPixels as error:
+            return f"{error} (`max_pixels` sets the limit)"
+        except BadInput as error:
+            return str(error)
+
+
+@dataclass
+class Chunk:
+    """Decoded files, by their place in the chunk: pixels (N, resize_to, resize_to, C), those of bad images unset."""
+
+    pixels: np.ndarray
+    contents: list[str]
+    failures: dict[int, str] = field(default_factory=dict)
+    limits: dict[int, Limits] = field(default_factory=dict)
+    lost: LostContrast = field(default_factory=LostContrast)
+
+    @classmethod
+    def read(cls, decoder: Decoder, names: Sequence[str]) -> Chunk:
+        """Decode files."""
+        size = decoder.preprocessing.resize_to
+        pixels = np.empty((len(names), size, size, decoder.preprocessing.channels), dtype=np.uint8)
+        chunk = cls(pixels, [""] * len(names))
+        for place, name in enumerate(names):
+            found = decoder.read_or_reason(name, chunk.lost)
+            if isinstance(found, str):
+                chunk.failures[place] = found
+                continue
+            chunk.contents[place], result = found
+            if isinstance(result, Limits):
+                chunk.limits[place] = result
+            else:
+                pixels[place] = result
+        return chunk
+
+
+def other_kind(path: str, *, are_integers: bool) -> str:
+    """Return the sentence about an image whose values are of another kind than those of most training images."""
+    kinds = ("floats", "integers") if are_integers else ("integers", "floats")
+    return (
+        f"{printable(path)} has {kinds[0]}, and most training images of more than 8 bits have {kinds[1]}: give the "
+        "values that become black and white for both (`range`)"
+    )
+
+
 class _Reader:
     """Reads files into one array. With `limits`, those of images of more than 8 bits are collected there instead."""
 
     def __init__(self, root: Path, files: Files, preprocessing: Preprocessing, bad: BadImages) -> None:
         size = preprocessing.resize_to
         self.root, self.files, self.preprocessing, self.bad = root, files, preprocessing, bad
-        self.base = str(root)  # joined as text: creating a Path for each image takes a tenth of the time
+        self.base = str(root)
         self.store = np.empty((len(files), size, size, preprocessing.channels), dtype=np.uint8)
         self.kept = np.ones(len(files), dtype=bool)
         self.contents = [""] * len(files)
@@ -129,19 +218,25 @@ class _Reader:
 
     def read(self, indices: Sequence[int]) -> None:
         """Read the files at `indices` with several threads; report bad ones in their order."""
+        decoder = Decoder(
+            self.base, self.preprocessing, self.bad.max_pixels, self.bad.are_integers, self.limits is not None
+        )
 
         def read_chunk(start: int) -> list[tuple[int, str]]:
             failures = []
-            for i in indices[start : start + _CHUNK]:
-                try:
-                    self._read_one(i)
-                except TooManyPixels as error:
-                    failures.append((i, f"{error} (`max_pixels` sets the limit)"))
-                except BadInput as error:
-                    failures.append((i, str(error)))
+            for i in indices[start : start + CHUNK]:
+                found = decoder.read_or_reason(self.files.names[i], self.bad.lost)
+                if isinstance(found, str):
+                    failures.append((i, found))
+                    continue
+                self.contents[i], result = found
+                if not isinstance(result, Limits):
+                    self.store[i] = result
+                elif self.limits is not None:
+                    self.limits[i] = result
             return failures
 
-        starts = range(0, len(indices), _CHUNK)
+        starts = range(0, len(indices), CHUNK)
         with closing(in_order(read_chunk, starts, _workers(self.root, self.files))) as results:
             for failures in results:
                 for i, reason in failures:
@@ -158,39 +253,9 @@ class _Reader:
                 same[i] = found[i]
             else:
                 self.kept[i] = False
-                self.bad.report(self.files.names[i], self._other_kind(f"{self.base}/{self.files.names[i]}"))
+                path = f"{self.base}/{self.files.names[i]}"
+                self.bad.report(self.files.names[i], other_kind(path, are_integers=self.bad.are_integers))
         return same
-
-    def _other_kind(self, path: str) -> str:
-        kinds = ("floats", "integers") if self.bad.are_integers else ("integers", "floats")
-        return (
-            f"{printable(path)} has {kinds[0]}, and most training images of more than 8 bits have {kinds[1]}: give the "
-            "values that become black and white for both (`range`)"
-        )
-
-    def _read_one(self, i: int) -> None:
-        path, preprocessing = f"{self.base}/{self.files.names[i]}", self.preprocessing
-        content = read_bytes(path)
-        self.contents[i] = content_digest(content)
-        pixels: Image | DeepPixels | np.ndarray
-        source, at_least, most = io.BytesIO(content), 2 * preprocessing.resize_to, self.bad.max_pixels
-        has_bands = preprocessing.channels not in (1, 3)
-        if has_bands:
-            pixels = read_bands(source, preprocessing.channels, name=path, max_pixels=most)
-        else:
-            pixels = decode(source, name=path, at_least=at_least, max_pixels=most, keep_depth=True)
-        if isinstance(pixels, DeepPixels):
-            if self.limits is not None and pixels.values.dtype != np.uint8:
-                self.limits[i] = Limits.of(pixels)
-                return
-            if pixels.values.dtype != np.uint8 and self.bad.are_integers not in (None, pixels.are_integers):
-                raise BadInput(self._other_kind(path))
-            self.bad.lost.add(self.files.names[i], pixels, preprocessing.range)
-            if preprocessing.range is None and not has_bands:
-                pixels = read_image(source, name=path, at_least=at_least, max_pixels=most)
-            else:
-                pixels = pixels.to_8bit(preprocessing.range)
-        self.store[i] = preprocessing.resize(pixels)
 
     def split(self) -> Split:
         """Return what was read, without the images that were skipped."""
@@ -206,20 +271,6 @@ class _Reader:
             contents = [contents[i] for i in chosen.tolist()]
         images = torch.from_numpy(self.store[: len(files)])
         return Split(images, torch.from_numpy(files.labels.copy()), files.names, tuple(contents))
-
-
-def without_colour(split: Split, preprocessing: Preprocessing) -> tuple[Split, Preprocessing]:
-    """Return one channel instead of three if all pixels of the training images are grey, whatever their files' mode.
-
-    Reading the files as grey gives the same values. Stops at the first image with a colour.
-    """
-    images = split.images
-    for start in range(0, len(images), 256):
-        part = images[start : start + 256].numpy()
-        if (part[..., 0] != part[..., 1]).any() or (part[..., 0] != part[..., 2]).any():
-            return split, preprocessing
-    grey = replace(preprocessing, channels=1, mean=preprocessing.mean[:1], std=preprocessing.std[:1])
-    return replace(split, images=images[..., :1].contiguous()), grey
 
 
 def sample_headers(
@@ -278,7 +329,7 @@ def require_memory(needed: int, what: str) -> None:
     if available is not None and needed > available:
         raise BadInput(
             f"{what} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available; "
-            "choose a smaller image size, or use fewer images"
+            "choose a smaller image size, use fewer images, or leave images on the disk (`store='auto'`)"
         )
 
 

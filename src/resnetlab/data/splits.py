@@ -17,10 +17,15 @@ from resnetlab.errors import BadInput, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnetlab.data.pixels import Pixels
+
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==; compare digests
 class Split:
-    """One split of a data set in memory: images uint8 (N, H, W, C), labels int64 (N,), and a name for each image.
+    """One split of a data set: images uint8 (N, H, W, C), labels int64 (N,), and a name for each image.
+
+    The images are a tensor or, if they are not held in memory, an object that is indexed like one by rows (see
+    `resnetlab.data.pixels`).
 
     `contents` are content digests (see `resnetlab.data.contents`), one for each image: of the bytes of its file or, for
     a named data set, of its published pixels. Equal digests mean equal files. It is empty where nothing was published
@@ -32,7 +37,7 @@ class Split:
     ('b.png',)
     """
 
-    images: Tensor
+    images: Pixels
     labels: Tensor
     names: tuple[str, ...]
     contents: tuple[str, ...] = ()
@@ -58,14 +63,15 @@ class Split:
         return names_digest(self.names, self.labels.tolist(), self.contents) if self.contents else None
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> Split:
-        """Copy the images at `indices`, in that order."""
+        """Return the images at `indices`, in that order; those in memory are copied."""
         import torch
 
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
         places = chosen.tolist()
+        images = self.images[chosen] if isinstance(self.images, torch.Tensor) else self.images.subset(chosen)
         names = tuple(self.names[i] for i in places)
         contents = tuple(self.contents[i] for i in places) if self.contents else ()
-        return Split(self.images[chosen], self.labels[chosen], names, contents)
+        return Split(images, self.labels[chosen], names, contents)
 
 
 def names_digest(names: Sequence[str], labels: Sequence[int], contents: Sequence[str] = ()) -> str:

@@ -19,9 +19,10 @@ from resnetlab.data.folder import Files, Found, find
 from resnetlab.data.limits import MAX_PIXELS
 from resnetlab.data.named import open_named
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.reading import MOST_SKIPPED, BadImages, read_files, require_memory
+from resnetlab.data.reading import MOST_SKIPPED, BadImages
 from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import Split, names_digest
+from resnetlab.data.stores import IN_MEMORY, Storage, Store, bytes_of, read_splits
 from resnetlab.data.tree import sentences
 from resnetlab.errors import BadInput, Damaged, printable
 
@@ -186,7 +187,7 @@ class Images:
     name: str
     classes: Mapping[str, str]
     contents: Callable[[Sequence[str]], Mapping[str, str]]
-    read: Callable[[Sequence[str], np.ndarray, Preprocessing, BadImages], Split]
+    read: Callable[[Sequence[str], np.ndarray, Preprocessing, BadImages, Store], Split]
     notes: tuple[str, ...]
     is_readable: Callable[[str], bool]
 
@@ -214,6 +215,7 @@ def open_stored(
     bad_images: Literal["error", "skip"] = "error",
     max_skipped: float = MOST_SKIPPED,
     max_pixels: int = MAX_PIXELS,
+    storage: Storage = IN_MEMORY,
     refuse: Callable[[Changes], Exception] | None = None,
 ) -> StoredData:
     """Read the stored splits `parts`, without the images that are gone, in another class, or changed.
@@ -228,8 +230,8 @@ def open_stored(
         raise refuse(changes)
     total = sum(len(split.names) for split in stored.splits.values())
     size = preprocessing.resize_to
-    needed = sum(len(same[part]) for part in parts) * size**2 * preprocessing.channels
-    require_memory(needed, f"{images.name} at {size}×{size} pixels")
+    needed = bytes_of(sum(len(same[part]) for part in parts), preprocessing)
+    store = storage.choose(needed, f"{images.name} at {size}×{size} pixels")
     bad = BadImages(bad_images, total, max_skipped, max_pixels)
     splits: dict[str, Split] = {}
     unread: dict[str, dict[str, str]] = {}
@@ -241,7 +243,7 @@ def open_stored(
                 f"none of the {len(record.names):,} stored {part} images is as it was in {images.name}: "
                 f"{changes.sentence()}"
             )
-        split = images.read(names, wanted, preprocessing, bad)
+        split = images.read(names, wanted, preprocessing, bad, store)
         if not len(split):
             raise BadInput(f"none of the {part} images in {images.name} can be read")
         recorded = dict(zip(record.names, record.contents, strict=True)) if record.contents else {}
@@ -334,10 +336,13 @@ def _folder_images(found: Found, choice: ClassChoice) -> Images:
         for file in files
     }
 
-    def read(names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing, bad: BadImages) -> Split:
+    def read(
+        names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing, bad: BadImages, store: Store
+    ) -> Split:
         began = time.time_ns()
-        split = read_files(root, Files(tuple(names), labels), preprocessing, bad)
-        remember(root, dict(zip(split.names, split.contents, strict=True)), began)
+        split = read_splits(root, {"": Files(tuple(names), labels)}, preprocessing, bad, store)[""]
+        if store == "memory":
+            remember(root, dict(zip(split.names, split.contents, strict=True)), began)
         return split
 
     def is_readable(name: str) -> bool:
@@ -360,7 +365,13 @@ def _named_images(source: str, choice: ClassChoice, root: str | None, *, downloa
     def contents(names: Iterable[str]) -> dict[str, str]:
         return {name: content_digest(place[name][0].images[place[name][1]]) for name in names if name in place}
 
-    def read(names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing, bad: BadImages) -> Split:  # noqa: ARG001
+    def read(
+        names: Sequence[str],
+        labels: np.ndarray,
+        preprocessing: Preprocessing,
+        bad: BadImages,  # noqa: ARG001
+        store: Store,  # noqa: ARG001
+    ) -> Split:
         pixels = np.stack([place[name][0].images[place[name][1]] for name in names])
         return resized(pixels, labels, tuple(names), preprocessing)
 

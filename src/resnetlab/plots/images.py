@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,6 +34,13 @@ TILE, GAP, LINE = 1.75, 0.3, 0.165  # inches: an image's side, the space between
 SMALL = 64  # pixels; up to here the pixels themselves are shown, sharp
 
 
+class Pictures(Protocol):
+    """Images (N, H, W, C), uint8, of which some are chosen by their numbers, as of an array."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, chosen: NDArray[np.integer], /) -> Images: ...
+
+
 class Line(NamedTuple):
     """One line of a caption."""
 
@@ -44,7 +51,7 @@ class Line(NamedTuple):
 
 @house_style()
 def samples(
-    images: Images, true: Labels, predicted: Labels, probability: Floats, *, classes: Sequence[str], title: str
+    images: Pictures, true: Labels, predicted: Labels, probability: Floats, *, classes: Sequence[str], title: str
 ) -> Figure:
     """Up to 25 of the `images` (N, H, W, C), uint8, evenly spread over their order, with true and predicted names.
 
@@ -63,7 +70,7 @@ def samples(
 
 @house_style()
 def mistakes(
-    images: Images,
+    images: Pictures,
     true: Labels,
     predicted: Labels,
     probability: Floats,

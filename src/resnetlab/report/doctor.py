@@ -95,7 +95,7 @@ def write_label_issues(folder: Path, examined: Examined, table: Path) -> Path:
         Card(
             suspect.name,
             f"{suspect.label} ({suspect.quality:.0%}) → {suspect.suggested} ({suspect.probability:.0%})?",
-            thumbnail(examined.images[suspect.index]),
+            thumbnail(examined.image(suspect.index)),
         )
         for suspect in suspects[:MOST_SUSPECTS]
     ]

@@ -28,6 +28,7 @@ from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
+from resnetlab.data.stores import note_on
 from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
@@ -95,7 +96,13 @@ class Experiment(Training):
         state = make_state(config, network, runtime)
         *extended, _ = lengths(config, len(batches.train), extended_at)
         drawn = "draws" if config.data.balance == "sampler" else "training images"
-        notes = [*data.notes, *notes_on_copies(data), *notes, *dropped(len(data.train), config.batch_size, drawn)]
+        notes = [
+            *data.notes,
+            *note_on([data.train, data.val, data.test]),
+            *notes_on_copies(data),
+            *notes,
+            *dropped(len(data.train), config.batch_size, drawn),
+        ]
         notes += [*balance_note(config, data), *mirror_notes(config, data)]
         unique = tuple(dict.fromkeys(notes))  # those of a run's stored data have the copies already
         return cls(state, batches, plan, runtime, config, data, network, unique, tuple(extended))
@@ -321,7 +328,8 @@ def evaluation_batches(split: Split, data: ImageData, runtime: Runtime) -> EvalB
 
 def hold(split: Split, runtime: Runtime) -> Split:
     """The split with its images and labels on the device, if they fit."""
-    return dataclasses.replace(split, images=runtime.hold(split.images), labels=runtime.hold(split.labels))
+    images = runtime.hold(split.images) if isinstance(split.images, torch.Tensor) else split.images
+    return dataclasses.replace(split, images=images, labels=runtime.hold(split.labels))
 
 
 def total_steps(config: RunConfig, steps_per_epoch: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnetlab.data.pixels import in_turn
 from resnetlab.errors import BadInput, NonFinite
 from resnetlab.evaluation.selective import CONFIDENCE, rejections_in
 from resnetlab.inference.model_file import Model, read_model, save_model
@@ -45,10 +46,11 @@ def agreement(model: Model, evaluation: Evaluation, device: torch.device, stop: 
     device multiplies in hardware. One in which an output is not finite has an agreement of 0. Raises StopRequested.
     """
     found = {}
-    pixels = np.asarray(evaluation.split.images.cpu())
-    batches = [pixels[first : first + EVAL_BATCH] for first in range(0, len(pixels), EVAL_BATCH)]
+    count = len(evaluation.split)
+    rows = [torch.arange(first, min(first + EVAL_BATCH, count)) for first in range(0, count, EVAL_BATCH)]
     for name, precision in reduced_precisions(device).items():
         classifier = Classifier(model, Runtime(device, precision))
+        batches = (np.asarray(images.cpu()) for images in in_turn(evaluation.split.images, rows))
         try:
             predicted = [classifier.logits(batch).argmax(1) for batch in Interruptible(batches, stop)]
             found[name] = float((np.concatenate(predicted) == evaluation.predicted).mean())

@@ -53,6 +53,7 @@ HARMLESS = {
     "license",
 }
 HARMLESS |= {"data.root", "data.download"}  # the folder in which the same images are found
+HARMLESS |= {"data.store", "data.memory"}  # the place where the same pixels are held
 """Settings that change no weight of a run."""
 
 
@@ -195,6 +196,12 @@ class DataConfig(Section):
     the .csv file"""
     download: bool = True
     """download a named data set if it is missing"""
+    store: Literal["auto", "memory", "cache", "stream"] = "auto"
+    """where the decoded images of a folder or table are held, which changes no result; memory: all in memory; cache:
+    decoded once, into a file in resnetlab's cache folder; stream: decoded for each batch, in other processes; auto: the
+    first of them for which there is room"""
+    memory: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """with store auto: largest size of the decoded images in memory, in GB; default: half of the available memory"""
 
 
 class ModelConfig(Section):

@@ -152,6 +152,7 @@ def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> Non
 
 def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], result: Mapping[str, Any]) -> None:
     """Draw confusion matrix, classes, calibration, risk and coverage, samples and worst mistakes."""
+    from resnetlab.data.pixels import Cropped  # imports Pillow
     from resnetlab.plots.calibration import reliability_diagram  # matplotlib takes its time to import
     from resnetlab.plots.classes import class_bars
     from resnetlab.plots.confusion import confusion_matrix
@@ -171,9 +172,9 @@ def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], result
     save(reliability_diagram(panels, evaluation.title), folder / "calibration.png")
     figure = risk_coverage(rejecting["curve"], rejecting["rejections"], result["images"], evaluation.title)
     save(figure, folder / "risk_coverage.png")
-    if not evaluation.split.images.numel():  # those of a cross-validation are in its folds
+    if 0 in evaluation.split.images.shape:  # those of a cross-validation are in its folds
         return
-    images = np.asarray(evaluation.preprocessing.center_crop(evaluation.split.images).cpu())
+    images = Cropped(evaluation.split.images, evaluation.preprocessing)
     save(samples(images, labels, predicted, probability, **about), folder / "samples.png")
     save(mistakes(images, labels, predicted, probability, loss, **about), folder / "mistakes.png")
 

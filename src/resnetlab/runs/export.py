@@ -248,7 +248,7 @@ def calibration(run: RunFolder | None, model: Model) -> Iterator[np.ndarray]:
             "file does not have; give the folder of its run"
         )
     sample = open_sample(run, "train", MOST_CALIBRATION, preprocessing=model.preprocessing, advice=NO_EXPORT)
-    images = sample.images.numpy()
+    images = sample.images[:].numpy()
     return iter([images[start : start + BATCH] for start in range(0, len(images), BATCH)])
 
 
@@ -259,7 +259,7 @@ def validation_images(run: RunFolder | None, model: Model) -> Images:
             "a model file has no images to verify the export with; give some (`images`), or the folder of its run"
         )
     split = open_sample(run, "val", MOST_RESIZED, preprocessing=model.preprocessing, advice=NO_EXPORT)
-    pixels, root = split.images.numpy(), root_of(run)
+    pixels, root = split.images[:].numpy(), root_of(run)
     few = spread(len(split), MOST_DECODED)
     decoded = [pixels[i] if root is None else decoded_pixels(model.preprocessing, root / split.names[i]) for i in few]
     decoded = of_other_sizes(decoded, model.preprocessing.resize_to)

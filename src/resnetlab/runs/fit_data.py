@@ -17,6 +17,7 @@ from torch import Tensor
 from resnetlab.data.colour import JITTER
 from resnetlab.data.datasets import ImageData
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
+from resnetlab.data.pixels import Pixels, blocks
 from resnetlab.data.preprocess import Preprocessing, channel_statistics
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
@@ -92,7 +93,8 @@ class Images:
         digest = hashlib.sha256()
         for values in (self.content.images, self.content.labels):
             digest.update(str((values.dtype, tuple(values.shape))).encode())
-            digest.update(values.contiguous().cpu().numpy().data)
+            for block in blocks(values):
+                digest.update(block.contiguous().cpu().numpy().data)
         return {"images": len(self), "digest": digest.hexdigest()}
 
 
@@ -170,12 +172,12 @@ class Scaling(Preprocessing):
         """Accept any size: these values are not written to a model file."""
 
     @classmethod
-    def of(cls, images: Tensor) -> Scaling:
+    def of(cls, images: Pixels) -> Scaling:
         """The scaling for training images (N, H, W, C)."""
         height, channels = images.shape[1], images.shape[3]
         mean, std = (0.0,) * channels, (1.0,) * channels
         if images.dtype == torch.uint8:
-            mean, std = channel_statistics(images.cpu().numpy())
+            mean, std = channel_statistics(block.cpu().numpy() for block in blocks(images))
         return cls(height, height, channels, mean, std)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -343,7 +345,7 @@ def batches_of(train: Images, val: Images, data: ImageData | None, config: RunCo
 def require_alike(train: Split | Items, val: Split | Items) -> None:
     """Raise BadInput if training and validation images differ in their scale or their number of channels."""
     kinds = [
-        "float" if not isinstance(content, Split) or content.images.is_floating_point() else "uint8"
+        "float" if not isinstance(content, Split) or content.images.dtype.is_floating_point else "uint8"
         for content in (train, val)
     ]
     if kinds[0] != kinds[1]:

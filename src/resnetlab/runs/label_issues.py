@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnetlab.data.datasets import ImageData
+from resnetlab.data.pixels import Cropped
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.label_issues import LabelIssues, find_label_issues
 from resnetlab.inference.model_file import read_model
@@ -65,7 +66,7 @@ class Examined:
     names: tuple[str, ...]
     labels: np.ndarray  # (N,)
     probabilities: np.ndarray  # (N, K)
-    images: np.ndarray  # uint8 (N, H, W, C)
+    images: Sequence[Cropped]  # of one run after another
     everything: dict[str, tuple[str, str | None]]  # label and split of each image of the run
     issues: LabelIssues
 
@@ -79,6 +80,14 @@ class Examined:
             quality, name = float(self.probabilities[i, label]), self.names[i]
             found.append(Suspect(i, name, self.classes[label], self.classes[best], quality, float(row[best])))
         return found
+
+    def image(self, index: int) -> np.ndarray:
+        """Return one of the examined images, uint8 (H, W, C)."""
+        for part in self.images:
+            if index < len(part):
+                break
+            index -= len(part)
+        return np.asarray(part[np.array([index])][0])
 
     def pairs(self) -> list[list[str]]:
         """Return how often each class is suspected to be another, the most frequent first."""
@@ -149,7 +158,7 @@ def examine_labels(path: str | os.PathLike[str] | Run, device: str = "auto") -> 
     names = tuple(name for _, split, _ in parts for name in split.names)
     labels = np.concatenate([split.labels.numpy() for _, split, _ in parts])
     probabilities = np.concatenate([scores for _, _, scores in parts])
-    images = np.concatenate([data.preprocessing.center_crop(split.images).numpy() for data, split, _ in parts])
+    images = [Cropped(split.images, data.preprocessing) for data, split, _ in parts]
     everything: dict[str, tuple[str, str | None]] = {}
     data = parts[0][0]
     for part in ("train", "val", "test"):

@@ -29,6 +29,7 @@ from resnetlab.data.stored import (
     images_of,
     open_stored,
 )
+from resnetlab.data.stores import Storage
 from resnetlab.errors import BadInput, printable
 from resnetlab.interpret.embedding import spread
 from resnetlab.runs.config import DataConfig
@@ -95,6 +96,7 @@ def open_saved(
         bad_images=config.bad_images,
         max_skipped=config.max_skipped,
         max_pixels=config.max_pixels,
+        storage=Storage(config.store, config.memory),
         refuse=refuse,
     )
     notes = opened.notes
@@ -117,7 +119,7 @@ def open_sample(run: RunFolder, part: str, most: int, *, preprocessing: Preproce
         raise refusal(run, config, changes, advice=advice)
     names = [same[part][place] for place in spread(len(same[part]), most)]
     bad = BadImages(config.bad_images, max(len(names), 1), config.max_skipped, config.max_pixels)
-    split = images.read(names, np.asarray([labels[name] for name in names], np.int64), preprocessing, bad)
+    split = images.read(names, np.asarray([labels[name] for name in names], np.int64), preprocessing, bad, "memory")
     if not len(split):
         raise BadInput(f"none of the {part} images in {printable(config.name)} can be read")
     return split

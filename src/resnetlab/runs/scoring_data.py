@@ -12,11 +12,12 @@ import numpy as np
 from resnetlab.data.datasets import ImageData, lacking_classes
 from resnetlab.data.folder import WHOLE, Files, Found, find
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.reading import BadImages, read_files, require_memory
+from resnetlab.data.reading import BadImages
 from resnetlab.data.shard_list import is_shards, name_of_shards
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
 from resnetlab.data.stored import few
+from resnetlab.data.stores import Storage, bytes_of, read_splits
 from resnetlab.data.tree import sentences
 from resnetlab.errors import BadInput, printable
 from resnetlab.inference.model_file import Model
@@ -146,11 +147,10 @@ def other_data(
     part = part_to_score(found, split, data)
     files = known_files(found, part, model.classes, merges(config))
     size = model.preprocessing.resize_to
-    require_memory(
-        len(files) * size**2 * model.preprocessing.channels, f"{len(files):,} images at {size}×{size} pixels"
-    )
+    what = f"{len(files):,} images at {size}×{size} pixels"
+    store = Storage(config.store, config.memory).choose(bytes_of(len(files), model.preprocessing), what)
     bad = BadImages(config.bad_images, len(files), config.max_skipped, config.max_pixels)
-    images = read_files(found.root, files, model.preprocessing, bad)
+    images = read_splits(found.root, {split: files}, model.preprocessing, bad, store)[split]
     if not len(images):
         raise BadInput(f"none of the {len(files):,} images in {printable(data)} can be read")
     where = printable(data if Path(data).is_file() else found.root / found.shown[part])

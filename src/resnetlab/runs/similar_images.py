@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from resnetlab.data.classes import counted
 from resnetlab.data.loaders import EvalBatches
 from resnetlab.data.preprocess import Preprocessing
-from resnetlab.data.reading import BadImages, require_memory
+from resnetlab.data.reading import BadImages
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split, names_digest
 from resnetlab.data.stored import Images, images_of
+from resnetlab.data.stores import Storage, bytes_of
 from resnetlab.data.tree import walk
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.evaluate import evaluating
@@ -139,8 +140,8 @@ class ComparedImages:
         if not same:
             return {}
         bad = BadImages("skip", len(same), most=1.0, max_pixels=self.preprocessing.max_pixels)
-        split = self.images.read(same, np.zeros(len(same), np.int64), self.preprocessing, bad)
-        cropped = self.preprocessing.center_crop(split.images).numpy()
+        split = self.images.read(same, np.zeros(len(same), np.int64), self.preprocessing, bad, "memory")
+        cropped = self.preprocessing.center_crop(split.images[:]).numpy()
         return dict(zip(split.names, cropped, strict=True))
 
 
@@ -213,13 +214,12 @@ def other_images(model: Model, run: RunFolder | None, data: str, progress: Progr
     numbers = {word: number for number, word in enumerate(sorted(set(words)))}
     labels = np.array([numbers[word] for word in words], np.int64)
     size = model.preprocessing.resize_to
-    require_memory(
-        len(names) * size**2 * model.preprocessing.channels, f"{len(names):,} images at {size}×{size} pixels"
-    )
+    what = f"{len(names):,} images at {size}×{size} pixels"
+    store = Storage().choose(bytes_of(len(names), model.preprocessing), what)
     bad = BadImages("skip", len(names), most=1.0, max_pixels=model.preprocessing.max_pixels)
 
     def compute() -> Features:
-        split = images.read(names, labels, model.preprocessing, bad)
+        split = images.read(names, labels, model.preprocessing, bad, store)
         if not len(split):
             raise BadInput(f"none of the {len(names):,} images in {printable(data)} can be read")
         of = dict(zip(names, words, strict=True))

@@ -1,0 +1,377 @@
+"""Decoded images in memory, in a file, or decoded for each batch: the same images, within the same promises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetlab.data import decoded, open_dataset, stores
+from resnetlab.data.datasets import ImageData
+from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.pixels import CachedPixels, StreamedPixels
+from resnetlab.data.stores import Storage
+from resnetlab.data.workers import Workers
+from resnetlab.errors import BadInput, ProcessLost
+from resnetlab.runtime import start
+
+OUTSIDE = ("cache", "stream")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Workers, "__init__", with_one_process(Workers.__init__))
+    return tmp_path / "cache" / "resnetlab" / "decoded"
+
+
+def with_one_process(begin: Callable[..., None]) -> Callable[..., None]:
+    return lambda self, count=None: begin(self, count or 1)
+
+
+def colour(random: np.random.Generator, name: str) -> np.ndarray:
+    pixels = random.integers(0, 200, (12, 14, 3)).astype(np.uint8)
+    pixels[..., "ab".index(name)] += 50
+    return pixels
+
+
+def grey(random: np.random.Generator, _: str) -> np.ndarray:
+    return random.integers(0, 256, (12, 14)).astype(np.uint8)
+
+
+def grey_as_colour(random: np.random.Generator, name: str) -> np.ndarray:
+    return np.repeat(grey(random, name)[..., None], 3, axis=2)
+
+
+def deep(random: np.random.Generator, _: str) -> np.ndarray:
+    return random.integers(100, 4000, (12, 14)).astype(np.uint16)
+
+
+def mixed(random: np.random.Generator, name: str) -> np.ndarray:
+    return (deep if random.random() < 0.5 else grey)(random, name)
+
+
+def write(root: Path, make: Callable[[np.random.Generator, str], np.ndarray], count: int = 20) -> Path:
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(make(random, name)).save(root / name / f"{i}.png")
+    return root
+
+
+def splits(data: ImageData) -> list[Any]:
+    return [data.train, data.val, data.test]
+
+
+def require_same(data: ImageData, other: ImageData) -> None:
+    assert data.preprocessing == other.preprocessing
+    assert data.notes == other.notes
+    assert data.unread == other.unread
+    for split, twin in zip(splits(data), splits(other), strict=True):
+        assert (split.names, split.contents) == (twin.names, twin.contents)
+        assert torch.equal(split.labels, twin.labels)
+        assert torch.equal(split.images[:], twin.images)
+        assert split.images.shape == twin.images.shape
+        assert split.images.dtype == twin.images.dtype
+
+
+@pytest.mark.parametrize("make", [colour, grey, grey_as_colour, deep, mixed])
+def test_images_are_the_same_wherever_they_are_held(tmp_path: Path, make: Any) -> None:
+    root = write(tmp_path / "f", make)
+    shutil.copy(root / "a/0.png", root / "b/again.png")
+    (root / "a/broken.png").write_bytes((root / "a/1.png").read_bytes()[:90])
+    (root / "b/empty.png").touch()
+    settings: Any = {"bad_images": "skip", "max_skipped": 0.5}
+    reference = open_dataset(root, store="memory", **settings)
+    for store in (*OUTSIDE, *OUTSIDE):
+        require_same(open_dataset(root, store=store, **settings), reference)
+    fixed = open_dataset(root, store="memory", preprocessing=reference.preprocessing, **settings)
+    for store in OUTSIDE:
+        require_same(open_dataset(root, store=store, preprocessing=reference.preprocessing, **settings), fixed)
+
+
+@pytest.mark.parametrize("store", OUTSIDE)
+def test_images_of_integers_and_floats_are_skipped_alike(tmp_path: Path, store: Any) -> None:
+    root = write(tmp_path / "f", deep)
+    Image.fromarray(np.random.default_rng(1).random((12, 14), np.float32)).save(root / "a/float.tif")
+    settings: Any = {"bad_images": "skip", "max_skipped": 0.5}
+    require_same(open_dataset(root, store=store, **settings), open_dataset(root, store="memory", **settings))
+
+
+@pytest.mark.parametrize("store", OUTSIDE)
+def test_a_bad_image_is_refused_with_the_same_sentence(tmp_path: Path, cache: Path, store: Any) -> None:
+    root = write(tmp_path / "f", colour)
+    (root / "a/broken.png").write_bytes(b"no image")
+    said = []
+    for kind in ("memory", store, store):
+        with pytest.raises(BadInput) as error:
+            open_dataset(root, store=kind)
+        said.append(str(error.value))
+    assert "not an image" in said[0]
+    assert said == said[:1] * 3
+    assert not [*cache.glob("*.decoded"), *cache.glob("*.part")]
+
+
+@pytest.mark.parametrize("store", OUTSIDE)
+def test_a_folder_that_was_opened_before_is_not_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    root = write(tmp_path / "f", colour)
+    first = open_dataset(root, store=store)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an image is decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "submit", refuse)
+        again = open_dataset(root, store=store)
+        assert again.preprocessing == first.preprocessing
+        # the same images under another name, and a part of them
+        renamed = root.rename(tmp_path / "g")
+        open_dataset(renamed, store=store, preprocessing=first.preprocessing, split_seed=1)
+        for name in "ab":
+            (renamed / name / "0.png").unlink()
+        open_dataset(renamed, store=store, preprocessing=first.preprocessing)
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(renamed / "a" / "new.png")
+        with pytest.raises(AssertionError):
+            open_dataset(renamed, store=store, preprocessing=first.preprocessing)
+    require_same(open_dataset(renamed, store=store), open_dataset(renamed, store="memory"))
+
+
+def test_other_settings_have_other_files(tmp_path: Path, cache: Path) -> None:
+    root = write(tmp_path / "f", colour)
+    for settings in ({}, {"image_size": 8}, {"fit": "pad"}, {"channels": 1}):
+        require_same(open_dataset(root, store="cache", **settings), open_dataset(root, store="memory", **settings))
+    assert len(list(cache.glob("*.decoded"))) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "folder"])
+def test_a_damaged_file_is_not_used(tmp_path: Path, cache: Path, damage: str) -> None:
+    root = write(tmp_path / "f", colour)
+    open_dataset(root, store="cache")
+    (file,) = cache.glob("*.decoded")
+    content = file.read_bytes()
+    for finding in cache.glob("*.json"):
+        finding.write_text(finding.read_text().replace("0.", "1."))
+    if damage == "folder":
+        shutil.rmtree(cache)
+        cache.write_text("no folder")
+        with pytest.raises(OSError, match="could not create"):
+            open_dataset(root, store="cache")
+        return
+    changed = content[:-60] + bytes([content[-60] ^ 1]) + content[-59:]
+    file.write_bytes({"cut": content[:500], "changed": changed, "empty": b""}[damage])
+    require_same(open_dataset(root, store="cache"), open_dataset(root, store="memory"))
+    assert file.read_bytes() == content
+
+
+BUILD = """
+import sys, time
+from resnetlab.data import open_dataset, workers
+ask, asked = workers.Workers._ask, []
+def slowly(self, decoder, names):
+    asked.extend(names)
+    time.sleep(float(sys.argv[2]))
+    return ask(self, decoder, names)
+workers.Workers._ask = slowly
+workers.CHUNK_BYTES = 1
+print("begins", flush=True)
+open_dataset(sys.argv[1], store="cache")
+print(len(asked), flush=True)
+"""
+
+
+def building(root: Path, seconds: float) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", BUILD, str(root), str(seconds)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_is_used(tmp_path: Path, cache: Path) -> None:
+    root = write(tmp_path / "f", colour)
+    with building(root, 0.2) as process:
+        until(lambda: [*cache.glob("*.part")])
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+    assert len(list(cache.glob("*.part"))) == 1
+    assert not list(cache.glob("*.decoded"))
+    require_same(open_dataset(root, store="cache"), open_dataset(root, store="memory"))
+    assert not list(cache.glob("*.part"))
+    assert len(list(cache.glob("*.decoded"))) == 1
+
+
+def test_the_part_of_another_data_set_is_removed_unless_it_is_being_written(tmp_path: Path, cache: Path) -> None:
+    root, other = write(tmp_path / "f", colour), write(tmp_path / "g", grey)
+    with building(root, 0.2) as process:
+        until(lambda: [*cache.glob("*.part")])
+        open_dataset(other, store="cache")
+        assert list(cache.glob("*.part"))
+        process.kill()
+    for name in "ab":
+        (other / name / "0.png").unlink()
+    open_dataset(other, store="cache", image_size=8)
+    assert not list(cache.glob("*.part"))
+
+
+def test_two_processes_that_open_at_once_build_once(tmp_path: Path, cache: Path) -> None:
+    root = write(tmp_path / "f", colour)
+    processes = [building(root, 0.05) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert sorted(said) == [["begins", "0"], ["begins", "40"]]
+    assert len(list(cache.glob("*.decoded"))) == 1
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+Disk = namedtuple("Disk", "total used free")
+
+
+def test_a_disk_is_not_filled(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "f", colour)
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: Disk(1_000_000, 940_000, 60_000))
+    with pytest.raises(BadInput, match=r"need 0.0 GB in .*5% of the disk stays free.*`store='stream'`"):
+        open_dataset(root, store="cache", image_size=32)
+    assert not list(cache.glob("*.decoded"))
+    monkeypatch.setattr(stores, "available_memory", lambda: 1000)
+    data = open_dataset(root, image_size=32)
+    assert isinstance(data.train.images, StreamedPixels)
+    require_same(data, open_dataset(root, image_size=32, memory=1))
+
+
+def test_the_store_is_chosen_by_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "f", colour)
+    needed = 40 * 12 * 12 * 3
+    assert isinstance(open_dataset(root).train.images, torch.Tensor)
+    for available, kind in ((2 * needed, torch.Tensor), (2 * needed - 1, CachedPixels)):
+        monkeypatch.setattr(stores, "available_memory", lambda free=available: free)
+        assert isinstance(open_dataset(root, image_size=12).train.images, kind)
+    assert isinstance(open_dataset(root, image_size=12, memory=1).train.images, torch.Tensor)
+    assert isinstance(open_dataset(root, image_size=12, memory=needed / 1e9).train.images, torch.Tensor)
+    assert isinstance(open_dataset(root, image_size=12, memory=0).train.images, CachedPixels)
+    with pytest.raises(BadInput, match=r"unknown store 'disk'"):
+        open_dataset(root, store="disk")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="memory is -1"):
+        Storage("auto", -1)
+
+
+@pytest.mark.parametrize("store", OUTSIDE)
+def test_batches_are_the_same(tmp_path: Path, store: Any) -> None:
+    root, runtime = write(tmp_path / "f", colour), start("cpu", "fp32")
+    found = []
+    for kind in ("memory", store):
+        data = open_dataset(root, store=kind)
+        train = TrainBatches(data.train, data.preprocessing, (), 5, 0, runtime)
+        parts = [
+            train.epoch(0),
+            train.epoch(1, 2),
+            train.epoch(3, 1, 3),
+            EvalBatches(data.val, data.preprocessing, 4, runtime),
+        ]
+        found.append([batch for part in parts for batch in part])
+        subset = data.train.subset([3, 1])
+        found[-1] += list(EvalBatches(subset.subset([1, 0]), data.preprocessing, 4, runtime))
+    for batch, twin in zip(*found, strict=True):
+        assert torch.equal(batch.images, twin.images)
+        assert torch.equal(batch.labels, twin.labels)
+        assert torch.equal(batch.indices, twin.indices)
+
+
+def test_an_image_that_changes_while_it_is_streamed_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "f", colour)
+    data = open_dataset(root, store="stream")
+    name = data.train.names[0]
+    (root / name).write_bytes((root / data.train.names[1]).read_bytes())
+    assert len(data.train.images[1:3]) == 2
+    with pytest.raises(BadInput, match=f"has changed since the data set was opened: {name} has other contents"):
+        data.train.images[:3]
+    (root / name).unlink()
+    with pytest.raises(BadInput, match="has changed since the data set was opened: file not found"):
+        data.train.images[:3]
+
+
+def test_a_process_that_dies_ends_with_a_sentence(tmp_path: Path) -> None:
+    data = open_dataset(write(tmp_path / "f", colour), store="stream")
+    data.train.images[:3]
+    workers: Workers = data.train.images._workers  # type: ignore[union-attr]
+    for process in workers._processes:
+        process.kill()
+    with pytest.raises(ProcessLost, match="a process that decodes images ended"):
+        data.train.images[:3]
+
+
+def test_processes_end_with_the_data_set(tmp_path: Path) -> None:
+    data = open_dataset(write(tmp_path / "f", colour), store="stream")
+    data.train.images[:3]
+    processes = data.train.images._workers._processes  # type: ignore[union-attr]
+    assert [process.poll() for process in processes] == [None]
+    del data
+    until(lambda: all(process.poll() is not None for process in processes))
+
+
+FLAT = """
+import sys, numpy as np, torch
+from pathlib import Path
+from resnetlab.data.pixels import CachedPixels, StreamedPixels
+from resnetlab.data.preprocess import for_size
+from resnetlab.data.reading import Decoder
+from resnetlab.data.workers import Workers
+path, kind = Path(sys.argv[1]), sys.argv[2]
+shape, count = (32, 32, 3), int(sys.argv[3])
+if kind == "cache":
+    images = CachedPixels(path, shape, np.arange(count))
+else:
+    decoder = Decoder(str(path.parent), for_size(32, 3, "crop"), 10**6)
+    digest = decoder.read("a.png", None)[0]
+    images = StreamedPixels(decoder, ["a.png"] * count, [digest] * count, Workers(1))
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) // 1024
+def go(rows):
+    for batch in images.in_turn(rows.split(128)):
+        batch.float().mean()
+order = torch.randperm(count)
+go(order[: count // 10])
+before = peak()
+go(order)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
+@pytest.mark.parametrize(("kind", "count"), [("cache", 50_000), ("stream", 5_000)])
+def test_resident_memory_does_not_grow_with_the_data_set(tmp_path: Path, kind: str, count: int) -> None:
+    if kind == "cache":
+        with (tmp_path / "images").open("wb") as file:
+            for _ in range(count // 1000):
+                file.write(np.random.default_rng(0).bytes(1000 * 32 * 32 * 3))
+            file.write(b"index")
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    words = [sys.executable, "-c", FLAT, str(tmp_path / "images"), kind, str(count)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    grown = int(subprocess.run(words, check=True, capture_output=True, env=environment).stdout)
+    megabytes = count * 32 * 32 * 3 // 2**20  # 146 and 14
+    assert grown < max(4, megabytes // 10)
+
+
+def test_named_data_is_held_in_memory() -> None:
+    data = open_dataset("digits", store="cache")
+    assert isinstance(data.train.images, torch.Tensor)
+    assert data.notes[0] == "the images of digits are published as arrays, which are held in memory"
+    assert "held" not in " ".join(open_dataset("digits").notes)
