@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import page, pictures, results
+from benchmarks import distributed_page, page, pictures, results
 from benchmarks.options import RESULTS, Options, checked, parse
 from resnetlab.errors import BadInput, LabError, unknown
 
@@ -48,9 +48,11 @@ BENCHMARKS = {
     "startup": "start-up time of the package and the command line",
     "checkpoint": "time to write a checkpoint and the best model, as a share of an epoch",
     "scaling": "time and memory of training as batch, image, depth and data set grow",
+    "distributed": "training with one process and with two, compared with a cost model",
 }
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
+PREDICTIONS = PAGE.with_name("scaling-out.md")  # computed; a stored result is only a part of it
 console = Console(highlight=False, stderr=True)
 
 
@@ -190,7 +192,10 @@ def draw_all(names: Iterable[str]) -> None:
 def write_page(*, check: bool) -> None:
     """Write docs/benchmarks.md and the pages of single results; with `check`, only compare."""
     found = results.stored(RESULTS, BENCHMARKS)
-    pages = {PAGE: page.page(found, BENCHMARKS, page.relative(RESULTS, PAGE))}
+    pages = {
+        PAGE: page.page(found, BENCHMARKS, page.relative(RESULTS, PAGE)),
+        PREDICTIONS: distributed_page.page(found.get("distributed", ())),
+    }
     for name, entries in found.items():
         if "page" in entries[0]:
             file = PAGE.parent / Path(entries[0]["page"]).name

@@ -8,6 +8,7 @@ the end of the backward pass is waited for.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,10 +150,10 @@ class Setup:
 
     def smallest_share(self, processes: int, goal: float) -> int:
         """Return the fewest images in each process with which the efficiency reaches `goal`, below 1."""
-        images = 1
-        while self.efficiency(processes, images) < goal:
-            images += 1
-        return images
+        most = 1
+        while self.efficiency(processes, most) < goal:
+            most *= 2
+        return bisect_left(range(most), goal, key=lambda images: self.efficiency(processes, images))
 
 
 def state_bytes(parameters: int, moments: int) -> int:

@@ -42,6 +42,7 @@ GENERATED = {  # page: the program that writes it
     "docs/benchmarks.md": "benchmarks table",
     "docs/floor.md": "benchmarks table",
     "docs/scaling.md": "benchmarks table",
+    "docs/scaling-out.md": "benchmarks table",
     "docs/cifar10-fast.md": "ablation.py",
     "docs/reference.md": "reference.py",
 }

@@ -39,6 +39,8 @@ class Job:
     steps: int = 10
     warmup: int = 3
     images: int = 0
+    processes: int = 1  # that train together
+    compress: str = "none"  # the format in which they exchange gradients
     spawned: float = field(default_factory=time.time)  # when the process was started, in seconds since 1970
     scratch: str = ""  # an empty folder for temporary files
 

@@ -38,7 +38,7 @@ def test_training_ours_and_plain_pytorch() -> None:
     "name",
     [
         *("evaluation", "data", "inference", "predicting", "startup", "checkpoint", "notebook", "scaling", "numerics"),
-        *("beside_script", "accelerate", "rounding"),
+        *("beside_script", "accelerate", "rounding", "distributed"),
     ],
 )
 def test_the_others(name: str) -> None:
