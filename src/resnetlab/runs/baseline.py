@@ -23,6 +23,7 @@ from resnetlab.runs.differences import differences
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
+from resnetlab.runs.probes import settled
 from resnetlab.runs.resume import resume
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
@@ -144,7 +145,8 @@ def unfinished(parts: Mapping[str, RunConfig], folder: Path) -> list[str]:
             left.append(name)
             continue
         run = RunFolder.open(path)
-        changed = [difference for difference in differences(run.config, config) if difference.path not in HARMLESS]
+        wanted = settled(config, run.config)
+        changed = [difference for difference in differences(run.config, wanted) if difference.path not in HARMLESS]
         if changed:
             change = "; ".join(map(str, changed))
             raise BadInput(f"{printable(path)} was begun with other settings ({printable(change)}); give another `out`")

@@ -238,7 +238,7 @@ def make_augmentations(config: AugmentConfig, image_size: int, channels: int = 3
         raise BadInput(
             f"augment.crop is {config.crop}, but mirrored padding must be smaller than the image, {image_size} px"
         )
-    return [step for name, step in steps.items() if getattr(config, name) not in (0, "none")]
+    return [step for name, step in steps.items() if getattr(config, name) not in (0, "none", "auto")]
 
 
 def make_mixing(config: AugmentConfig, classes: int) -> Mixing | None:

@@ -247,9 +247,11 @@ class AugmentConfig(Section):
     """side of a random square that is blackened, in pixels; 0: off"""
     resized_crop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """smallest share of the area for a random resized crop (0.08 is usual for ImageNet); 0: off"""
-    policy: Literal["none", "trivial", "rand"] = "none"
+    policy: Literal["none", "trivial", "rand", "auto"] = "none"
     """random operations on each image, such as a rotation, a shear, more contrast; trivial: TrivialAugment, one
-    operation of random strength; rand: RandAugment, as many as rand_ops, all of strength rand_magnitude"""
+    operation of random strength; rand: RandAugment, as many as rand_ops, all of strength rand_magnitude; auto: none of
+    them, but short probes on training images choose whether flip stays on, and whether resized_crop does or small
+    shifts take its place"""
     rand_ops: Annotated[int, Field(ge=1, le=10)] = 2
     """policy rand: operations per image, one after another"""
     rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9

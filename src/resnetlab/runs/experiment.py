@@ -27,6 +27,7 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import History
 from resnetlab.runs.log import RunLog, SilentLog
 from resnetlab.runs.messages import introduction, score_line, validation_line
+from resnetlab.runs.probes import with_chosen_policy
 from resnetlab.runs.provenance import provenance, session_record, split_record
 from resnetlab.runs.score import ScoredSplit, record_access, score_split, test_set_line
 from resnetlab.runs.scoring_data import ScoringData, SplitName
@@ -90,7 +91,11 @@ def train(
         experiment = Experiment.of(config, processes=processes)
         if minutes is not None:
             experiment = planned(experiment, minutes, began)
-            config = experiment.config
+    if config.augment.policy == "auto":
+        experiment = with_chosen_policy(experiment)
+        if minutes is not None:  # the probes have taken some of them
+            experiment = planned(experiment, minutes, began)
+    config = experiment.config
     stop.watch()
     experiment.replicate()
     run = processes.from_main(lambda: RunFolder.create(path, config.recipe))

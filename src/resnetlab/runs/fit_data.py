@@ -372,6 +372,8 @@ def evaluated(content: Split | Items, scaling: Preprocessing, runtime: Runtime) 
 
 def in_memory(split: Split, scaling: Preprocessing, config: RunConfig, runtime: Runtime) -> TrainBatches:
     """Augmented batches of a split in memory."""
+    if config.augment.policy == "auto":
+        raise BadInput("augment.policy auto is for `resnetlab.train`, which trains its own networks; choose the policy")
     height, width = split.images.shape[1:3]
     if height != width and (config.augment.resized_crop or config.augment.sizes):
         raise BadInput(f"the images are {height}x{width}; augment.resized_crop and augment.sizes need square ones")

@@ -21,6 +21,7 @@ from resnetlab.runs.differences import differences
 from resnetlab.runs.experiment import begin, train_and_score
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog, SilentLog
+from resnetlab.runs.probes import settled
 from resnetlab.runs.provenance import session_record
 from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, moved_to, open_saved, require_unchanged, stored_splits
 from resnetlab.runs.session import OnEvent
@@ -62,7 +63,7 @@ def resume(
                 claim.enter_context(run.claimed())
             log = RunLog(run.log) if processes.is_main else SilentLog()
             had = run.config
-            wanted = had.changed(changes or {})
+            wanted = settled(had.changed(changes or {}), had)
             if wanted.data.name != had.data.name and wanted.data.root == had.data.root:
                 wanted = wanted.changed({"data": {"root": moved_to(wanted.data.name, had.data).root}})
             wanted = resolved(wanted)

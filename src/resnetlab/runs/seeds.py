@@ -15,6 +15,7 @@ from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder, claim_next
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.pooling import write_pooled
+from resnetlab.runs.probes import settled
 from resnetlab.runs.resume import resume
 from resnetlab.runs.series import SUMMARY, Series, is_series
 from resnetlab.runs.session import OnEvent
@@ -112,8 +113,8 @@ def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, s
     """Train the unfinished runs in the order of their numbers, and write the summary after each."""
     log, resume_hint = RunLog(), f"resume with: resnetlab resume {series.path}"
     for number in filter(series.is_begun, series.numbers):
-        advice = "move that run away, and the series trains it anew"
-        require_unchanged(series.run(number).path, series.config_of(number), series.run(number).config, advice)
+        advice, of_run = "move that run away, and the series trains it anew", series.run(number).config
+        require_unchanged(series.run(number).path, settled(series.config_of(number), of_run), of_run, advice)
     unfinished = [number for number in series.numbers if not series.is_finished(number)]
     make_folder(series.path)
     series.write_summary()

@@ -118,4 +118,4 @@ def planned(experiment: Experiment, minutes: float, began: float) -> Experiment:
         f"{finish:.0f} s; {passed:.0f} s have passed"
     )
     whole = Experiment.of(config.changed({"steps": steps}), data=experiment.data)
-    return dataclasses.replace(whole, notes=(*whole.notes, sentence))
+    return dataclasses.replace(whole, notes=tuple(dict.fromkeys((*experiment.notes, *whole.notes, sentence))))

@@ -1,0 +1,290 @@
+"""Augmentation policy "auto": short probes on training images choose between mirroring or not, and crops or shifts.
+
+A probe trains a small network with one policy on three quarters of the training images, reduced in size, and scores it
+on the other quarter. Images of the validation and the test split are not used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.preprocess import Preprocessing
+from resnetlab.data.random import RandomTables, derived_seed
+from resnetlab.data.splits import Split
+from resnetlab.distributed import ALONE
+from resnetlab.evaluation.comparison import Correct, discordant, mcnemar
+from resnetlab.evaluation.evaluate import probabilities
+from resnetlab.models.build import build_model
+from resnetlab.models.resnet import ResNet
+from resnetlab.models.summary import count_macs
+from resnetlab.models.zoo import Architecture
+from resnetlab.runs.augmentation_words import augmentation_words
+from resnetlab.runs.build import EVAL_BATCH, Experiment, hold, make_augmentations
+from resnetlab.runs.config import AugmentConfig, RunConfig
+from resnetlab.runs.log import RunLog, SilentLog
+from resnetlab.runtime import Runtime
+from resnetlab.training.loop import Plan, TrainState, train_step
+from resnetlab.training.optim import make_optimizer
+from resnetlab.training.schedule import Schedule
+
+NETWORK = Architecture("basic", (1, 1, 1), width=16, stem="cifar")
+SMALLEST, LARGEST = 16, 32  # pixels: sides of the images of a probe
+MOST_IMAGES = 8000  # for training and scoring a probe
+PARTS = 4  # one of which is held out
+BATCH, RATE, DECAY = 64, 3e-3, 0.05
+MOST_SHARE = 0.1  # of the computation of the run, for all probes together
+FEWEST_EPOCHS, MOST_STEPS = 3, 400  # of each probe
+SHIFT = 0.1  # of the side of an image
+SIGNIFICANT = 0.05  # p-value
+STEP = 500_000_000  # multiply-adds that take about as long as what a step costs besides them
+BLOCK = 256  # images that are reduced at a time
+BACKWARD = 3  # a training step computes about three times as much as a forward pass
+PIXELS = ("crop", "cutout")
+"""The settings of augmentation that are in pixels."""
+CHOSEN = ("policy", "flip", "alternate", "resized_crop", "crop")
+"""The settings of augmentation that the choice sets."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length of each probe, and the share of the run's computation that all of them take."""
+
+    epochs: int
+    share: float
+
+
+def policies(config: AugmentConfig, image_size: int) -> list[AugmentConfig]:
+    """Return the policies to choose from; the first is the given one.
+
+    Mirroring and crops are given up in turn if they are on. In the place of crops come shifts by up to `config.crop`
+    pixels or, if that is 0, a tenth of the image.
+
+    >>> [augmentation_words(one) for one in policies(AugmentConfig(policy="auto", flip=True, resized_crop=0.35), 28)]
+    ['crops from 35 % of the area; mirrored at random', 'crops from 35 % of the area', \
+'shifted by up to 3 px; mirrored at random', 'shifted by up to 3 px']
+    """
+    given = config.model_copy(update={"policy": "none"})
+    without_flips = {"flip": False, "alternate": False}
+    shifts = {"resized_crop": 0.0, "crop": config.crop or max(1, round(SHIFT * image_size))}
+    mirrored = [given, given.model_copy(update=without_flips)] if config.flip else [given]
+    moved = [one.model_copy(update=shifts) for one in mirrored] if config.resized_crop else []
+    return [*mirrored, *moved]
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class Probe:
+    """A policy, and the held-out images that the network classified correctly after training with it."""
+
+    policy: AugmentConfig
+    correct: Correct
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+def best(probes: Sequence[Probe]) -> Probe:
+    """Return the probe to follow: without mirroring, then without crops, where that is significantly more accurate.
+
+    In a short training, weaker augmentation tends to be ahead whether it is better in a long one or not. So a small
+    difference is no reason to give something up. Each of the two is decided by McNemar's test, on the pairs of probes
+    that differ in it.
+    """
+    left = list(probes)
+    for name in ("flip", "resized_crop"):
+        has, lacks = ([probe for probe in left if bool(getattr(probe.policy, name)) == on] for on in (True, False))
+        if has and lacks:
+            better, worse = discordant(*(np.concatenate([probe.correct for probe in part]) for part in (lacks, has)))
+            left = lacks if better > worse and mcnemar(better, worse) < SIGNIFICANT else has
+    return left[0]
+
+
+def with_chosen_policy(experiment: Experiment) -> Experiment:
+    """Return the experiment with a policy that probes have chosen, and a sentence about them.
+
+    The choice depends on the seed, the training images and the settings; it takes the place of "auto" in the config, so
+    that a run with the same config has the same bits. Where the run is too short for probes, the given policy is kept.
+
+    Several processes make the same probes, each for itself, and follow the main process.
+    """
+    processes, config = experiment.runtime.processes, experiment.config
+    found = policies(config.augment, experiment.data.preprocessing.image_size)
+    length = budget(experiment, len(found))
+    if len(found) == 1:
+        chosen, sentence = found[0], "nothing to choose between: augment.flip and augment.resized_crop are off"
+    elif length.epochs < FEWEST_EPOCHS:
+        chosen, sentence = found[0], f"the run is too short for probes; {augmentation_words(found[0])}"
+    else:
+        log = RunLog() if processes.is_main else SilentLog()
+        log.info(
+            f"probes   of {len(found)} policies of augmentation, each with a small network for {length.epochs} epochs: "
+            f"about {max(length.share, 0.01):.0%} of the computation of the run"
+        )
+        with processes.together():
+            trial = Trial.of(experiment, length.epochs)
+            probes = [trial.probe(policy) for policy in found]
+        chosen, sentence = processes.broadcast((best(probes).policy, told(probes, len(experiment.data.train))))
+    with processes.together():
+        whole = Experiment.of(
+            config.changed({"augment": chosen.model_dump()}), data=experiment.data, processes=processes
+        )
+    return dataclasses.replace(whole, notes=(*whole.notes, f"augment.policy auto: {sentence}"))
+
+
+def told(probes: Sequence[Probe], images: int) -> str:
+    """Return what was probed and chosen, with the accuracy of each policy on the held-out images."""
+    chosen = best(probes)
+    kinds = {"flip": ("not mirrored", "mirrored"), "resized_crop": ("shifts", "crops")}
+    differing = {name: pair for name, pair in kinds.items() if len({getattr(one.policy, name) for one in probes}) > 1}
+
+    def words(one: Probe) -> str:
+        return ", ".join(pair[bool(getattr(one.policy, name))] for name, pair in differing.items())
+
+    others = [f"{one.accuracy:.0%} ({words(one)})" for one in probes if one is not chosen]
+    used, held = min(images, MOST_IMAGES), len(chosen.correct)
+    return (
+        f"probed {len(probes)} policies on {used:,} training images, {held:,} of them held out: "
+        f"{words(chosen)}: {chosen.accuracy:.0%}, against {', '.join(others)}"
+    )
+
+
+def budget(experiment: Experiment, count: int) -> Budget:
+    """Return the length of each of `count` probes that together take at most a tenth of the run's computation.
+
+    Counted are multiply-adds, and no time is measured, so that the length is the same every time.
+    """
+    config, data, architecture = experiment.config, experiment.data, experiment.network.architecture
+    side, sizes = data.preprocessing.image_size, config.augment.sizes or (1.0,)
+    resized = sum(share**2 for share in sizes) / len(sizes)
+    passes = 1 if config.model.freeze else BACKWARD
+    images = min(config.batch_size, len(data.train))
+    run = experiment.plan.steps * (STEP + passes * resized * images * macs(architecture, experiment, side))
+    kept, held = parts(len(data.train))
+    one, steps = macs(NETWORK, experiment, probe_side(side)), max(1, kept // BATCH)
+    epoch, scores = steps * (STEP + BACKWARD * min(BATCH, kept) * one), held * one
+    epochs = max(0, min(int((MOST_SHARE * run / count - scores) / epoch), math.ceil(MOST_STEPS / steps)))
+    return Budget(epochs, count * (epochs * epoch + scores) / run)
+
+
+def macs(architecture: Architecture, experiment: Experiment, side: int) -> int:
+    """Return the multiply-adds of a network for one image of the experiment's data."""
+    with torch.device("meta"):
+        network = ResNet(architecture, len(experiment.data.classes), experiment.data.preprocessing.channels)
+    return count_macs(network.eval(), side)
+
+
+def parts(images: int) -> tuple[int, int]:
+    """Return the numbers of images to train and to score a probe on.
+
+    >>> parts(1000), parts(100_000)
+    ((750, 250), (6000, 2000))
+    """
+    used = min(images, MOST_IMAGES)
+    return used - used // PARTS, used // PARTS
+
+
+def probe_side(side: int) -> int:
+    """Return the side of the images of a probe: half of the network's, in bounds.
+
+    >>> [probe_side(side) for side in (8, 28, 48, 224)]
+    [8, 16, 24, 32]
+    """
+    return min(side, max(SMALLEST, min(LARGEST, side // 2)))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What all probes have in common: images, initial weights, random numbers and length."""
+
+    train: Split
+    scored: Split
+    preprocessing: Preprocessing
+    image_size: int  # of the run, in pixels
+    classes: int
+    is_balanced: bool
+    seed: int
+    epochs: int
+    runtime: Runtime
+
+    @classmethod
+    def of(cls, experiment: Experiment, epochs: int) -> Trial:
+        """Return the trial of an experiment, with two parts of its training split."""
+        config, data = experiment.config, experiment.data
+        runtime = dataclasses.replace(experiment.runtime, processes=ALONE)
+        seed, side = derived_seed(config.seed, "probe") % 2**63, probe_side(data.preprocessing.image_size)
+        order = RandomTables(seed, 0, len(data.train)).permutation()
+        kept, held = parts(len(data.train))
+        return cls(
+            hold(reduced(data.train, order[:kept], side), runtime),
+            hold(reduced(data.train, order[kept : kept + held], side), runtime),
+            dataclasses.replace(data.preprocessing, image_size=side, resize_to=side),
+            data.preprocessing.image_size,
+            len(data.classes),
+            config.data.balance == "sampler",
+            seed,
+            epochs,
+            runtime,
+        )
+
+    def probe(self, policy: AugmentConfig) -> Probe:
+        """Train a small network with a policy, and score it."""
+        runtime, side, channels = self.runtime, self.preprocessing.image_size, self.preprocessing.channels
+        network = build_model(NETWORK, self.classes, in_channels=channels, seed=self.seed)
+        placed = runtime.place(network, training=True)
+        optimizer = make_optimizer(placed, "adamw", lr=RATE, weight_decay=DECAY, precision=runtime.precision)
+        state = TrainState.begin(placed, optimizer, runtime)
+        steps = make_augmentations(at_size(policy, side / self.image_size), side, channels)
+        batches = TrainBatches(
+            self.train, self.preprocessing, steps, BATCH, self.seed, runtime, is_balanced=self.is_balanced
+        )
+        length = self.epochs * len(batches)
+        plan = Plan(length, Schedule("one_cycle", RATE, length, len(batches)), nn.CrossEntropyLoss())
+        placed.train()
+        with runtime.deterministic_algorithms():
+            for epoch in range(self.epochs):
+                for batch in batches.epoch(epoch):
+                    train_step(state, batch, plan, runtime)
+            scored = EvalBatches(self.scored, self.preprocessing, EVAL_BATCH, runtime)
+            found, labels = probabilities(placed, scored, runtime)
+        return Probe(policy, np.asarray(found.argmax(1) == labels))
+
+
+def at_size(policy: AugmentConfig, scale: float) -> AugmentConfig:
+    """Return a policy for images whose side is scaled: settings in pixels are scaled, too."""
+    pixels = {name: max(1, round(scale * getattr(policy, name))) for name in PIXELS if getattr(policy, name)}
+    return policy.model_copy(update=pixels)
+
+
+def reduced(split: Split, rows: Tensor, side: int) -> Split:
+    """Return the images at `rows`, reduced to `side` pixels by averages over areas. Larger ones are not copied."""
+    if split.images.shape[1] == split.images.shape[2] == side:
+        return split.subset(rows)
+    images = []
+    for part in torch.split(rows, BLOCK):
+        pixels = split.images[part.to(split.images.device)].permute(0, 3, 1, 2).float()
+        images.append(F.adaptive_avg_pool2d(pixels, side).round().to(torch.uint8).permute(0, 2, 3, 1))
+    labels = split.labels[rows.to(split.labels.device)]
+    return Split(torch.cat(images).contiguous(), labels, tuple(split.names[row] for row in rows.tolist()))
+
+
+def settled(wanted: RunConfig, had: RunConfig) -> RunConfig:
+    """Return the wanted settings, with the policy of a run that has begun where a probe would have to choose it.
+
+    >>> begun = RunConfig(epochs=1, augment=AugmentConfig(crop=3))
+    >>> settled(begun.changed({"augment": {"policy": "auto", "flip": True, "resized_crop": 0.35}}), begun) == begun
+    True
+    """
+    given, of_run = wanted.augment, had.augment
+    is_choice = of_run.policy == "none" and of_run.flip <= given.flip and of_run.resized_crop in (0, given.resized_crop)
+    if given.policy != "auto" or not is_choice:
+        return wanted
+    return wanted.changed({"augment": {name: getattr(of_run, name) for name in CHOSEN}})

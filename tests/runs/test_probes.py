@@ -1,0 +1,277 @@
+"""Augmentation policy "auto": what is probed and on which images, what is chosen, its cost, and that it is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from resnetlab import fit, recipes
+from resnetlab.data.datasets import ImageData
+from resnetlab.data.splits import Split
+from resnetlab.distributed import Processes
+from resnetlab.errors import BadInput, Stopped
+from resnetlab.runs import experiment, probes, timing
+from resnetlab.runs.build import Experiment
+from resnetlab.runs.config import AugmentConfig, RunConfig
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.probes import Budget, Probe, Trial, best, budget, policies, settled, with_chosen_policy
+from resnetlab.runs.resume import resume
+from resnetlab.runs.seeds import resume_series, train_series
+
+pytestmark = pytest.mark.usefixtures("tiny_network", "no_pictures")
+
+AUTO = {"policy": "auto", "flip": True, "resized_crop": 0.35, "crop": 0}
+GIVEN = AugmentConfig(**AUTO)
+
+
+def tiny(**changes: Any) -> RunConfig:
+    base = {"model": {"name": "tiny"}, "precision": "fp32", "batch_size": 256, "augment": AUTO, "final_test": "never"}
+    return recipes.quickstart().changed({**base, "epochs": 1, **changes})
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes of one epoch, for runs that are too short for any."""
+    monkeypatch.setattr(probes, "budget", lambda *_: Budget(1, 0.1))
+    monkeypatch.setattr(probes, "FEWEST_EPOCHS", 1)
+
+
+def halves(axis: int, images: int = 480) -> ImageData:
+    """Noise with a bright half: on the left or on the right (axis 2), or above or below (axis 1)."""
+    data = Experiment.of(tiny()).data
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(0, 120, (images, 8, 8, 1), np.uint8), np.arange(images) % 2
+    for image, label in zip(pixels, labels, strict=True):
+        half = np.split(image, 2, axis - 1)[label]
+        half += 100
+    split = Split(torch.from_numpy(pixels), torch.from_numpy(labels), tuple(map(str, range(images))))
+    return dataclasses.replace(data, classes=("one", "other"), train=split, val=split, test=split)
+
+
+def test_classes_that_differ_by_mirroring_are_not_mirrored_and_others_are() -> None:
+    for axis, is_mirrored in ((2, False), (1, True)):
+        trial = Trial.of(Experiment.of(tiny(), data=halves(axis)), epochs=4)
+        found = [trial.probe(policy) for policy in policies(GIVEN, 8)]
+        assert best(found).policy.flip is is_mirrored
+        assert best(found).accuracy > 0.9
+
+
+def test_a_probe_has_parts_of_the_training_split_and_no_other_image() -> None:
+    class Untouchable:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(f"{name} of an image that is not for training")
+
+    whole = Experiment.of(tiny())
+    untouchable: Any = Untouchable()
+    guarded = dataclasses.replace(whole, data=dataclasses.replace(whole.data, val=untouchable, test=untouchable))
+    trial = Trial.of(guarded, epochs=1)
+    found = [trial.probe(policy) for policy in policies(GIVEN, 8)]
+    names = set(whole.data.train.names)
+    train, scored = set(trial.train.names), set(trial.scored.names)
+    assert train | scored == names
+    assert not train & scored
+    assert (len(train), len(scored)) == (971, 323)
+    assert all(len(one.correct) == 323 for one in found)
+    assert budget(guarded, 4).epochs == 0
+
+
+def test_other_validation_and_test_images_change_nothing(short: None) -> None:
+    whole = Experiment.of(tiny())
+    black = dataclasses.replace(whole.data.val, images=torch.zeros_like(whole.data.val.images))
+    other = Experiment.of(tiny(), data=dataclasses.replace(whole.data, val=black, test=black))
+    assert with_chosen_policy(whole).notes[-1] == with_chosen_policy(other).notes[-1]
+
+
+def test_images_are_reduced_by_averages_over_areas_and_keep_labels_and_names() -> None:
+    images = torch.arange(3 * 4 * 4 * 1, dtype=torch.uint8).view(3, 4, 4, 1)
+    split = Split(images, torch.tensor([0, 1, 2]), ("a", "b", "c"))
+    small = probes.reduced(split, torch.tensor([2, 0]), 2)
+    assert small.names == ("c", "a")
+    assert small.labels.tolist() == [2, 0]
+    expected = images[[2, 0]].float().view(2, 2, 2, 2, 2, 1).mean((2, 4)).round()
+    assert torch.equal(small.images.float(), expected)
+    assert torch.equal(probes.reduced(split, torch.tensor([1]), 4).images, images[1:2])
+
+
+def test_settings_in_pixels_are_scaled_to_the_images_of_a_probe() -> None:
+    scaled = probes.at_size(AugmentConfig(crop=6, cutout=1, flip=True), 0.5)
+    assert (scaled.crop, scaled.cutout, scaled.flip) == (3, 1, True)
+    assert probes.at_size(AugmentConfig(), 0.5) == AugmentConfig()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"flip": True}, [(True, 0, 0), (False, 0, 0)]),
+        ({"resized_crop": 0.5, "crop": 4}, [(False, 0.5, 4), (False, 0, 4)]),
+        ({"crop": 2}, [(False, 0, 2)]),
+        ({"flip": True, "resized_crop": 0.35}, [(True, 0.35, 0), (False, 0.35, 0), (True, 0, 22), (False, 0, 22)]),
+    ],
+)
+def test_only_what_is_on_is_given_up(given: dict[str, Any], expected: list[Any]) -> None:
+    found = policies(AugmentConfig(policy="auto", erasing=0.25, **given), 224)
+    assert [(one.flip, one.resized_crop, one.crop) for one in found] == expected
+    assert all((one.policy, one.erasing) == ("none", 0.25) for one in found)
+    assert not policies(AugmentConfig(policy="auto", flip=True, alternate=True), 8)[1].alternate
+
+
+@pytest.mark.parametrize(
+    ("right", "chosen"),
+    [
+        ((60, 60, 60, 60), 0),
+        ((60, 62, 63, 64), 0),  # no difference that stands out from chance
+        ((40, 60, 41, 61), 1),
+        ((40, 41, 70, 71), 2),
+        ((20, 40, 50, 90), 3),
+        ((90, 40, 40, 20), 0),
+        ((60, 60, 60, 90), 3),  # without mirroring, the crops are compared on their own
+    ],
+)
+def test_something_is_given_up_only_where_the_others_are_significantly_better(
+    right: tuple[int, ...], chosen: int
+) -> None:
+    found = [Probe(policy, np.arange(100) < count) for policy, count in zip(policies(GIVEN, 28), right, strict=True)]
+    assert best(found) is found[chosen]
+
+
+def test_the_accuracies_are_told_by_what_differs() -> None:
+    def said(given: AugmentConfig, *right: int) -> str:
+        found = zip(policies(given, 28), right, strict=True)
+        return probes.told([Probe(policy, np.arange(100) < count) for policy, count in found], 400)
+
+    assert said(GIVEN, 34, 47, 33, 43) == (
+        "probed 4 policies on 400 training images, 100 of them held out: not mirrored, crops: 47%, against "
+        "34% (mirrored, crops), 33% (mirrored, shifts), 43% (not mirrored, shifts)"
+    )
+    assert said(GIVEN.model_copy(update={"resized_crop": 0.0}), 34, 47).endswith(
+        "not mirrored: 47%, against 34% (mirrored)"
+    )
+    assert said(GIVEN.model_copy(update={"flip": False}), 34, 47).endswith("shifts: 47%, against 34% (crops)")
+
+
+def test_probes_take_at_most_a_tenth_of_the_computation_and_a_short_run_has_none() -> None:
+    data = Experiment.of(tiny()).data
+    for epochs in (1, 10, 30, 300):
+        config = recipes.quickstart().changed({"augment": AUTO, "epochs": epochs})
+        found = budget(Experiment.of(config, data=data), 4)
+        assert 0 <= found.share <= 0.1
+        assert (found.epochs < probes.FEWEST_EPOCHS) == (epochs < 10)
+    assert found.epochs * (971 // probes.BATCH) < probes.MOST_STEPS + 971 // probes.BATCH
+    kept = with_chosen_policy(Experiment.of(tiny(), data=data))
+    assert kept.config.augment == GIVEN.model_copy(update={"policy": "none"})
+    assert kept.notes[-1].startswith(
+        "augment.policy auto: the run is too short for probes; crops from 35 % of the area"
+    )
+
+
+def test_where_nothing_is_on_there_is_nothing_to_choose(short: None) -> None:
+    whole = with_chosen_policy(Experiment.of(tiny(augment={"policy": "auto", "crop": 1})))
+    assert whole.config.augment == AugmentConfig(crop=1)
+    assert "nothing to choose between: augment.flip and augment.resized_crop are off" in whole.notes[-1]
+
+
+def test_the_choice_is_told_stored_and_made_once(
+    tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    """A repeat with the stored config, and a resumed run that is asked for "auto" again, probe nothing."""
+    run = experiment.train(tiny(), tmp_path / "run")
+    log = run.log.read_text()
+    assert "note     augment.policy auto: probed 4 policies on 1,294 training images, 323 of them held out" in log
+    stored = run.config.augment
+    assert stored in policies(GIVEN, 8)
+    assert experiment.train(tiny(), tmp_path / "same").config == run.config
+    with pytest.raises(Stopped):
+        experiment.train(tiny(), tmp_path / "stopped", max_minutes=0)
+    monkeypatch.setattr(Trial, "of", lambda *_: pytest.fail("probed again"))
+    again = experiment.train(run.config, tmp_path / "again")
+    digest = run.final_metrics("val")["weights_digest"]
+    assert again.final_metrics("val")["weights_digest"] == digest
+    resumed = resume(tmp_path / "stopped", changes=tiny().to_json())
+    assert resumed.config == run.config
+    assert resumed.final_metrics("val")["weights_digest"] == digest
+
+
+def test_the_probes_are_announced_with_their_cost(short: None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "resnetlab.runs"):
+        with_chosen_policy(Experiment.of(tiny()))
+    said = (
+        "probes   of 4 policies of augmentation, each with a small network for 1 epochs: about 10% of the computation"
+    )
+    assert said in caplog.text
+
+
+def test_every_run_of_a_series_chooses_for_itself_and_the_series_goes_on(tmp_path: Path, short: None) -> None:
+    series = train_series(tiny(), 2, tmp_path / "series")
+    assert series.config.augment == GIVEN
+    assert all(series.run(number).config.augment in policies(GIVEN, 8) for number in series.numbers)
+    assert resume_series(tmp_path / "series").summary()["runs"] == series.summary()["runs"]
+
+
+def test_only_a_choice_that_could_have_been_made_takes_the_place_of_auto() -> None:
+    wanted = tiny()
+    for augment in policies(GIVEN, 8):
+        had = wanted.changed({"augment": augment.model_dump()})
+        assert settled(wanted, had) == had
+    for change in ({"policy": "trivial"}, {"policy": "none", "resized_crop": 0.5}):
+        assert settled(wanted, wanted.changed({"augment": change})) == wanted
+    other = wanted.changed({"augment": {"policy": "none", "erasing": 0.5}})
+    assert settled(wanted, other).augment.erasing == 0
+
+
+def test_a_run_in_minutes_is_planned_after_the_probes(
+    tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "seconds_per_step", lambda *_: 20.0)
+    run = experiment.train(tiny(), tmp_path / "run", minutes=3)
+    assert run.config.augment.policy == "none"
+    log = run.log.read_text()
+    assert log.count("length: ") == 1
+    assert log.count("augment.policy auto: probed") == 1
+
+
+def test_several_processes_follow_the_main_one(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Experiment.of(tiny())
+    told = policies(GIVEN, 8)[3], "the main process's words"
+    monkeypatch.setattr(Processes, "broadcast", lambda *_: told)
+    found = with_chosen_policy(whole)
+    assert found.config.augment == told[0]
+    assert found.notes[-1] == "augment.policy auto: the main process's words"
+
+
+def test_fit_has_no_probes() -> None:
+    images, labels = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 2
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(BadInput, match=r"augment\.policy auto is for `resnetlab\.train`"):
+        fit(model, (images, labels), (images, labels), epochs=1, augment={"policy": "auto"})
+
+
+def test_the_command_line_takes_it_for_a_folder(command: Any, tmp_path: Path, short: None) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    words = (
+        "train",
+        "--data",
+        "data",
+        "--model",
+        "tiny",
+        "--precision",
+        "fp32",
+        "--epochs",
+        1,
+        "--final-test",
+        "never",
+    )
+    code, out, err = command(*words, "--augment.policy", "auto", "--out", "run")
+    assert code == 0, err
+    assert "augment.policy auto: probed 4 policies" in out.replace("--augment.policy", "augment.policy")
+    assert RunFolder.open(tmp_path / "run").config.augment.policy == "none"
