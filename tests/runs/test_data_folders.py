@@ -73,8 +73,10 @@ def test_scores_and_figures_inside_the_data_are_refused(command: Any, tmp_path: 
     assert "lies in the data folder" in command.refuse("evaluate", "run", "--out", "f/cat/scores")
     assert "lies in the data folder" in command.refuse("find-lr", "--data", "f", "--out", "f/cat/rates.png")
     assert "lies in the data folder" in command.refuse("compare", "run", "run", "--out", "f/page")
+    assert "lies in the data folder" in command.refuse("pack", "f", "--out", "f/shards")
     assert not list((tmp_path / "f/cat").glob("[a-z]*"))
     assert not (tmp_path / "f/page").exists()
+    assert not (tmp_path / "f/shards").exists()
 
 
 def test_a_run_prints_a_few_of_many_class_names(command: Any, tmp_path: Path) -> None:

@@ -216,6 +216,17 @@ def test_training_says_that_images_are_in_two_splits_or_have_two_labels(command:
     assert [line for line in again.splitlines() if line.startswith("note     1 image ")] == copies
 
 
+def test_suspects_among_the_images_of_a_table_are_listed_beside_the_table(command: Any, folder: Path) -> None:
+    pytest.importorskip("cleanlab")
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.glob("train/*/*.png"))]
+    (folder / "pets.csv").write_text("\n".join(["file,label", *rows]))
+    words = (*SMALL[:4], "--data.image-size", 16, "--steps", 1)
+    assert command("train", "--data", folder / "pets.csv", *words, "--out", folder / "run")[0] == 0
+    code, _, err = command("label-issues", folder / "run", "--out", folder / "labels")
+    assert code == 0, err
+    assert (folder / "labels/labels.csv").exists()
+
+
 def test_corrected_table_of_suspects_can_be_trained_on(command: Any, folder: Path) -> None:
     pytest.importorskip("cleanlab")
     words = (*SMALL[:4], "--data.image-size", 16)

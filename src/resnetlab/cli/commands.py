@@ -143,7 +143,7 @@ def find_lr(arguments: Sequence[str]) -> None:
     from resnetlab.cli import tables
     from resnetlab.cli.console import Console
     from resnetlab.cli.process import tune
-    from resnetlab.runs.build import require_outside
+    from resnetlab.data.tree import require_outside
     from resnetlab.runs.find_lr import draw, find_lr
 
     require_outside(given.out, config.data.name)
@@ -396,12 +396,12 @@ def compare(arguments: Sequence[str]) -> None:
         if file is not None and (file.suffix != suffix or not file.parent.is_dir() or file.is_dir()):
             raise BadInput(f"{option} is {printable(file)}, but must be a {suffix} file in an existing folder")
     from resnetlab.cli import tables
+    from resnetlab.data.tree import require_outside
     from resnetlab.evaluation.comparison import SummaryTable
     from resnetlab.inference.sources import run_source
     from resnetlab.report.comparison import write_comparison
     from resnetlab.report.score_table import write_latex, write_scores_csv
     from resnetlab.runs import compare
-    from resnetlab.runs.build import require_outside
     from resnetlab.runs.series import Pooled, has_seeds
 
     written, runs = [], [run_source(run) for run in given.runs]

@@ -14,6 +14,7 @@ from resnetlab.data.folder import Files, Listing, scan
 from resnetlab.data.random import RandomTables
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.shards import INDEX_SUFFIX, SUFFIX, Member, index_of, read_index, write_shard
+from resnetlab.data.tree import require_outside
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import as_path
 
@@ -34,7 +35,8 @@ def pack(
     sizes differ by one image at most. Each shard and its index are written whole or not at all. What an earlier call
     with the same arguments has completed is left as it is.
 
-    Raises BadInput for images that cannot be trained on or read, and for an `out` that has other files.
+    Raises BadInput for images that cannot be trained on or read, and for an `out` that has other files or lies in the
+    folder of the images.
 
     >>> for shard in pack("photos", "shards"):  # doctest: +SKIP
     ...     print(shard)
@@ -44,6 +46,7 @@ def pack(
     if is_shards(source):
         raise BadInput(f"{printable(source)} has shards already; give a folder of images")
     folder = as_path(out, "out")
+    require_outside(folder, str(source))
     listing = scan(source)
     plan = _plan(listing, images_per_shard, seed)
     _prepare(folder, plan)

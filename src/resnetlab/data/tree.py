@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from resnetlab.data.classes import counted
+from resnetlab.data.sources import is_named
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import read_regular
 
@@ -228,6 +229,22 @@ def _emptiness(folder: Folder) -> Kind | None:
     if folder.name == "runs" or any(kind == "output" for kind, _ in folder.skipped):
         return "output"  # `train` makes a folder "runs" before the first run in it
     return "folder" if os.path.splitext(folder.name)[1].lower() in SUFFIXES else None  # noqa: PTH122
+
+
+def require_outside(out: Path | str | None, data: str) -> None:
+    """Raise BadInput for output that would lie in a folder of images, and be taken for data itself.
+
+    A folder `runs` directly in the data folder is allowed: it is the default, and never read as images.
+    """
+    if out is None or is_named(data) or not Path(data).is_dir():
+        return
+    folder = Path(data).resolve()
+    inside = Path(out).resolve()
+    if inside == folder or (folder in inside.parents and inside.relative_to(folder).parts[0] != "runs"):
+        raise BadInput(
+            f"`out` is {printable(out)}, which lies in the data folder {printable(data)}: its files would be taken for "
+            "data; give a folder outside of it"
+        )
 
 
 def sentences(skipped: Iterable[Skipped]) -> list[str]:

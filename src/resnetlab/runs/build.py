@@ -399,19 +399,3 @@ def resolved(config: RunConfig) -> RunConfig:
     if is_named(config.data.name) or not source.exists():
         return config
     return config.changed({"data": {"name": str(source.resolve()), "root": root and str(Path(root).resolve())}})
-
-
-def require_outside(out: Path | str | None, data: str) -> None:
-    """Raise BadInput for output that would lie among the images of a data folder, and become images itself.
-
-    A folder `runs` directly in the data folder is allowed: it is the default, and never read as images.
-    """
-    if out is None or is_named(data) or not Path(data).is_dir():
-        return
-    folder = Path(data).resolve()
-    inside = Path(out).resolve()
-    if inside == folder or (folder in inside.parents and inside.relative_to(folder).parts[0] != "runs"):
-        raise BadInput(
-            f"`out` is {printable(out)}, which lies in the data folder {printable(data)}: its pictures would become "
-            "images to train on; give a folder outside of it"
-        )

@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from resnetlab.data.splits import Split
+from resnetlab.data.tree import require_outside
 from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
@@ -19,7 +20,7 @@ from resnetlab.files import as_path
 from resnetlab.inference.model_file import Model, read_model, save_model
 from resnetlab.models.resnet import ResNet
 from resnetlab.runs.augmentation_words import augmentation_words
-from resnetlab.runs.build import Experiment, require_outside, resolved
+from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.completion import complete, measure, with_score
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.effects import chosen, long_warm_up, without_effect

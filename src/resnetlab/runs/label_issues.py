@@ -14,11 +14,11 @@ import numpy as np
 
 from resnetlab.data.datasets import ImageData
 from resnetlab.data.pixels import Cropped
+from resnetlab.data.tree import require_outside
 from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.label_issues import LabelIssues, find_label_issues
 from resnetlab.inference.model_file import read_model
 from resnetlab.inference.sources import Run, run_source
-from resnetlab.runs.build import require_outside
 from resnetlab.runs.csv_files import write_csv
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
@@ -61,6 +61,7 @@ class Examined:
 
     title: str
     source: str  # what was examined, in words
+    data: str  # the folder, table or name of the data set
     root: Path | None  # of the files; None for a named data set
     classes: tuple[str, ...]
     names: tuple[str, ...]
@@ -167,8 +168,8 @@ def examine_labels(path: str | os.PathLike[str] | Run, device: str = "auto") -> 
             everything[name] = (classes[label], part if len(runs) == 1 else None)
     issues = find_label_issues(probabilities, labels)
     title = f"{runs[0].config.model.name} on {data.name}"
-    root = root_of(runs[0])
-    return Examined(title, source, root, classes, names, labels, probabilities, images, everything, issues)
+    place, root = runs[0].config.data.name, root_of(runs[0])
+    return Examined(title, source, place, root, classes, names, labels, probabilities, images, everything, issues)
 
 
 def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
@@ -183,8 +184,7 @@ def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, A
 
 def write_labels(folder: Path, examined: Examined) -> Path:
     """Write the table into a folder and return its path. Raises BadInput and DiskTrouble."""
-    if examined.root is not None:
-        require_outside(folder, str(examined.root))
+    require_outside(folder, examined.data)  # what is beside a table is not data
     make_folder(folder)
     examined.write_table(folder / TABLE)
     return folder / TABLE

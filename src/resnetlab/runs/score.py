@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from resnetlab.data.loaders import EvalBatches
+from resnetlab.data.tree import require_outside
 from resnetlab.errors import BadInput, NonFinite, printable, unknown
 from resnetlab.evaluation.access_log import Access, AccessLog
 from resnetlab.evaluation.calibration import Temperature
@@ -25,7 +26,7 @@ from resnetlab.inference.model_file import Model, read_model
 from resnetlab.inference.sources import Run, model_path, model_source
 from resnetlab.interpret.embedding import MOST, catching_features, spread
 from resnetlab.models.resnet import ResNet
-from resnetlab.runs.build import EVAL_BATCH, require_outside
+from resnetlab.runs.build import EVAL_BATCH
 from resnetlab.runs.completion import store_test_score
 from resnetlab.runs.evaluation_files import Evaluation, write_evaluation
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from resnetlab.data.tree import require_outside
 from resnetlab.errors import BadInput, Stopped, printable
-from resnetlab.runs.build import require_outside, resolved
+from resnetlab.runs.build import resolved
 from resnetlab.runs.config import HARMLESS, RunConfig
 from resnetlab.runs.differences import differences
 from resnetlab.runs.evaluation_files import make_folder, read_metrics
