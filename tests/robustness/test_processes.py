@@ -161,6 +161,24 @@ def test_killed_at_any_instant_they_continue_to_the_same_weights(
         ask.same(launcher.train(count, run.path, *words), twin)
 
 
+def test_from_shards_they_continue_to_the_same_weights(
+    pictures: Path, launcher: Any, machine: Any, ground: Path, ask: Any
+) -> None:
+    shards = ground / "shards"
+    packed = machine.run("pack", pictures, "--out", shards, "--images-per-shard", "20")
+    assert packed.code == 0, packed.output
+    words = ("--data", shards, "--data.shuffle-window", "30", "--batch-size", "24", "--checkpoint.every-steps", "3")
+    twin = launcher.train(2, ground / "twin", *words)
+    draw = random.Random(0)
+    for attempt in range(3):
+        run = RunFolder(ground / f"run-{attempt}")
+        programs = launcher.start(2, "train", "quickstart", *ask.brief, *words, "--resume", "auto", "--out", run.path)
+        time.sleep(draw.uniform(0.5, 3))
+        programs[draw.randrange(2)].send(signal.SIGKILL)
+        assert {program.wait() for program in programs} <= {-signal.SIGKILL, 0, 6}
+        ask.same(launcher.train(2, run.path, *words), twin)
+
+
 @pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (4, 1)])
 def test_the_error_names_a_process_that_was_killed(
     count: int, victim: int, launcher: Any, ground: Path, ask: Any

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetlab.data.datasets import open_dataset
+from resnetlab.data.shards import read_index
+from resnetlab.data.shuffle import WINDOW
+from resnetlab.errors import BadInput
 from resnetlab.files import read_sealed
+from resnetlab.runs.config import DataConfig
 from resnetlab.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -27,6 +32,11 @@ def photos(tmp_path: Path) -> Path:
             pixels = drawn.integers(0, 190, (12, 12, 3), dtype=np.uint8) + np.uint8(brightness)
             Image.fromarray(pixels).save(folder / f"{i}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def weights(run: str) -> dict[str, bytes]:
@@ -64,7 +74,43 @@ def test_a_run_is_refused_if_a_shard_is_gone_or_changed(command, photos, tiny_ne
     assert "lacks 1 shard of 5: images-00003-of-00005.tar" in command.refuse("evaluate", "run")
 
 
+def test_the_window_changes_the_order_and_not_the_data(command, photos, tiny_network):
+    assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
+    for run, window in (("a", 16384), ("b", 9), ("c", 9)):
+        assert command("train", "--data", "shards", "--out", run, *COMMON, "--data.shuffle-window", window)[0] == 0
+    assert weights("a") != weights("b") == weights("c")
+    assert command("evaluate", "b")[0] == 0
+    assert DataConfig().shuffle_window == WINDOW
+
+
 def test_bad_arguments_of_pack(command, photos):
     assert "FOLDER is missing" in command.refuse("pack")
     assert "folder not found" in command.refuse("pack", "nowhere", "--out", "shards")
     assert "--images-per-shard is 0" in command.refuse("pack", photos, "--out", "shards", "--images-per-shard", "0")
+
+
+@pytest.mark.parametrize("store", ["cache", "stream"])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.usefixtures("tiny_network", "own_cache")
+def test_any_store_and_number_of_workers_gives_the_same_bits(command, photos, monkeypatch, store, workers):
+    monkeypatch.setattr("resnetlab.data.workers.usable_cores", lambda: workers)
+    assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
+    words = ("train", "--data", "shards", *COMMON, "--data.shuffle-window", "9", "--out")
+    assert command(*words, "memory")[0] == 0
+    code, _, err = command(*words, "run", "--data.store", store)
+    assert code == 0, err
+    assert weights("run") == weights("memory")
+    assert command("evaluate", "run")[0] == 0
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_shard_that_is_damaged_during_streaming_is_named(command, photos):
+    assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
+    data = open_dataset("shards", store="stream")
+    shard = Path("shards/images-00001-of-00005.tar")
+    content = bytearray(shard.read_bytes())
+    for sample in read_index(shard).samples:
+        content[sample.offset] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(BadInput, match=r"images-00001-of-00005.tar does not agree with its index"):
+        data.train.images[:]

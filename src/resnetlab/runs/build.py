@@ -147,7 +147,8 @@ def require_shares(config: RunConfig, images: int, processes: Processes) -> None
 
 def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) -> ImageData:
     """The data of a config, with the `preprocessing` of a model if one is given."""
-    return open_dataset(config.name, preprocessing=preprocessing, **config.model_dump(exclude={"name", "balance"}))
+    settings = config.model_dump(exclude={"name", "balance", "shuffle_window"})
+    return open_dataset(config.name, preprocessing=preprocessing, **settings)
 
 
 def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]:
@@ -264,6 +265,7 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_
             steps=first_length,
             mixing=make_mixing(config.augment, len(data.classes)),
             is_balanced=config.data.balance == "sampler",
+            window=config.data.shuffle_window,
         ),
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),

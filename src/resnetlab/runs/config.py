@@ -202,6 +202,8 @@ class DataConfig(Section):
     first of them for which there is room"""
     memory: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """with store auto: largest size of the decoded images in memory, in GB; default: half of the available memory"""
+    shuffle_window: Annotated[int, Field(ge=1)] = 16_384
+    """images among which an epoch over shards is shuffled; more mix shards better, and read more of them at a time"""
 
 
 class ModelConfig(Section):

@@ -174,7 +174,7 @@ def saved_data(run: RunFolder, config: DataConfig, stored: StoredSplits) -> Imag
 
     Where the preprocessing was not recorded, or settings of the data have changed, the data set is opened anew.
     """
-    place = {"name", "root", "download", "balance", "store", "memory"}  # change no image
+    place = {"name", "root", "download", "balance", "store", "memory", "shuffle_window"}  # change no image
     is_same = config.model_dump(exclude=place) == run.config.data.model_dump(exclude=place)
     if stored.preprocessing is not None and is_same:
         return open_saved(run, config, advice=TRAIN_ANEW).all_splits()
