@@ -10,13 +10,14 @@ def augmentation_words(config: AugmentConfig) -> str:
 
     >>> augmentation_words(AugmentConfig(flip=True, resized_crop=0.35))
     'crops from 35 % of the area; mirrored at random'
-    >>> augmentation_words(AugmentConfig())
-    'not changed'
+    >>> augmentation_words(AugmentConfig(sizes=(160 / 224,))), augmentation_words(AugmentConfig())
+    ('resized to 71.4 %', 'not changed')
     """
     jitter = {name: getattr(config, name) for name in ("brightness", "contrast", "saturation")}
     mixed = {"MixUp": config.mixup, "CutMix": config.cutmix}
     ways = " or ".join(f"{name} (alpha {alpha:g})" for name, alpha in mixed.items() if alpha)
-    sizes = ", ".join(f"{100 * share:g}" for share in config.sizes)
+    sizes = ", ".join(f"{100 * share:.3g}" for share in config.sizes)
+    in_turn = " in turn" * (len(config.sizes) > 1)
     phrases: list[tuple[object, str]] = [
         (config.resized_crop, f"crops from {100 * config.resized_crop:g} % of the area"),
         (config.crop, f"shifted by up to {config.crop} px{BORDERS[config.crop_padding]}"),
@@ -32,7 +33,7 @@ def augmentation_words(config: AugmentConfig) -> str:
         (config.cutout, f"a square of {config.cutout} px blackened"),
         (config.erasing, f"a rectangle blackened in {100 * config.erasing:g} % of the images"),
         (ways, f"mixed in pairs by {ways}"),
-        (any(share != 1 for share in config.sizes), f"resized to {sizes} % in turn"),
+        (any(share != 1 for share in config.sizes), f"resized to {sizes} %{in_turn}"),
     ]
     return "; ".join(phrase for is_on, phrase in phrases if is_on) or "not changed"
 
