@@ -41,8 +41,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_of_the_shape_of_imagenet_is_trained_on(
     recipe: str, side: int, images: Path, tiny_network: str, command: Any
 ) -> None:
-    words = ("--model", tiny_network, "--steps", 2, "--batch-size", 8, "--schedule.warmup-steps", 0)
-    code, out, err = command("train", recipe, "--data", images, *words, "--out", "run")
+    words = ("--data", images, "--data.store", "stream", "--model", tiny_network, "--steps", 2, "--batch-size", 8)
+    code, out, err = command("train", recipe, *words, "--schedule.warmup-steps", 0, "--out", "run")
     assert code == 0, err
     assert f"{CLASSES} test; {CLASSES} classes, 224x224 px, RGB" in out
     run = RunFolder.open(Path("run"))
