@@ -95,13 +95,17 @@ def test_with_sync_bn_the_curves_are_those_of_one_process(count: int, curves: di
             assert row[name] == pytest.approx(one[name], rel=1e-4), name
 
 
-def test_compressed_gradients_give_nearly_the_same_curves(
-    curves: dict[int, list[dict[str, Any]]], launcher: Any, ground: Path
+def test_compressed_gradients_give_nearly_the_same_curves_and_resume_to_the_same_bits(
+    curves: dict[int, list[dict[str, Any]]], launcher: Any, ground: Path, ask: Any
 ) -> None:
-    run = launcher.train(2, ground / "run", *MIXED, "--sync-bn", "--compress-gradients", "bf16")
+    words = (*MIXED, "--sync-bn", "--compress-gradients", "bf16")
+    run = launcher.train(2, ground / "run", *words)
     for row, exact in zip(run.rows, curves[2], strict=True):
         assert row["running_loss"] == pytest.approx(exact["running_loss"], rel=0.02)
         assert row["running_loss"] != exact["running_loss"]
+    command = ("train", "quickstart", *ask.brief, *words, "--out", ground / "stopped", "--max-minutes", "0")
+    assert [program.code for program in launcher.run(2, *command)] == [6, 6]
+    ask.same(launcher.train(2, ground / "stopped", *words), run)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
