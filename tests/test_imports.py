@@ -38,7 +38,7 @@ for words in {commands!r}:
     except SystemExit as stop:
         code = stop.code
     assert not code, (words, code)
-    heavy = sys.modules.keys() & {{"torch", "torchvision", "sklearn", "matplotlib", "numpy"}}
+    heavy = sys.modules.keys() & {{"torch", "torchvision", "sklearn", "matplotlib", "numpy", "optuna"}}
     assert not heavy, (words, heavy)
 """
     assert "torch" not in modules_after(code, tmp_path)

@@ -118,7 +118,7 @@ def test_the_help_of_every_option_states_choices_and_default(kind: type[Argument
     for section, defaults in sections:
         for rows in option_lists("", section, defaults).values():
             for name, meaning in rows.items():
-                assert re.search(r"[a-z].*; default: \S", meaning), name
+                assert re.search(r"[a-z].*; (default: \S|required)", meaning), name
         for option in options_of(section):
             assert option.help
             assert "None" not in option.metavar + option.help

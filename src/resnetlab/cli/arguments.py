@@ -103,6 +103,41 @@ class TrainArguments(RecipeArguments):
     """print all settings as JSON and exit without training"""
 
 
+class SweepArguments(RecipeArguments):
+    """Search for good settings: train many configurations of a search space, stop the poor ones early, and choose the
+    best on the validation images. Needs pip install 'resnetlab[sweep]'.
+
+    Repeat the command to continue, or run it several times at once, on one machine or on several that share the folder.
+    A trial whose process was killed is continued by another one. The result is a page, sweep.html, and the best
+    configuration as a file for `resnetlab train --config`, best.json.
+    """
+
+    examples: ClassVar[tuple[str, ...]] = (
+        "resnetlab sweep cifar10-fast --space space.toml --trials 50",
+        "resnetlab sweep --data FOLDER --epochs 10 --space space.toml --trials 20 --pruner hyperband --final",
+        "resnetlab sweep --space space.toml --trials 50 --out /shared/sweep --storage /shared/sweep.journal",
+    )
+    space: Annotated[Path, File]
+    """a .toml or .json file: for each setting to vary a list of values, as in "model.name" = ["resnet20", "resnet32"],
+    or a range, as in "optim.lr" = {low = 0.01, high = 1, log = true}"""
+    trials: Annotated[int, Metavar("N")]
+    """number of configurations to try, by all processes and sessions together"""
+    out: Annotated[Path | None, Folder] = None
+    """folder of the sweep, with a sub-folder for each trial; default: runs/sweep-RECIPE"""
+    storage: Annotated[str | None, Metavar("URL|FILE")] = None
+    """where the trials are recorded: the address of a data base, such as sqlite:///FILE or postgresql://HOST/NAME, or a
+    journal file, for disks that several machines share; default: SQLite in --out"""
+    study: Annotated[str | None, Metavar("NAME")] = None
+    """name of the study in --storage; default: the name of the folder"""
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    """which trials are stopped at the end of an epoch; median: those below the median of the earlier ones; hyperband:
+    all but the best third, at epochs 1, 3, 9, …; none: none"""
+    final: bool = False
+    """score the chosen configuration on the test split at the end, once; without it, the test split stays closed"""
+    max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
+    """stop after this many minutes, with exit code 6; default: no limit"""
+
+
 class DoctorArguments(RecipeArguments):
     """Examine this machine and, with --data or a recipe, a data set: read every image once, look for faults that make
     scores wrong (copies in several splits, one image with two labels, broken files), train for 20 steps, and tell how

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,9 +29,10 @@ from resnetlab.cli.arguments import (
     ResumeArguments,
     RunsArguments,
     ServeArguments,
+    SweepArguments,
     TrainArguments,
 )
-from resnetlab.cli.config_file import json_text
+from resnetlab.cli.config_file import json_text, read_settings
 from resnetlab.cli.options import flag
 from resnetlab.cli.parsing import parse
 from resnetlab.cli.words import in_flags
@@ -41,6 +43,7 @@ from resnetlab.runs.config import LENGTH, SHORT_FLAGS
 from resnetlab.runs.differences import flat
 from resnetlab.runs.effects import chosen, without_effect
 from resnetlab.runs.log import LOGGER
+from resnetlab.runs.search_space import SearchSpace
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -160,6 +163,39 @@ def find_lr(arguments: Sequence[str]) -> None:
         if given.out is not None:
             draw(config, found, given.out)
             console.print(f"the figure is {given.out}")
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    given = parse(SweepArguments, arguments, "resnetlab sweep")
+    space = read_settings(given.space, "space file")
+    checked = SearchSpace.of(space)
+    for path in flat(given.changes):
+        name = flag(SHORT_FLAGS.get(path, path))
+        if path in checked.paths or (path in LENGTH and LENGTH.intersection(checked.paths)):
+            raise BadInput(f"{name} is given, but the search space varies it; omit one of them")
+        if path == "final_test":
+            raise BadInput(f"{name} has no effect: no trial uses the test split; --final scores the chosen one on it")
+    config = given.run_config()
+    from resnetlab.cli import tables
+    from resnetlab.cli.console import Console
+    from resnetlab.cli.process import tune
+    from resnetlab.cli.signals import stop_on_signals
+    from resnetlab.report.sweep import write_sweep
+    from resnetlab.runs.sweep import BEST, sweep
+    from resnetlab.runs.sweep import LOGGER as SWEEP_LOGGER
+
+    tune()
+    out = given.out or Path("runs") / f"sweep-{config.recipe}"
+    options: Any = {"storage": given.storage, "study": given.study, "pruner": given.pruner, "final": given.final}
+    with Console() as console, stop_on_signals() as stop:
+        console.addFilter(lambda record: record.name == SWEEP_LOGGER.name or record.levelno > logging.INFO)
+        watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
+        found = sweep(config, space, given.trials, out, **options, **watched)
+    tables.show_sweep(found)
+    page = write_sweep(found)
+    if found.best is not None:
+        tables.print_line(f"train it again: resnetlab train --config {found.folder / BEST}")
+    tables.print_line(f"the page is {page}")
 
 
 def doctor(arguments: Sequence[str]) -> None:
@@ -535,6 +571,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "doctor": doctor,
     "find-lr": find_lr,
+    "sweep": sweep,
     "resume": resume,
     "evaluate": evaluate,
     "predict": predict,

@@ -13,28 +13,31 @@ from resnetlab.errors import BadInput, printable
 from resnetlab.files import read_regular
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a `.json` or `.toml` file, not yet validated; a byte-order mark is ignored."""
+def read_settings(path: Path, kind: str = "config file") -> dict[str, Any]:
+    """Return the settings in a `.json` or `.toml` file, not yet validated; a byte-order mark is ignored.
+
+    Error messages name the file as a file of its `kind`.
+    """
     if path.suffix not in (".json", ".toml"):
-        raise BadInput(f"config file {printable(path)} must end in .json or .toml")
+        raise BadInput(f"{kind} {printable(path)} must end in .json or .toml")
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise BadInput(f"config file {printable(path)} has {path.stat().st_size:,} bytes; no settings are so large")
+            raise BadInput(f"{kind} {printable(path)} has {path.stat().st_size:,} bytes; no settings are so large")
         text = read_regular(path).decode("utf-8-sig")
         if DEEP.search(text):
-            raise BadInput(f"config file {printable(path)} has a name of more than 20 dotted parts; settings have two")
+            raise BadInput(f"{kind} {printable(path)} has a name of more than 20 dotted parts; settings have two")
         is_json = path.suffix == ".json"
         settings = json.loads(text, object_pairs_hook=without_repetition) if is_json else tomllib.loads(text)
     except BadInput:
         raise
     except OSError as error:
-        raise BadInput(f"could not read config file {printable(path)}: {error.strerror or error}") from error
+        raise BadInput(f"could not read {kind} {printable(path)}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"config file {printable(path)} is not UTF-8 text; save it as UTF-8") from error
+        raise BadInput(f"{kind} {printable(path)} is not UTF-8 text; save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"config file {printable(path)} is not valid: {printable(error)[:200]}") from error
+        raise BadInput(f"{kind} {printable(path)} is not valid: {printable(error)[:200]}") from error
     if not isinstance(settings, dict):
-        raise BadInput(f"config file {printable(path)} holds no table of settings")
+        raise BadInput(f"{kind} {printable(path)} holds no table of settings")
     return settings
 
 

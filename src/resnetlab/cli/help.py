@@ -69,7 +69,10 @@ def option_lists(
             title = f"{section}: {purpose[:1].lower()}{purpose[1:]}"
         elif is_run and option.path not in MAIN:
             title = TRAINING
-        default = "" if holder is None or "default:" in option.help else f"; default: {shown_default(holder, name)}"
+        if option.is_required:
+            default = "; required"
+        else:
+            default = "" if holder is None or "default:" in option.help else f"; default: {shown_default(holder, name)}"
         lists.setdefault(title, {})[f"{option.names} {option.usage}".rstrip()] = option.help + default
     return lists
 

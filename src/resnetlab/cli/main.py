@@ -32,6 +32,8 @@ commands:
   doctor            examine this machine and a data set: what is wrong, and how
                     long training takes
   find-lr [RECIPE]  suggest a learning rate, from a range test of a minute
+  sweep [RECIPE]    search for good settings: many trials of a search space, the
+                    poor ones stopped early
   resume RUN        continue a run that was stopped, or train a finished one
                     for longer
   evaluate RUN      score a run or a model file on the validation or test split

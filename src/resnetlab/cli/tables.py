@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resnetlab.report.comparison import Cells
     from resnetlab.runs.doctor import Diagnosis
     from resnetlab.runs.label_issues import Examined
+    from resnetlab.runs.sweep import Sweep
 
 
 WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed", "fold", "settings")
@@ -132,6 +133,24 @@ def show_series(series: Series) -> None:
     chosen = "" if summary["split"] == "test" else ", on which each run selected its best epoch"
     print_line(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
     print_line(f"the series is in {series.path}: {SUMMARY}, {', '.join(row['folder'] for row in rows)}")
+
+
+def show_sweep(found: Sweep) -> None:
+    """Print the best trials of a sweep with their settings, and the number of trials in each state."""
+    from resnetlab.report.sweep import counts, text
+
+    form = "{:.4f}" if found.score_name == "loss" else "{:.2%}"
+    table = make_table("trial", f"val {found.score_name.replace('_', '-')}", *found.space.paths)
+    for trial in found.finished[:SHOWN_TRIALS]:
+        values = (escaped(text(trial.values[path])) for path in found.space.paths)
+        table.add_row(str(trial.number), formatted(form, trial.score), *values)
+    output().print(table)
+    print_line(counts(found))
+    if found.test_scores is not None:
+        print_line(score_line(found.test_scores))
+
+
+SHOWN_TRIALS = 10  # the best ones; the page has all
 
 
 def show_diagnosis(found: Diagnosis) -> None:
