@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -156,6 +157,18 @@ def test_other_settings_have_other_files(tmp_path: Path, cache: Path) -> None:
     for settings in ({}, {"image_size": 8}, {"fit": "pad"}, {"channels": 1}):
         require_same(open_dataset(root, store="cache", **settings), open_dataset(root, store="memory", **settings))
     assert len(list(cache.glob("*.decoded"))) == 4
+
+
+def test_the_key_of_a_file_has_all_modules_that_decode() -> None:
+    here = Path(decoded.__file__).parent
+    known, rest = set(), {"decode", "bands", "preprocess"}
+    while rest:
+        name = rest.pop()
+        known.add(name)
+        found = re.findall(r"^ *from resnetlab\.data\.(\w+) import", (here / f"{name}.py").read_text(), re.MULTILINE)
+        rest |= set(found) - known - {"tree", "shards", "contents"}  # these read bytes and decode nothing
+    assert known <= set(decoded.CODE)
+    assert set(decoded.CODE) <= decoded.versions().keys()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "folder"])

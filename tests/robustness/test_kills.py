@@ -35,6 +35,8 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
                       "--schedule.name", "plateau", "--schedule.patience", "0"),
     "every-steps": ("--checkpoint.every-steps", "2", "--checkpoint.keep", "1"),
     "folder": ("--data", "PICTURES", "--batch-size", "32", "--augment.resized-crop", "0.5"),
+    "folder-cached": ("--data", "PICTURES", "--batch-size", "32", "--data.store", "cache", "--augment.mixup", "0.2"),
+    "folder-streamed": ("--data", "PICTURES", "--batch-size", "32", "--data.store", "stream", "--augment.cutmix", "1"),
     "bf16": ("--precision", "bf16", "--clip-norm", "0.5", "--label-smoothing", "0.1"),
     "everything-bf16": ("--precision", "bf16", "--ema", "0.9", "--accumulate", "3", "--augment.cutout", "3",
                         "--optim.name", "adamw", "--lr", "1e-3", "--checkpoint.every-steps", "1"),

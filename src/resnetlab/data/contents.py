@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from xxhash import xxh3_128_hexdigest
@@ -20,8 +21,13 @@ SETTLED = 2 * 10**9
 LEAST_FILES, LEAST_BYTES = 1000, 100_000_000
 """Files of a folder that are worth a cache: fewer and smaller ones are read again in a moment."""
 
-Times = tuple[int, int, int]
+Times = list[int]
 """Size in bytes, and the times of the last changes of content and of status in nanoseconds."""
+
+Entry = list[Any]
+"""The times of a file when it was read, and its digest: a list, as in the cache, because converting takes longer."""
+
+_ENTRY = [int, int, int, str]
 
 
 def content_digest(content: bytes | bytearray | memoryview | np.ndarray) -> str:
@@ -46,7 +52,7 @@ def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
 
     cache, began, base = _read_cache(root), time.time_ns(), str(root)
     found = contents_in_shards(base, names)
-    known: dict[str, tuple[Times, str]] = {}
+    known: dict[str, Entry] = {}
     for name in names:
         path = f"{base}/{name}"
         if name in found:
@@ -55,15 +61,14 @@ def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
             times = _times(path)
             if times is None:
                 continue
-            if name in cache and cache[name][0] == times:
-                digest = cache[name][1]
-            else:
+            entry = cache.get(name)
+            if entry is None or entry[:3] != times:
                 with open_regular(path) as file:
-                    digest = content_digest(file.read())
+                    entry = [*times, content_digest(file.read())]
         except (OSError, BadInput):
             continue
-        found[name] = digest
-        known[name] = times, digest
+        found[name] = entry[3]
+        known[name] = entry
     _write_cache(root, known, cache, began)
     return found
 
@@ -76,14 +81,14 @@ def remember(root: Path, contents: Mapping[str, str], began: int) -> None:
     if sum(int(digest.partition("-")[0]) for digest in contents.values()) < LEAST_BYTES:
         return
     base = str(root)
-    known: dict[str, tuple[Times, str]] = {}
+    known: dict[str, Entry] = {}
     for name, digest in contents.items():
         try:
             times = _times(f"{base}/{name}")
         except OSError:
             continue
         if times is not None:
-            known[name] = times, digest
+            known[name] = [*times, digest]
     _write_cache(root, known, {}, began)
 
 
@@ -92,38 +97,38 @@ def _times(path: str) -> Times | None:
     status = os.stat(path)  # noqa: PTH116 - a Path for each file takes longer
     if status.st_mode & 0o170000 != 0o100000:
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _cache_file(root: Path) -> Path:
     return cache_folder() / "contents" / f"{xxh3_128_hexdigest(os.fsencode(root.resolve()))}.json"
 
 
-def _read_cache(root: Path) -> dict[str, tuple[Times, str]]:
+def _read_cache(root: Path) -> dict[str, Entry]:
     """Return the cached digests by name; none if there is no cache, or if it cannot be read."""
     try:
-        stored = json.loads(read_regular(_cache_file(root)).decode())
-        return {name: ((int(a), int(b), int(c)), str(digest)) for name, (a, b, c, digest) in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        stored: dict[str, Entry] = json.loads(read_regular(_cache_file(root)).decode())
+        is_sound = all(type(entry) is list and list(map(type, entry)) == _ENTRY for entry in stored.values())
+        return stored if is_sound else {}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 
-def _write_cache(
-    root: Path, known: Mapping[str, tuple[Times, str]], before: Mapping[str, tuple[Times, str]], began: int
-) -> None:
+def _write_cache(root: Path, known: Mapping[str, Entry], before: Mapping[str, Entry], began: int) -> None:
     """Write the digests of files that had not changed for a while when their reading began, if they are worth it."""
-    settled = {name: entry for name, entry in known.items() if max(entry[0][1:]) < began - SETTLED}
+    if all(before.get(name) is entry for name, entry in known.items()):  # none was read
+        return
+    settled = {name: entry for name, entry in known.items() if max(entry[1:3]) < began - SETTLED}
     is_large = len(settled) >= LEAST_FILES or _bytes(settled.values()) >= LEAST_BYTES
     if not is_large or all(before.get(name) == entry for name, entry in settled.items()):
         return
     try:
         file = _cache_file(root)
         file.parent.mkdir(exist_ok=True)
-        stored = {**before, **settled}
-        write_text(file, json.dumps({name: [*times, digest] for name, (times, digest) in stored.items()}))
+        write_text(file, json.dumps({**before, **settled}))
     except (DiskTrouble, OSError):  # without a cache the files are read again
         return
 
 
-def _bytes(entries: Iterable[tuple[Times, str]]) -> int:
-    return sum(times[0] for times, _ in entries)
+def _bytes(entries: Iterable[Entry]) -> int:
+    return sum(entry[0] for entry in entries)

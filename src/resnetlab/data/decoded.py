@@ -107,13 +107,13 @@ class Decoded:
         """The beginning of the names of these files."""
         return key(settings_of(self.decoder), self.with_pixels)[:16]
 
-    def path(self, contents: Iterable[str]) -> Path:
-        """Return the path of the file of exactly these contents."""
-        return folder() / f"{self.prefix}-{key(sorted(set(contents)))[:16]}.decoded"
+    def path(self, digest: str) -> Path:
+        """Return the path of the file of the contents with this digest (`digest_of`)."""
+        return folder() / f"{self.prefix}-{digest[:16]}.decoded"
 
-    def find(self, contents: Sequence[str]) -> tuple[Path, Index] | None:
-        """Return a file that has all of these contents: their own, or a larger one."""
-        own = self.path(contents)
+    def find(self, contents: Iterable[str], digest: str) -> tuple[Path, Index] | None:
+        """Return a file that has all of these contents: their own, by their digest, or a larger one."""
+        own = self.path(digest)
         others = sorted(set(folder().glob(f"{self.prefix}-*.decoded")) - {own})
         for path in (own, *others):
             index = Index.read(path, self.image_bytes)
@@ -122,9 +122,9 @@ class Decoded:
         return None
 
     @contextmanager
-    def locked(self, contents: Sequence[str]) -> Iterator[Path]:
-        """Let one process at a time build the file of these contents; yield its path."""
-        path = self.path(contents)
+    def locked(self, digest: str) -> Iterator[Path]:
+        """Let one process at a time build the file of the contents with this digest; yield its path."""
+        path = self.path(digest)
         with _lock(path):
             if fcntl is not None:
                 for other in folder().glob("*.part"):
@@ -212,6 +212,15 @@ def versions() -> dict[str, str]:
         for name in ("jpg", "libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif", "zlib"):
             found[name] = str(features.version(name))
     return found
+
+
+def digest_of(contents: Iterable[str]) -> str:
+    """Compute the digest of contents in any order.
+
+    >>> digest_of(["b", "a"]) == digest_of(["a", "b"])
+    True
+    """
+    return xxh3_128_hexdigest("\n".join(sorted(contents)).encode())
 
 
 def key(*values: object) -> str:

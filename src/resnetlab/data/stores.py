@@ -15,6 +15,7 @@ from resnetlab.data.decoded import (
     Decoded,
     Index,
     NoRoom,
+    digest_of,
     folder,
     remember_finding,
     remembered,
@@ -142,7 +143,7 @@ def statistics_of(split: Split, preprocessing: Preprocessing) -> Statistics:
     if not isinstance(split.images, StoredPixels):
         return channel_statistics(block.numpy() for block in blocks(split.images))
     decoder = Decoder("", preprocessing, preprocessing.max_pixels)
-    what = [settings_of(decoder), sorted(split.contents)]
+    what = [settings_of(decoder), digest_of(split.contents)]
     known = remembered("statistics", what)
     if known is None:
         known = channel_statistics(block.numpy() for block in blocks(split.images))
@@ -185,6 +186,7 @@ class _Outside:
         for name in names:
             if name in self.contents:
                 self.names.setdefault(self.contents[name], name)
+        self.digest = digest_of(self.names)
         self.workers = Workers()
 
     def decoder(self, preprocessing: Preprocessing, bad: BadImages) -> Decoder:
@@ -203,7 +205,7 @@ class _Outside:
 
         Returns the preprocessing, sentences, and the limits by file. `bad.are_integers` is set.
         """
-        what = [settings_of(self.decoder(preprocessing, bad)), sorted(self.names)]
+        what = [settings_of(self.decoder(preprocessing, bad)), self.digest]
         known = remembered("limits", what)
         if known is None:
             self._build(self.decoder(preprocessing, bad), bad, what)
@@ -225,8 +227,8 @@ class _Outside:
 
     def without_colour(self, preprocessing: Preprocessing, bad: BadImages) -> Preprocessing:
         """Return the preprocessing with one channel if all pixels of the training images are grey."""
-        train = sorted(self.contents[name] for name in self.splits["train"].names if name in self.contents)
-        what = [settings_of(self.decoder(preprocessing, bad)), train]
+        train = (self.contents[name] for name in self.splits["train"].names if name in self.contents)
+        what = [settings_of(self.decoder(preprocessing, bad)), digest_of(train)]
         known = remembered("grey", what)
         if known is None:
             scratch = BadImages(bad.policy, bad.total, bad.most, bad.max_pixels)
@@ -241,7 +243,7 @@ class _Outside:
         """Return the file of images that were decoded before."""
         kinds = {"cache": (True,), "stream": (False,), "auto": (True, False)}[self.store]
         for decoded in (Decoded(decoder, with_pixels) for with_pixels in kinds):
-            if (found := decoded.find(list(self.names))) is not None:
+            if (found := decoded.find(self.names, self.digest)) is not None:
                 return decoded, found
         return None
 
@@ -304,9 +306,9 @@ class _Outside:
                 raise _HaveLimits
             return Index(rows, frozenset(failed), {kind: frozenset(found) for kind, found in lost.items()})
 
-        with decoded.locked(contents) as path:
+        with decoded.locked(self.digest) as path:
             if limits_of is None:
-                if (found := decoded.find(contents)) is not None:
+                if (found := decoded.find(contents, self.digest)) is not None:
                     return decoded, found  # another process has built it in the meantime
                 return decoded, (path, decoded.write(path, len(contents), write))
             if remembered("limits", limits_of) is not None:  # another process, too
