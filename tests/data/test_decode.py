@@ -343,6 +343,8 @@ def test_reading_in_eight_threads_changes_nothing_in_the_process(capfd):
 def test_a_command_line_can_silence_the_decoders(silent, tmp_path):
     for number, data in enumerate(damaged_files()):
         (tmp_path / str(number)).write_bytes(data)
+    size = struct.pack("<IHHHIIHHIII", 8, 2, 256, 4, 1, 8, 257, 4, 1, 8, 0)
+    (tmp_path / "size only.tif").write_bytes(b"II*\0" + size)  # of which tifffile says much
     script = (
         "import sys\nfrom resnetlab.data.decode import read_image, silence_decoders\n"
         "if sys.argv[1] == 'True': silence_decoders()\n"

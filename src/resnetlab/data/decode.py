@@ -217,12 +217,13 @@ def header(path: Path) -> tuple[tuple[int, int], str] | None:
 
 
 def silence_decoders() -> None:
-    """Turn off Pillow's warnings and the messages of Pillow and libtiff on stderr, for the whole process.
+    """Turn off Pillow's warnings and the messages of Pillow, libtiff and tifffile on stderr, for the whole process.
 
     For a command line, which reports bad images itself; a library must not change such settings.
     """
     warnings.filterwarnings("ignore", module=r"PIL\b")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    for name in ("PIL", "tifffile"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     _silence_libtiff()
 
 
