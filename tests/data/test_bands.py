@@ -1,7 +1,9 @@
 """TIFF files with any number of bands, with tifffile as the oracle."""
 
 import io
+import lzma
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,18 @@ def test_a_small_image_in_a_huge_tile_is_refused_before_it_is_decoded(tmp_path):
     for read in (read_image, lambda source: read_bands(source, 1)):
         with pytest.raises(TooManyPixels, match=r"has 40000×40000 pixels in a tile; at most 64,000,000 pixels are"):
             read(io.BytesIO(file))
+
+
+@pytest.mark.parametrize("rows", [6, 2**32 - 1])
+@pytest.mark.parametrize(("kind", "compress"), [("zlib", zlib.compress), ("lzma", lzma.compress)])
+def test_a_strip_with_more_pixels_than_the_image_is_refused(kind, compress, rows):
+    file = bytearray(tiff(BANDS, planarconfig="contig", photometric="minisblack", compression=kind).getvalue())
+    strip = compress(bytes(200_000_000 if kind == "lzma" else 20_000_000))
+    for tag, value in ((273, len(file)), (279, len(strip)), (278, rows)):  # StripOffsets, StripByteCounts, RowsPerStrip
+        at = next(at for kind in (3, 4) if (at := file.find(struct.pack("<HHI", tag, kind, 1))) >= 0)
+        file[at : at + 12] = struct.pack("<HHII", tag, 4, 1, value)
+    with pytest.raises(BadInput, match="is a damaged TIFF image: it has more pixels than it should have"):
+        read_bands(io.BytesIO(bytes(file) + strip), 5)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import lzma
+import math
+import zlib
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -16,6 +20,12 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _BLACK_IS_ZERO, _RGB, _PALETTE, _INKS = 1, 2, 3, 5  # TIFF 6.0, PhotometricInterpretation
 _ORIENTATION = 274
+_DECOMPRESSORS: dict[int, Callable[[], Any]] = {  # by the tag Compression; tifffile gives them no limit
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
+_HARMLESS = 10_000  # bytes of a segment, which become 10 MB at most with zlib, and 70 MB with LZMA
 _COLOURS = 3  # samples of RGB, for which the limit on pixels is meant
 
 
@@ -29,6 +39,8 @@ def read_tiff(content: bytes, channels: int | None, shown: str, max_pixels: int)
         with _tifffile(shown).TiffFile(io.BytesIO(content)) as file:
             pages = _pages(file, channels)
             _require_values(pages, channels, shown, max_pixels)
+            for page in pages:
+                _require_segments(page, content, shown)
             return _upright(_values(pages), _tag(pages[0], _ORIENTATION))
     except BadInput:
         raise
@@ -76,6 +88,20 @@ def _require_values(pages: list[Any], channels: int | None, shown: str, max_pixe
             f"{shown} has {counted(found, 'band')} of another kind than grey or RGB; to train on TIFF images of N "
             "bands, give their number (`channels`)"
         )
+
+
+def _require_segments(page: Any, content: bytes, shown: str) -> None:
+    """Raise BadInput if a strip or tile becomes larger than it should be when it is decompressed."""
+    if page.compression not in _DECOMPRESSORS:
+        return
+    values = math.prod(page.chunks)
+    most = (values if page.is_tiled else min(values, math.prod(page.shape))) * page.dtype.itemsize
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if count < _HARMLESS:
+            continue
+        decompressor = _DECOMPRESSORS[page.compression]()
+        if len(decompressor.decompress(content[offset : offset + count], most + 1)) > most:
+            raise BadInput(f"{shown} is a damaged TIFF image: it has more pixels than it should have")
 
 
 def _values(pages: list[Any]) -> np.ndarray:
