@@ -17,7 +17,7 @@ from resnetlab.data.datasets import ImageData
 from resnetlab.data.splits import Split
 from resnetlab.distributed import Processes
 from resnetlab.errors import BadInput, Stopped
-from resnetlab.runs import experiment, probes, timing
+from resnetlab.runs import baseline, experiment, probes, timing
 from resnetlab.runs.build import Experiment
 from resnetlab.runs.config import AugmentConfig, RunConfig
 from resnetlab.runs.folder import RunFolder
@@ -41,6 +41,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes of one epoch, for runs that are too short for any."""
     monkeypatch.setattr(probes, "budget", lambda *_: Budget(1, 0.1))
     monkeypatch.setattr(probes, "FEWEST_EPOCHS", 1)
+
+
+def write_folder(folder: Path) -> None:
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
 
 
 def halves(axis: int, images: int = 480) -> ImageData:
@@ -93,17 +101,38 @@ def test_images_are_reduced_by_averages_over_areas_and_keep_labels_and_names() -
     images = torch.arange(3 * 4 * 4 * 1, dtype=torch.uint8).view(3, 4, 4, 1)
     split = Split(images, torch.tensor([0, 1, 2]), ("a", "b", "c"))
     small = probes.reduced(split, torch.tensor([2, 0]), 2)
-    assert small.names == ("c", "a")
-    assert small.labels.tolist() == [2, 0]
-    expected = images[[2, 0]].float().view(2, 2, 2, 2, 2, 1).mean((2, 4)).round()
+    assert small.names == ("a", "c")
+    assert small.labels.tolist() == [0, 2]
+    expected = images[[0, 2]].float().view(2, 2, 2, 2, 2, 1).mean((2, 4)).round()
     assert torch.equal(small.images.float(), expected)
     assert torch.equal(probes.reduced(split, torch.tensor([1]), 4).images, images[1:2])
+
+
+@pytest.mark.parametrize("store", ["cache", "stream"])
+def test_the_probes_are_the_same_wherever_the_images_are(
+    tmp_path: Path, store: str, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_folder(tmp_path / "data")
+    changes = {"name": str(tmp_path / "data"), "image_size": 16}
+    notes = [
+        with_chosen_policy(Experiment.of(tiny(data={**changes, "store": one}))).notes[-1] for one in ("memory", store)
+    ]
+    assert "probed 4 policies" in notes[0]
+    assert notes[0] == notes[1]
 
 
 def test_settings_in_pixels_are_scaled_to_the_images_of_a_probe() -> None:
     scaled = probes.at_size(AugmentConfig(crop=6, cutout=1, flip=True), 0.5)
     assert (scaled.crop, scaled.cutout, scaled.flip) == (3, 1, True)
     assert probes.at_size(AugmentConfig(), 0.5) == AugmentConfig()
+
+
+def test_the_recipe_for_folders_has_probes_and_the_baseline_none() -> None:
+    assert recipes.folder().augment == AugmentConfig(policy="auto", flip=True, resized_crop=0.35)
+    assert {part.augment.policy for part in baseline.configs({"data": {"name": "digits"}}, "torchvision").values()} == {
+        "none"
+    }
 
 
 @pytest.mark.parametrize(
@@ -253,11 +282,7 @@ def test_fit_has_no_probes() -> None:
 
 
 def test_the_command_line_takes_it_for_a_folder(command: Any, tmp_path: Path, short: None) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(30):
-            pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    write_folder(tmp_path / "data")
     words = (
         "train",
         "--data",

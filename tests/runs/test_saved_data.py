@@ -331,7 +331,8 @@ def test_images_that_were_skipped_count_and_are_named(
     caplog.set_level("INFO", "resnetlab")
     scores = evaluate(run.path, split="test")
     assert (scores["images"], scores["skipped_images"]) == (7, 1)
-    for note in (line.partition("note     ")[2] for line in log.splitlines() if "note     " in line):
+    notes = [line.partition("note     ")[2] for line in log.splitlines() if "note     " in line]
+    for note in (note for note in notes if not note.startswith("augment.policy")):
         assert note in caplog.text
     Image.new("RGB", (8, 8)).save(tmp_path / "pets" / "test" / "cat" / "00.png")
     with pytest.raises(BadInput, match=r"1 image is changed \(test/cat/00.png\)"):

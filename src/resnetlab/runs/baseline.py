@@ -106,7 +106,11 @@ def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
     found = {}
     size = None
     for name, part in PARTS.items():
-        usual = {"epochs": EPOCHS, "checkpoint": {"every_minutes": CHECKPOINT_MINUTES}}
+        usual = {
+            "epochs": EPOCHS,
+            "checkpoint": {"every_minutes": CHECKPOINT_MINUTES},
+            "augment": {"policy": "none"},  # all parts have the same: no probes for one of them
+        }
         base = recipes.get(part.recipe).changed(usual)
         config = base.changed(settings).changed({"model": {"stem": "imagenet", **pretrained[name]}, **part.own})
         size = size or image_size(config.data)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.pixels import in_turn
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
@@ -265,15 +266,14 @@ def at_size(policy: AugmentConfig, scale: float) -> AugmentConfig:
 
 
 def reduced(split: Split, rows: Tensor, side: int) -> Split:
-    """Return the images at `rows`, reduced to `side` pixels by averages over areas. Larger ones are not copied."""
-    if split.images.shape[1] == split.images.shape[2] == side:
-        return split.subset(rows)
-    images = []
-    for part in torch.split(rows, BLOCK):
-        pixels = split.images[part.to(split.images.device)].permute(0, 3, 1, 2).float()
-        images.append(F.adaptive_avg_pool2d(pixels, side).round().to(torch.uint8).permute(0, 2, 3, 1))
+    """Return the images at `rows`, in memory, reduced to `side` pixels by averages over areas."""
+    rows = rows.sort().values  # as they lie in shards
+    parts = [
+        F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), side).round().to(torch.uint8).permute(0, 2, 3, 1)
+        for images in in_turn(split.images, torch.split(rows, BLOCK))
+    ]
     labels = split.labels[rows.to(split.labels.device)]
-    return Split(torch.cat(images).contiguous(), labels, tuple(split.names[row] for row in rows.tolist()))
+    return Split(torch.cat(parts).contiguous(), labels, tuple(split.names[row] for row in rows.tolist()))
 
 
 def settled(wanted: RunConfig, had: RunConfig) -> RunConfig:

@@ -30,12 +30,13 @@ def quickstart() -> RunConfig:
 def folder() -> RunConfig:
     """ResNet-18 from scratch on a folder of images.
 
-    One sub-folder per class; image size, stem and splits depend on the data.
+    One sub-folder per class; image size, stem and splits depend on the data. Probes on training images choose whether
+    images are mirrored, and whether they are cropped or shifted.
     """
     return RunConfig(
         recipe="folder",
         model=ModelConfig(stem="quick"),
-        augment=AugmentConfig(resized_crop=0.35, flip=True),
+        augment=AugmentConfig(policy="auto", resized_crop=0.35, flip=True),
         optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=0.05, decay_norms=False),
         schedule=ScheduleConfig(name="one_cycle"),
         label_smoothing=0.1,
