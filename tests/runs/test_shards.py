@@ -63,6 +63,18 @@ def test_a_run_from_shards_equals_one_from_the_folder(command, photos, tiny_netw
     assert command("evaluate", "packed", "--data", "moved/*.tar")[0] == 0
 
 
+@pytest.mark.parametrize("store", ["cache", "stream"])
+def test_images_in_shards_need_not_be_in_memory(command, photos, tiny_network, monkeypatch, tmp_path, store):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
+    assert command("train", "--data", "shards", "--out", "memory", "--steps", "3", *COMMON[:4], *COMMON[6:])[0] == 0
+    words = ("train", "--data", "shards", "--out", "run", "--steps", "3", "--data.store", store)
+    code, out, err = command(*words, *COMMON[:4], *COMMON[6:])
+    assert code == 0, err
+    assert "40 decoded images" in out
+    assert weights("run") == weights("memory")
+
+
 def test_a_run_is_refused_if_a_shard_is_gone_or_changed(command, photos, tiny_network):
     assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
     assert command("train", "--data", "shards", "--out", "run", *COMMON)[0] == 0
