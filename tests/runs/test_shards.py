@@ -64,7 +64,7 @@ def test_a_run_from_shards_equals_one_from_the_folder(command, photos, tiny_netw
 
 
 @pytest.mark.parametrize("store", ["cache", "stream"])
-def test_images_in_shards_need_not_be_in_memory(command, photos, tiny_network, monkeypatch, tmp_path, store):
+def test_images_in_shards_need_not_be_in_memory(*, command, photos, tiny_network, monkeypatch, tmp_path, store):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
     assert command("train", "--data", "shards", "--out", "memory", "--steps", "3", *COMMON[:4], *COMMON[6:])[0] == 0
