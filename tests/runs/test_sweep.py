@@ -100,14 +100,15 @@ def test_a_study_belongs_to_one_folder(done: Sweep, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_stopped_sweep_goes_on_in_the_same_trial(kind: str, tmp_path: Path) -> None:
     storage = {"sqlite": f"sqlite:///{tmp_path / 'x.db'}", "journal": str(tmp_path / "x.journal")}[kind]
-    stop = StopRequest()
+    stop, so_far = StopRequest(), list[Sweep]()
 
     def after_an_epoch(event: Any) -> None:
         if getattr(event, "epoch", None) == 1 and hasattr(event, "val"):
             stop.request("the test")
 
     with pytest.raises(Stopped, match=r"trial 0: stopped by the test at step .*; repeat the command"):
-        run(tmp_path / "sweep", 2, storage=storage, stop=stop, on_event=after_an_epoch)
+        run(tmp_path / "sweep", 2, storage=storage, stop=stop, on_event=after_an_epoch, on_stop=so_far.append)
+    assert [trial.state for trial in so_far[0].trials] == ["waiting"]
     found = run(tmp_path / "sweep", 2, storage=storage)
     assert [(trial.number, trial.state, trial.epochs) for trial in found.trials] == [
         (0, "complete", 2),

@@ -178,19 +178,22 @@ def sweep(arguments: Sequence[str]) -> None:
     config = given.run_config()
     from resnetlab.cli import tables
     from resnetlab.cli.console import Console
-    from resnetlab.cli.process import tune
+    from resnetlab.cli.process import silence_optuna, tune
     from resnetlab.cli.signals import stop_on_signals
     from resnetlab.report.sweep import write_sweep
     from resnetlab.runs.sweep import BEST, sweep
     from resnetlab.runs.sweep import LOGGER as SWEEP_LOGGER
+    from resnetlab.runs.sweep_study import require_optuna
 
+    require_optuna()
     tune()
+    silence_optuna()
     out = given.out or Path("runs") / f"sweep-{config.recipe}"
     options: Any = {"storage": given.storage, "study": given.study, "pruner": given.pruner, "final": given.final}
     with Console() as console, stop_on_signals() as stop:
         console.addFilter(lambda record: record.name == SWEEP_LOGGER.name or record.levelno > logging.INFO)
         watched: Any = {"stop": stop, "on_event": console.on_event, "max_minutes": given.max_minutes}
-        found = sweep(config, space, given.trials, out, **options, **watched)
+        found = sweep(config, space, given.trials, out, on_stop=write_sweep, **options, **watched)
     tables.show_sweep(found)
     page = write_sweep(found)
     if found.best is not None:

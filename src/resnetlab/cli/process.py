@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
 from functools import cache
 
 import torch
@@ -34,6 +35,14 @@ def fit_threads_to_quota() -> None:
     quota = cpu_quota()
     if quota is not None and not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(max(1, min(int(quota), torch.get_num_threads())))
+
+
+def silence_optuna() -> None:
+    """Silence Optuna's messages, which repeat ours, and its notes about experimental features."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @cache

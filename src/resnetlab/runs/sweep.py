@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,13 +104,14 @@ def sweep(
     max_minutes: float | None = None,
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
+    on_stop: Callable[[Sweep], object] = lambda _: None,
 ) -> Sweep:
     """Run the trials of a sweep that are missing, up to `trials` in all, and return it.
 
     Each trial is a run in `folder`/trial-NNNN with the settings of `config`, changed by values from `space`, and is
     scored on validation only. Any number of processes may call this with the same arguments at once; they must see the
     same `folder` and `storage`. A trial whose process was killed is continued by another one. With `final`, the chosen
-    trial is scored on the test split, once.
+    trial is scored on the test split, once. `on_stop` is called with the trials so far before Stopped is raised.
 
     Raises BadInput, DiskTrouble, or Stopped, after which the same call continues the sweep.
     """
@@ -125,14 +126,12 @@ def sweep(
     settings = {"config": base.to_json(), "space": checked.to_json(), "pruner": pruner}
     maximize = config.best_by != "loss"
     opened = open_study(folder, study or folder.resolve().name, storage, settings, config.seed, maximize=maximize)
-    worker = Worker(opened, base, trials, stop, on_event)
     try:
-        worker.work()
-    finally:
-        with handing_out(folder):
-            found = read_sweep(opened, config, pruner)
-            if found.best is not None:
-                write_json(folder / BEST, found.config_of(found.best).to_json())
+        Worker(opened, base, trials, stop, on_event).work()
+    except Stopped:
+        on_stop(with_best_written(opened, config, pruner))
+        raise
+    found = with_best_written(opened, config, pruner)
     if final:
         with handing_out(folder):
             score_chosen(found)
@@ -275,6 +274,15 @@ def score_in(metrics: Mapping[str, Any], name: str) -> float:
     for key in PATHS[name]:
         value = value[key]
     return math.nan if value is None else float(value)
+
+
+def with_best_written(opened: SweepStudy, config: RunConfig, pruner: PrunerName) -> Sweep:
+    """Return the sweep, after its best settings are written as a config file."""
+    with handing_out(opened.folder):
+        found = read_sweep(opened, config, pruner)
+        if found.best is not None:
+            write_json(opened.folder / BEST, found.config_of(found.best).to_json())
+    return found
 
 
 def read_sweep(opened: SweepStudy, config: RunConfig, pruner: PrunerName) -> Sweep:

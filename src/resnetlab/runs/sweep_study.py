@@ -163,13 +163,11 @@ def handing_out(folder: Path) -> Iterator[None]:
 
 
 def require_optuna() -> None:
-    """Raise BadInput if the package is missing, and silence its messages and its notes about experimental features."""
+    """Raise BadInput if the package is missing."""
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ImportError as error:
         raise BadInput("a sweep needs another package: pip install 'resnetlab[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def open_study(
