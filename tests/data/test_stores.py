@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab.data import decoded, open_dataset, stores
+from resnetlab.data import decoded, open_dataset, reading, stores
 from resnetlab.data.datasets import ImageData
 from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.pixels import CachedPixels, StreamedPixels
@@ -266,7 +266,7 @@ def test_a_disk_is_not_filled(tmp_path: Path, cache: Path, monkeypatch: pytest.M
     monkeypatch.setattr(stores, "available_memory", lambda: 1000)
     data = open_dataset(root, image_size=32)
     assert isinstance(data.train.images, StreamedPixels)
-    require_same(data, open_dataset(root, image_size=32, memory=1))
+    require_same(data, open_dataset(root, image_size=32, store="memory"))
 
 
 def test_the_store_is_chosen_by_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +279,11 @@ def test_the_store_is_chosen_by_the_memory(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(open_dataset(root, image_size=12, memory=1).train.images, torch.Tensor)
     assert isinstance(open_dataset(root, image_size=12, memory=needed / 1e9).train.images, torch.Tensor)
     assert isinstance(open_dataset(root, image_size=12, memory=0).train.images, CachedPixels)
+    monkeypatch.setattr(stores, "available_memory", lambda: needed - 1)
+    assert isinstance(open_dataset(root, image_size=12, memory=1).train.images, CachedPixels)
+    monkeypatch.setattr(reading, "available_memory", lambda: needed - 1)
+    with pytest.raises(BadInput, match=r"needs 0.0 GB of memory.*or leave them on the disk \(`store='auto'`\)"):
+        open_dataset(root, image_size=12, store="memory")
     with pytest.raises(BadInput, match=r"unknown store 'disk'"):
         open_dataset(root, store="disk")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="memory is -1"):

@@ -323,13 +323,16 @@ def available_memory(system: Path = Path("/")) -> int | None:
     return min(found) if found else None
 
 
-def require_memory(needed: int, what: str) -> None:
-    """Raise BadInput if `what` needs more bytes than are available, instead of being killed without a message."""
+def require_memory(needed: int, what: str, otherwise: str = "or use fewer images") -> None:
+    """Raise BadInput if `what` needs more bytes than are available, instead of being killed without a message.
+
+    `otherwise` is another way on, for the message.
+    """
     available = available_memory()
     if available is not None and needed > available:
         raise BadInput(
             f"{what} needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available; "
-            "choose a smaller image size, use fewer images, or leave images on the disk (`store='auto'`)"
+            f"choose a smaller image size, {otherwise}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,10 +71,10 @@ class Storage:
             return self.store
         if self.store == "auto":
             available = available_memory()
-            budget = self.memory * 1e9 if self.memory is not None else None if available is None else SHARE * available
-            if budget is not None and needed > budget:
+            usable = math.inf if available is None else available
+            if needed > (SHARE * usable if self.memory is None else min(self.memory * 1e9, usable)):
                 return "auto"
-        require_memory(needed, what)
+        require_memory(needed, what, "use fewer images, or leave them on the disk (`store='auto'`)")
         return "memory"
 
     def notes_on_arrays(self, name: str) -> tuple[str, ...]:
