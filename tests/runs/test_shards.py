@@ -126,3 +126,17 @@ def test_a_shard_that_is_damaged_during_streaming_is_named(command, photos):
     shard.write_bytes(content)
     with pytest.raises(BadInput, match=r"images-00001-of-00005.tar does not agree with its index"):
         data.train.images[:]
+
+
+@pytest.mark.usefixtures("tiny_network", "own_cache")
+def test_a_run_from_an_address_can_be_resumed_from_anywhere(command, photos, monkeypatch, tmp_path):
+    pytest.importorskip("fsspec")
+    assert command("pack", photos, "--out", "shards", "--images-per-shard", "9")[0] == 0
+    assert command("train", "--data", "shards", "--out", "here", *COMMON)[0] == 0
+    code, _, err = command("train", "--data", f"file://{tmp_path}/shards/*.tar", "--out", "there", *COMMON)
+    assert code == 0, err
+    assert weights("here") == weights("there")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert command("evaluate", "../there")[0] == 0
+    assert command("resume", "../there", "--epochs", "3")[0] == 0

@@ -101,7 +101,7 @@ def open_dataset(
 ) -> ImageData:
     """Open a data set by name (one of `resnetlab.data.DATASETS`, or another of torchvision, such as "torchvision:DTD")
     a folder with one sub-folder per class, a table of image files (see `resnetlab.data.manifest`), or tar shards in
-    WebDataset's layout: their folder, or a pattern such as "shards/{000..099}.tar".
+    WebDataset's layout: their folder, or a pattern or address such as "shards/{000..099}.tar".
 
     - `image_size`: side of the network's input in pixels; by default it is chosen from the images.
     - `fit`: how images become square; "crop", "squash" or "pad" (see `Preprocessing`).

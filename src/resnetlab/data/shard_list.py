@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnetlab.data.classes import counted, shortened
+from resnetlab.data.remote import is_remote, matching
 from resnetlab.data.shards import SUFFIX, index_of, read_index
 from resnetlab.data.words import part_of
 from resnetlab.errors import BadInput, printable
@@ -56,6 +57,8 @@ def shards_in(source: str | os.PathLike[str]) -> list[Path]:
     called `…-00003-of-00010.tar` all must exist, except for those that braces leave out.
     """
     text = os.fspath(source)
+    if is_remote(text):
+        return _shards_elsewhere(text)
     if os.path.isdir(text):  # noqa: PTH112
         found = sorted(path for path in Path(text).iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
         _require_all(found, printable(text))
@@ -73,6 +76,18 @@ def shards_in(source: str | os.PathLike[str]) -> list[Path]:
     if len(set(paths)) < len(paths):
         twice = next(name for name in paths if paths.count(name) > 1)
         raise BadInput(f"{shown} names {printable(twice)} twice; name each shard once")
+    if len(names) == 1:
+        _require_all(list(map(Path, paths)), shown)
+    return list(map(Path, paths))
+
+
+def _shards_elsewhere(pattern: str) -> list[Path]:
+    """Return the shards that an address with braces or wild cards names; reading one tells whether it exists."""
+    shown = printable(pattern)
+    names = list(_expanded(pattern, shown))
+    paths = [path for name in names for path in (matching(name) if _WILD.search(name) else [name])]
+    if not paths:
+        raise BadInput(f"no shard matches {shown}")
     if len(names) == 1:
         _require_all(list(map(Path, paths)), shown)
     return list(map(Path, paths))

@@ -28,6 +28,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from resnetlab.data.contents import content_digest
+from resnetlab.data.remote import is_remote, opened, read_range, read_small, size_of
 from resnetlab.data.tree import SUFFIXES
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.files import cache_folder, open_regular, read_regular, replacing, write_text
@@ -124,18 +125,19 @@ def read_member(shard: str, name: str) -> bytes:
     Raises BadInput, naming the shard, if it is missing, has no such image, or does not agree with its index.
     """
     began = time.monotonic()
-    with io.BufferedReader(open_regular(shard)) as file:
-        status = os.fstat(file.fileno())
-        places = _places(os.path.realpath(shard), status.st_size, status.st_mtime_ns)
-        found = places.find(name)
-        if found is None:
-            raise BadInput(f"{printable(shard)} has no image named {printable(name)}")
-        offset, size, digest = found
-        try:
-            file.seek(offset)
-            content = file.read(size)
-        except OSError as error:
-            raise BadInput(f"{printable(shard)} cannot be read: {error.strerror or error}") from error
+    if is_remote(shard):
+        offset, size, digest = _find(shard, name, _places(shard, ()))
+        content = read_range(shard, offset, size)
+    else:
+        with io.BufferedReader(open_regular(shard)) as file:
+            status = os.fstat(file.fileno())
+            identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+            offset, size, digest = _find(shard, name, _places(shard, identity))
+            try:
+                file.seek(offset)
+                content = file.read(size)
+            except OSError as error:
+                raise BadInput(f"{printable(shard)} cannot be read: {error.strerror or error}") from error
     _note_slow(shard, time.monotonic() - began, len(content))
     if xxh3_128_hexdigest(content) != digest:
         raise Damaged(
@@ -143,6 +145,13 @@ def read_member(shard: str, name: str) -> bytes:
             f"replaced, remove {printable(_found_index(shard))}, so that it is made again; else use another copy"
         )
     return content
+
+
+def _find(shard: str, name: str, places: _Places) -> tuple[int, int, str]:
+    found = places.find(name)
+    if found is None:
+        raise BadInput(f"{printable(shard)} has no image named {printable(name)}")
+    return found
 
 
 def contents_in_shards(base: str, names: Iterable[str]) -> dict[str, str]:
@@ -178,6 +187,8 @@ def read_index(shard: str | Path) -> Index:
     that is missing, and Damaged for one that ends early or is no tar file.
     """
     path = os.fspath(shard)
+    if is_remote(path):
+        return _read_remote_index(path)
     with io.BufferedReader(open_regular(path), 1 << 20) as file:
         size = os.fstat(file.fileno()).st_size
         for place in (index_of(path), _cached_index(path)):
@@ -189,11 +200,29 @@ def read_index(shard: str | Path) -> Index:
     try:
         _write_index(index_of(path), size, index.samples, index.skipped)
     except DiskTrouble:
-        with suppress(OSError):  # without an index the shard is read again
-            place = _cached_index(path)
-            place.parent.mkdir(exist_ok=True)
-            _write_index(place, size, index.samples, index.skipped)
+        _write_cached_index(path, size, index)
     return index
+
+
+def _read_remote_index(path: str) -> Index:
+    """Return the index beside a shard elsewhere, or that in the cache folder, which is made if it is missing."""
+    size = size_of(path)
+    content = read_small(f"{path}{INDEX_SUFFIX}")
+    known = None if content is None else _parse_index(content, size)
+    if known is None and (known := _load_index(_cached_index(path), size)) is None:
+        began = time.monotonic()
+        with opened(path) as file:
+            known = _scan(path, file, size)
+        _note_slow(path, time.monotonic() - began, size)
+        _write_cached_index(path, size, known)
+    return known
+
+
+def _write_cached_index(path: str, size: int, index: Index) -> None:
+    with suppress(OSError):  # without an index the shard is read again
+        place = _cached_index(path)
+        place.parent.mkdir(exist_ok=True)
+        _write_index(place, size, index.samples, index.skipped)
 
 
 def _note_slow(shard: str, seconds: float, size: int) -> None:
@@ -218,12 +247,20 @@ def _write_index(path: Path, size: int, samples: Sequence[Sample], skipped: int)
 def _load_index(path: Path, size: int) -> Index | None:
     """Return a stored index; None if there is none, if it is damaged, or if it is that of a shard of another size."""
     try:
-        stored = json.loads(read_regular(path))
+        content = read_regular(path)
+    except OSError:
+        return None
+    return _parse_index(content, size)
+
+
+def _parse_index(content: bytes, size: int) -> Index | None:
+    try:
+        stored = json.loads(content)
         if stored["format"] != _FORMAT or stored["size"] != size:
             return None
         samples = tuple(Sample(str(n), str(c), int(o), int(s), str(d)) for n, c, o, s, d in stored["samples"])
         skipped = int(stored["skipped"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     is_sound = all(_is_sound(sample, size) for sample in samples)
     return Index(samples, skipped) if is_sound and len({s.name for s in samples}) == len(samples) else None
@@ -266,7 +303,7 @@ def _hash(name: str) -> int:
 
 
 @cache
-def _places(shard: str, size: int, changed: int) -> _Places:  # noqa: ARG001 - a shard that was replaced has another key
+def _places(shard: str, identity: tuple[int, ...]) -> _Places:  # noqa: ARG001 - a shard that was replaced has another
     return _Places(read_index(shard).samples)
 
 

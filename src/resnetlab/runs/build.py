@@ -25,6 +25,7 @@ from resnetlab.data.mixing import Mixing
 from resnetlab.data.policy import Policy
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
+from resnetlab.data.remote import is_remote
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
@@ -396,6 +397,8 @@ def resolved(config: RunConfig) -> RunConfig:
             "RunConfig.model_validate({...})"
         )
     source, root = Path(config.data.name), config.data.root
+    if is_remote(config.data.name):
+        return config
     if is_shards(source):
         return config.changed({"data": {"name": os.path.abspath(source)}})  # noqa: PTH100 - may be a pattern
     if is_named(config.data.name) or not source.exists():

@@ -17,6 +17,7 @@ from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import find
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages
+from resnetlab.data.remote import is_remote
 from resnetlab.data.shard_list import is_shards, root_of_shards, shards_in
 from resnetlab.data.sources import is_named, published_side
 from resnetlab.data.splits import Split
@@ -173,7 +174,7 @@ def is_elsewhere(run: RunFolder, config: DataConfig) -> bool:
 
 
 def place_of(name: str) -> str:
-    return name if is_named(name) else os.path.realpath(name)
+    return name if is_named(name) or is_remote(name) else os.path.realpath(name)
 
 
 def has_moved_to(run: RunFolder, config: DataConfig) -> bool:
