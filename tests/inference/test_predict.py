@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
@@ -25,6 +26,7 @@ from resnetlab.inference.validation import Validation
 from resnetlab.models.blocks import BasicBlock
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
+from resnetlab.report.card import card
 from resnetlab.runtime import Runtime, one_thread_after_fork
 
 TINY = Architecture("basic", (1, 1), width=4, stem="cifar")
@@ -367,6 +369,16 @@ def test_a_run_folder_stands_for_its_best_weights(model_file: Path, classifier: 
     assert load(model_file, torch.device("cpu"))(noise(4)) == classifier(noise(4))
     with pytest.raises(BadInput, match="unknown device 'gpu'"):
         load(model_file, "gpu")
+
+
+def test_the_folder_of_a_card_stands_for_its_model_file(model_file: Path, tmp_path: Path) -> None:
+    """It has the layout of the Hub: config.json, which is no run's, and model.safetensors."""
+    folder = card(model_file, tmp_path / "card")
+    assert load(folder).classes == load(model_file).classes
+    (folder / "model.safetensors").unlink()
+    save_file({"fc.weight": torch.zeros(2, 2)}, folder / "model.safetensors")  # as in an export to timm
+    with pytest.raises(BadInput, match=r"model\.safetensors is not a model file: it is a safetensors file of another"):
+        load(folder)
 
 
 def test_a_folder_without_weights_is_explained(tmp_path: Path) -> None:

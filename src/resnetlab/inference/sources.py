@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from resnetlab.data.classes import shortened
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import as_path
-from resnetlab.inference.hub import download, is_on_hub
+from resnetlab.inference.hub import MODEL, download, is_on_hub
 
 RUNS, BEST = Path("runs"), "best.safetensors"
 CONFIG, SUMMARY = "config.json", "summary.json"  # of a run, and of a series
@@ -26,7 +26,7 @@ class Run(Protocol):
 
 
 def model_path(source: str | os.PathLike[str] | Run) -> Path:
-    """Return the path of the model file in a run folder or downloaded from the Hub, or `source` itself if it is a file.
+    """Return the path of the model file in a run folder, a card's folder, or on the Hub, or `source` if it is a file.
 
     A path that does not exist may be the name of a run in RUNS. Raises BadInput, with what there is, for anything else.
     """
@@ -41,12 +41,15 @@ def model_path(source: str | os.PathLike[str] | Run) -> Path:
 def model_source(source: str | os.PathLike[str] | Run) -> Path:
     """Return the path of the run folder or model file that `source` names; a model on the Hub is downloaded.
 
-    A path that does not exist may be the name of a run in RUNS. Raises BadInput, with what there is, for anything else.
+    The folder of a card stands for the model file in it. A path that does not exist may be the name of a run in RUNS.
+    Raises BadInput, with what there is, for anything else.
     """
     given = path_in(source, "model")
     if is_on_hub(given):
         return download(given)
-    return located(given) or missing(given, "file", "a model file, a run folder or the name of a run", (BEST,))
+    path = located(given) or missing(given, "file", "a model file, a run folder or the name of a run", (BEST,))
+    is_card = (path / MODEL).exists() and not (path / BEST).exists()
+    return path / MODEL if is_card else path
 
 
 def run_source(source: str | os.PathLike[str] | Run) -> Path:
