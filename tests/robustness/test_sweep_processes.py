@@ -67,6 +67,6 @@ def test_the_other_process_finishes_all_trials(storage: str, tmp_path: Path) -> 
         assert [row["epoch"] for row in run.rows] == list(range(1, EPOCHS + 1))
         assert len(run.sessions) == (2 if trial.number == killed else 1), "trained once, and the killed one continued"
         assert trial.value == (run.final_metrics("val") or {})["accuracy"]
-        assert list(trial.intermediate_values) == list(range(EPOCHS))
+        assert list(trial.intermediate_values) == list(range(1, EPOCHS + 1))
     assert not list((tmp_path / "sweep").rglob("evaluation/test"))
     assert (tmp_path / "sweep" / "sweep.html").exists()

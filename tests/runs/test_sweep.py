@@ -198,6 +198,24 @@ def test_poor_trials_are_pruned_at_the_end_of_an_epoch(tmp_path: Path, monkeypat
     assert RunFolder.open(tmp_path / "sweep" / "trial-0001").final_metrics("val") is None
 
 
+def test_hyperband_decides_after_epochs_1_3_and_9(tmp_path: Path, monkeypatch: Any) -> None:
+    decided: list[int] = []
+
+    def prune(pruner: Any, study: Any, trial: Any) -> bool:
+        keys = [key for key in trial.system_attrs if key.startswith("completed_rung_")]
+        verdict = bool(original(pruner, study, trial))
+        (now,) = [other for other in study.get_trials(deepcopy=False) if other.number == trial.number]
+        if len([key for key in now.system_attrs if key.startswith("completed_rung_")]) > len(keys):
+            decided.append(trial.last_step)
+        return verdict
+
+    original = optuna.pruners.SuccessiveHalvingPruner.prune
+    monkeypatch.setattr("optuna.pruners.SuccessiveHalvingPruner.prune", prune)
+    run(tmp_path / "sweep", 4, pruner="hyperband", config=tiny(epochs=9))
+    assert decided
+    assert set(decided) <= {1, 3, 9}
+
+
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_both_pruners_work(pruner: Any, tmp_path: Path) -> None:
     found = run(tmp_path / "sweep", 8, pruner=pruner, config=tiny(epochs=4, best_by="loss"))

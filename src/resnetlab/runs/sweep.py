@@ -222,8 +222,8 @@ class Worker:
 
             epoch, score = row["epoch"], row[f"val_{config.best_by}"]
             is_last = epoch == config.epochs or row["step"] == config.steps
-            if epoch - 1 not in reported and math.isfinite(score):
-                trial.report(score, epoch - 1)  # pruners count from 0
+            if epoch not in reported and math.isfinite(score):
+                trial.report(score, epoch)  # the resource of hyperband, which begins at 1
                 if trial.should_prune() and not is_last:
                     raise TrialPruned
 
