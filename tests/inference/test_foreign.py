@@ -273,5 +273,13 @@ def test_a_folder_without_a_model_names_what_to_give_instead(runs: Path) -> None
     folder = runs.parent / "weights"
     folder.mkdir()
     assert "give a model file or a run folder" in missing(folder)
-    save_file(weights(), folder / "model.safetensors")
-    assert "give a file in it: model.safetensors" in missing(folder)
+    save_file(weights(), folder / "pets.safetensors")
+    assert "give a file in it: pets.safetensors" in missing(folder)
+
+
+def test_a_pickle_that_was_written_by_hand_is_named_and_not_run(tmp_path: Path) -> None:
+    """It has no marks of the pickle module: a function, and at once its arguments."""
+    (tmp_path / "hand.pkl").write_bytes(f"cposix\nsystem\n(S'touch {tmp_path}/executed'\ntR.".encode())
+    with pytest.raises(BadInput, match=r"a pickle with Python objects \(posix\.system\)"):
+        read_model(tmp_path / "hand.pkl")
+    assert not (tmp_path / "executed").exists()

@@ -18,7 +18,8 @@ HEAD = 2**16  # bytes of a file that are examined
 MOST_PICKLE = 2**22  # bytes of a pickle within an archive that are examined
 MOST_NAMED = 3
 
-PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n(?:p0\n|q\0)|\([dl]p\d+\n|[}\]]q\0")  # protocols 2 to 5, 0, 1
+# Protocols 2 to 5, 0, 1; the bracket after a name begins the arguments in pickles that were written by hand.
+PICKLE = re.compile(rb"\x80[\x02-\x05]|c[\w.]+\n[\w.]+\n(?:p0\n|q\0|\()|\([dl]p\d+\n|[}\]]q\0")
 GIVE = "give the file that `resnetlab train` or `resnetlab import` wrote"
 OTHERS = {
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP": (
