@@ -2,6 +2,11 @@
 
 A probe trains a small network with one policy on three quarters of the training images, reduced in size, and scores it
 on the other quarter. Images of the validation and the test split are not used.
+
+Test accuracy of recipe `folder` with each policy, one run each: 3,510 letters of 28 px, 8 epochs: 43.6 % mirrored with
+crops, 56.0 % not mirrored with crops, 61.4 % not mirrored with shifts. 1,293 digits, 10 epochs: 95.3, 98.1 and 99.4 %.
+4,608 images of CIFAR-10, 6 epochs, 200 test images: 54.5 % mirrored with crops, 60.5 % mirrored with shifts, 56.0 % not
+mirrored with shifts. For the seeds 0 to 2, the probes chose crops each time, and mirroring for CIFAR-10 only.
 """
 
 from __future__ import annotations
