@@ -100,7 +100,7 @@ def test_a_forgotten_value_is_an_error_and_not_a_gap() -> None:
 def test_every_template_escapes_by_itself() -> None:
     """Templates never switch escaping off, nor declare a value safe."""
     files = list(resources.files("resnetlab.report").joinpath("templates").iterdir())
-    pages = {"report", "comparison", "doctor", "explanations", "label_issues"}
+    pages = {"report", "comparison", "doctor", "explanations", "label_issues", "sweep"}
     assert {file.name for file in files} == {f"{name}.html.j2" for name in ("base", "macros", *pages)}
     for file in files:
         assert not re.search(r"autoescape|\bsafe\b", file.read_text(encoding="utf-8")), file.name

@@ -355,11 +355,11 @@ class _HaveLimits(Exception):
 
 
 def note_on(parts: Sequence[Split]) -> tuple[str, ...]:
-    """Return a sentence about images that are not held in memory, or nothing."""
-    count, size = sum(map(len, parts)), sum(int(np.prod(part.images.shape)) for part in parts)
-    what = f"{count:,} decoded images ({size / 1e9:,.2f} GB)"
-    if any(isinstance(part.images, CachedPixels) for part in parts):
+    """Return a sentence about images that are not held in memory, or nothing. All parts have the store of the first."""
+    images, count = parts[0].images, sum(map(len, parts))
+    what = f"{count:,} decoded images ({count * math.prod(images.shape[1:]) / 1e9:,.2f} GB)"
+    if isinstance(images, CachedPixels):
         return (f"{what} are in a file in {printable(folder())}, which can be removed at any time",)
-    if any(isinstance(part.images, StreamedPixels) for part in parts):
+    if isinstance(images, StreamedPixels):
         return (f"{what} are not held: images are decoded for each batch, in other processes",)
     return ()
