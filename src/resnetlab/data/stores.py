@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
-import numpy as np
-
 from resnetlab.data.contents import contents_of
 from resnetlab.data.decoded import (
     KINDS,
