@@ -226,6 +226,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_used(tmp_path: Path, ca
     assert len(list(cache.glob("*.decoded"))) == 1
 
 
+@pytest.mark.slow
 def test_the_part_of_another_data_set_is_removed_unless_it_is_being_written(tmp_path: Path, cache: Path) -> None:
     root, other = write(tmp_path / "f", colour), write(tmp_path / "g", grey)
     with building(root, 0.2) as process:
@@ -239,6 +240,7 @@ def test_the_part_of_another_data_set_is_removed_unless_it_is_being_written(tmp_
     assert not list(cache.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_two_processes_that_open_at_once_build_once(tmp_path: Path, cache: Path) -> None:
     root = write(tmp_path / "f", colour)
     processes = [building(root, 0.05) for _ in range(2)]
@@ -372,6 +374,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from /proc")
 @pytest.mark.parametrize(("kind", "count"), [("cache", 50_000), ("stream", 5_000)])
 def test_resident_memory_does_not_grow_with_the_data_set(tmp_path: Path, kind: str, count: int) -> None:

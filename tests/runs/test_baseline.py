@@ -110,6 +110,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
+@pytest.mark.slow
 def test_three_runs_end_in_a_comparison(
     *, command: Any, published: Path, address: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize(("recipe", "side"), [("imagenet-resnet50", 224), ("imagenet-resnet50-a3", 160)])
+@pytest.mark.parametrize(
+    ("recipe", "side"), [("imagenet-resnet50", 224), pytest.param("imagenet-resnet50-a3", 160, marks=pytest.mark.slow)]
+)
 def test_a_folder_of_the_shape_of_imagenet_is_trained_on(
     recipe: str, side: int, images: Path, tiny_network: str, command: Any
 ) -> None:

@@ -63,6 +63,7 @@ def halves(axis: int, images: int = 480) -> ImageData:
     return dataclasses.replace(data, classes=("one", "other"), train=split, val=split, test=split)
 
 
+@pytest.mark.slow
 def test_classes_that_differ_by_mirroring_are_not_mirrored_and_others_are() -> None:
     for axis, is_mirrored in ((2, False), (1, True)):
         trial = Trial.of(Experiment.of(tiny(), data=halves(axis)), epochs=4)
@@ -236,6 +237,7 @@ def test_the_probes_are_announced_with_their_cost(short: None, caplog: pytest.Lo
     assert said in caplog.text
 
 
+@pytest.mark.slow
 def test_every_run_of_a_series_chooses_for_itself_and_the_series_goes_on(tmp_path: Path, short: None) -> None:
     series = train_series(tiny(), 2, tmp_path / "series")
     assert series.config.augment == GIVEN
@@ -254,6 +256,7 @@ def test_only_a_choice_that_could_have_been_made_takes_the_place_of_auto() -> No
     assert settled(wanted, other).augment.erasing == 0
 
 
+@pytest.mark.slow
 def test_a_run_in_minutes_is_planned_after_the_probes(
     tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +268,7 @@ def test_a_run_in_minutes_is_planned_after_the_probes(
     assert log.count("augment.policy auto: probed") == 1
 
 
+@pytest.mark.slow
 def test_several_processes_follow_the_main_one(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Experiment.of(tiny())
     told = policies(GIVEN, 8)[3], "the main process's words"

@@ -102,7 +102,7 @@ def test_bad_arguments_of_pack(command, photos):
 
 
 @pytest.mark.parametrize("store", ["cache", "stream"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.usefixtures("tiny_network", "own_cache")
 def test_any_store_and_number_of_workers_gives_the_same_bits(command, photos, monkeypatch, store, workers):
     monkeypatch.setattr("resnetlab.data.workers.usable_cores", lambda: workers)

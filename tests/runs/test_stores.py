@@ -79,7 +79,7 @@ def reference(root: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder
     return train(config(root, "memory"), tmp_path_factory.mktemp("runs") / "memory")
 
 
-@pytest.mark.parametrize("store", ["cache", "stream"])
+@pytest.mark.parametrize("store", [pytest.param("cache", marks=pytest.mark.slow), "stream"])
 def test_a_run_has_the_same_bits_in_every_store(root: Path, tmp_path: Path, reference: RunFolder, store: str) -> None:
     run = train(config(root, store), tmp_path / "whole")
     require_same(run, reference)
@@ -98,7 +98,7 @@ def test_a_run_has_the_same_bits_in_every_store(root: Path, tmp_path: Path, refe
         assert np.array_equal(decoded, data.test.images[row : row + 1][0])
 
 
-@pytest.mark.parametrize("store", ["cache", "stream"])
+@pytest.mark.parametrize("store", ["cache", pytest.param("stream", marks=pytest.mark.slow)])
 def test_a_run_is_resumed_to_the_bit_from_any_store(
     root: Path, tmp_path: Path, reference: RunFolder, store: str
 ) -> None:

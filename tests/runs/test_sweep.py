@@ -59,6 +59,7 @@ def test_the_best_settings_are_a_file_for_train(done: Sweep, command: Any) -> No
     assert json.loads(said)["final_test"] == "once"
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_values(done: Sweep, tmp_path: Path) -> None:
     again = run(tmp_path / "again", 2)
     assert [trial.values for trial in again.trials] == [trial.values for trial in done.trials[:2]]
@@ -97,6 +98,7 @@ def test_a_study_belongs_to_one_folder(done: Sweep, tmp_path: Path) -> None:
         run(tmp_path / "elsewhere", storage=storage, study="done")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_stopped_sweep_goes_on_in_the_same_trial(kind: str, tmp_path: Path) -> None:
     storage = {"sqlite": f"sqlite:///{tmp_path / 'x.db'}", "journal": str(tmp_path / "x.journal")}[kind]
@@ -118,6 +120,7 @@ def test_a_stopped_sweep_goes_on_in_the_same_trial(kind: str, tmp_path: Path) ->
     assert [session["from_step"] > 0 for session in sessions] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_a_trial_whose_process_died_is_continued_under_its_number(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     storage = {"sqlite": f"sqlite:///{tmp_path / 'x.db'}", "journal": str(tmp_path / "x.journal")}[kind]
@@ -133,6 +136,7 @@ def test_a_trial_whose_process_died_is_continued_under_its_number(kind: str, tmp
     assert len(RunFolder.open(tmp_path / "sweep" / "trial-0000").sessions) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_process_three_times_has_failed(tmp_path: Path, monkeypatch: Any) -> None:
     die_in_training(monkeypatch, epoch=1, number=0, times=3)
     for _ in range(3):
@@ -171,6 +175,7 @@ def states(folder: Path, storage: str) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
+@pytest.mark.slow
 def test_trials_that_others_work_on_are_waited_for(done: Sweep, monkeypatch: Any, tmp_path: Path) -> None:
     """Another process holds trial 0; this one runs trial 1, waits, and takes trial 0 when that process is gone."""
     die_in_training(monkeypatch, epoch=1)
@@ -198,6 +203,7 @@ def test_poor_trials_are_pruned_at_the_end_of_an_epoch(tmp_path: Path, monkeypat
     assert RunFolder.open(tmp_path / "sweep" / "trial-0001").final_metrics("val") is None
 
 
+@pytest.mark.slow
 def test_hyperband_decides_after_epochs_1_3_and_9(tmp_path: Path, monkeypatch: Any) -> None:
     decided: list[int] = []
 
@@ -216,6 +222,7 @@ def test_hyperband_decides_after_epochs_1_3_and_9(tmp_path: Path, monkeypatch: A
     assert set(decided) <= {1, 3, 9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_both_pruners_work(pruner: Any, tmp_path: Path) -> None:
     found = run(tmp_path / "sweep", 8, pruner=pruner, config=tiny(epochs=4, best_by="loss"))
@@ -235,6 +242,7 @@ def test_the_chosen_trial_is_scored_on_the_test_split_once(tmp_path: Path) -> No
     assert (tmp_path / "sweep" / "test-ledger.jsonl").read_text() == log
 
 
+@pytest.mark.slow
 def test_the_test_split_is_not_used_for_a_second_trial(tmp_path: Path, monkeypatch: Any) -> None:
     found = run(tmp_path / "sweep", 2)
     worse = found.finished[1]
@@ -243,6 +251,7 @@ def test_the_test_split_is_not_used_for_a_second_trial(tmp_path: Path, monkeypat
         run(tmp_path / "sweep", 2, final=True)
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_go_together_are_a_failed_trial(tmp_path: Path) -> None:
     found = run(tmp_path / "sweep", 4, {"accumulate": [1, 128]})
     assert {trial.state for trial in found.trials} == {"complete", "failed"}
