@@ -28,6 +28,8 @@ from resnetlab.runs.config import DataConfig
 from resnetlab.runs.differences import differences
 from resnetlab.runs.folder import SHARED_ACCESS_LOG, RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PARTS = ["scratch", "frozen", "finetuned"]
 BRIEF = ("--model", "tiny", "--steps", "4", "--batch-size", "16", "--precision", "fp32", "--device", "cpu")
 
@@ -38,8 +40,6 @@ from resnetlab.cli import main as cli
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 from resnetlab.runs import experiment, writer
 from resnetlab.runs import evaluation_files as record
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 torch.set_num_threads(1)
 ARCHITECTURES["tiny"] = Architecture("basic", (1, 1), width=4, stem="cifar", shortcut="A")
