@@ -81,14 +81,16 @@ def _kind(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def replacing(path: Path, size: int) -> Iterator[BinaryIO]:
+def replacing(path: Path, size: int, suffix: str = ".tmp") -> Iterator[BinaryIO]:
     """Write a file whole or not at all: to a temporary file beside it, flushed to disk and renamed to `path`.
+
+    The name of the temporary file is a dot, that of `path`, some letters, and `suffix`.
 
     Raises DiskTrouble, with the reason and the bytes needed and free, and leaves an older file of that name unchanged.
     """
     temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()

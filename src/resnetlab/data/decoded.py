@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ from xxhash import xxh3_128_hexdigest
 from resnetlab.data.contents import content_digest
 from resnetlab.data.reading import Decoder
 from resnetlab.errors import BadInput, DiskTrouble, printable
-from resnetlab.files import cache_folder, read_regular, room, sync_folder, write_json
+from resnetlab.files import cache_folder, read_regular, replacing, write_json
 
 try:
     import fcntl
@@ -47,6 +46,7 @@ CODE = (
 )  # the modules that decode and resize
 SHARE_FREE = 0.05  # of a disk, which is left free
 KINDS = ("cut_off", "deep", "flat")  # of images that lose their contrast
+PART = ".part"  # the suffix of a file that is being written, which is removed if its process was killed
 _TAIL = 16 + 32  # bytes: the length of the index, and its digest
 
 
@@ -127,7 +127,7 @@ class Decoded:
         path = self.path(digest)
         with _lock(path):
             if fcntl is not None:
-                for other in folder().glob("*.part"):
+                for other in folder().glob(f"*{PART}"):
                     _remove_abandoned(other, path)
             yield path
 
@@ -138,24 +138,9 @@ class Decoded:
         """
         needed = images * (self.image_bytes + 64)
         require_room(needed)
-        part = ""
-        try:
-            descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".part")
-            with os.fdopen(descriptor, "wb") as file:
-                index = write(file if self.with_pixels else None)
-                file.write(index.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            Path(part).replace(path)
-            sync_folder(path.parent)
-        except DiskTrouble:
-            raise
-        except OSError as error:
-            reason = f"{error.strerror or error}{room(path, needed)}"
-            raise DiskTrouble(f"could not write decoded images to {printable(path)}: {reason}") from error
-        finally:
-            with suppress(OSError):  # renamed, or never made
-                Path(part).unlink()
+        with replacing(path, needed, PART) as file:
+            index = write(file if self.with_pixels else None)
+            file.write(index.to_bytes())
         return index
 
 
@@ -263,7 +248,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _lock_file(path: Path) -> Path:
-    return path.with_name(f"{path.name.partition('.')[0]}.lock")
+    return path.with_name(f"{path.name.lstrip('.').partition('.')[0]}.lock")
 
 
 def _remove_abandoned(part: Path, own: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import mmap
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -31,7 +32,7 @@ Rows: TypeAlias = "Tensor | np.ndarray | Sequence[int] | slice"
 BLOCK = 64 * 2**20  # bytes of images that are held at a time by whoever goes through all of them
 
 
-class StoredPixels:
+class StoredPixels(ABC):
     """The rows of a split in stored images of one shape, indexed as a tensor uint8 (N, H, W, C) would be."""
 
     def __init__(self, shape: tuple[int, int, int], rows: np.ndarray) -> None:
@@ -62,9 +63,9 @@ class StoredPixels:
         """Copy the images at `rows` into memory."""
         return next(self.in_turn([rows]))
 
+    @abstractmethod
     def in_turn(self, batches: Iterable[Tensor | slice]) -> Iterator[Tensor]:
         """Yield the images of each batch of rows."""
-        raise NotImplementedError
 
     def subset(self, rows: Rows) -> Self:
         """Return the images at `rows`, without copying them."""
