@@ -86,6 +86,7 @@ threading.Thread(target=work).start()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_thread_reads_and_trains(tmp_path: Path) -> None:
     """Python imports some of its modules no more and starts no more threads then."""
     for name in "ab":

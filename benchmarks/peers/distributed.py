@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.peers.common import Clock, Job, main
-from benchmarks.peers.scaling import made_images
+from benchmarks.peers.scaling import config_of, made_images
 
 if TYPE_CHECKING:
     from resnetlab.distributed import Processes
@@ -36,21 +36,12 @@ def train(job: Job, clock: Clock, processes: Processes) -> None:
     import torch
 
     from resnetlab.runs import build
-    from resnetlab.runs.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
     from resnetlab.runtime import start
     from resnetlab.training.loop import StepDone, fit
     from resnetlab.training.replicas import replicate
 
-    steps = job.warmup + job.steps + 2
-    config = RunConfig(
-        model=ModelConfig(name=job.model, stem=job.stem),
-        augment=AugmentConfig(crop=4, flip=True),
-        optim=OptimConfig(lr=0.01),
-        batch_size=job.batch,
-        steps=steps,
-    )
-    runtime = start(processes=processes)
-    data = made_images(steps * job.batch, job.image_size)
+    runtime, config = start(processes=processes), config_of(job)
+    data = made_images(config.steps * job.batch, job.image_size)
     network, _ = build.make_network(config, data)
     batches = build.make_batches(config, data, runtime)
     plan, state = build.make_plan(config, len(batches.train)), build.make_state(config, network, runtime)

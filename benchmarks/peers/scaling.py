@@ -32,25 +32,29 @@ def made_images(images: int, side: int) -> Any:
     return ImageData("noise", names, split(images), split(2), split(2), see)
 
 
-def training(job: Job, clock: Clock) -> None:
-    from resnetlab.cli.process import keep_freed_memory
-    from resnetlab.models.summary import count_macs
-    from resnetlab.runs import build
+def config_of(job: Job) -> Any:
+    """Return the settings of a training for all steps of a job, two of which are spare."""
     from resnetlab.runs.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
-    from resnetlab.runtime import start
-    from resnetlab.training.loop import StepDone, fit
 
-    steps = job.warmup + job.steps + 2
-    config = RunConfig(
+    return RunConfig(
         model=ModelConfig(name=job.model, stem=job.stem),
         augment=AugmentConfig(crop=4, flip=True),
         optim=OptimConfig(lr=0.01),
         batch_size=job.batch,
-        steps=steps,
+        steps=job.warmup + job.steps + 2,
     )
+
+
+def training(job: Job, clock: Clock) -> None:
+    from resnetlab.cli.process import keep_freed_memory
+    from resnetlab.models.summary import count_macs
+    from resnetlab.runs import build
+    from resnetlab.runtime import start
+    from resnetlab.training.loop import StepDone, fit
+
     keep_freed_memory()  # as `resnetlab train` does
-    runtime = start()
-    data = made_images(steps * job.batch, job.image_size)
+    runtime, config = start(), config_of(job)
+    data = made_images(config.steps * job.batch, job.image_size)
     network, _ = build.make_network(config, data)
     work = count_macs(network, job.image_size) * job.batch
     clock.result |= {"work": work, "images_of_work": job.batch, "batch": job.batch}

@@ -79,7 +79,8 @@ def reference(root: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder
     return train(config(root, "memory"), tmp_path_factory.mktemp("runs") / "memory")
 
 
-@pytest.mark.parametrize("store", [pytest.param("cache", marks=pytest.mark.slow), "stream"])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["cache", "stream"])
 def test_a_run_has_the_same_bits_in_every_store(root: Path, tmp_path: Path, reference: RunFolder, store: str) -> None:
     run = train(config(root, store), tmp_path / "whole")
     require_same(run, reference)

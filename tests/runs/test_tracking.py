@@ -90,6 +90,7 @@ def test_mlflow_has_the_numbers_pictures_and_the_model_file(store: MlflowStore, 
     assert path.read_bytes() == run.best.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("draw_nothing")
 def test_a_resumed_run_goes_on_in_the_same_run_of_mlflow(store: MlflowStore, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
@@ -99,6 +100,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_mlflow(store: MlflowStore, tmp
     require_same_numbers(store, RunFolder(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("draw_nothing")
 def test_epochs_that_mlflow_has_not_got_are_sent_by_the_next_session(store: MlflowStore, tmp_path: Path) -> None:
     resnetlab.train(tiny(), tmp_path / "run")
