@@ -65,6 +65,8 @@ def test_the_choices_of_a_config_are_those_of_the_code() -> None:
         ({"epochs": "many"}, "epochs is 'many', but must be a whole number"),
         ({"optim": {"lr": "fast"}}, "optim.lr is 'fast', but must be a number"),
         ({"optim": {"name": "sdg"}}, "unknown optim.name 'sdg'; did you mean 'sgd'? Choose from sgd, adam, adamw"),
+        ({"track": ["nobody"] * 1000}, "; and 995 more"),
+        ({f"k{number}": 1 for number in range(7)}, "; and 2 more"),
         ({"epochs": 1, "steps": 1}, "give epochs or steps, not both"),
         ({"accumulate": 500}, "a batch of 64 can be split into at most 32 parts"),
         ({"model": {"name": "resnet19"}}, "unknown model 'resnet19'; did you mean 'resnet18'?"),

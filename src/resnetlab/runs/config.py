@@ -56,6 +56,8 @@ HARMLESS |= {"data.root", "data.download"}  # the folder in which the same image
 HARMLESS |= {"data.store", "data.memory"}  # the place where the same pixels are held
 """Settings that change no weight of a run."""
 
+MOST_CLAUSES = 5  # wrong settings that one message names
+
 
 class Section(BaseModel):
     """A group of settings. Raises BadInput, one sentence with the path to the setting, for a value that is not allowed.
@@ -86,7 +88,9 @@ class Section(BaseModel):
 
     @classmethod
     def _sentence(cls, errors: ValidationError) -> str:
-        return "; ".join(cls._clause(error) for error in errors.errors(include_url=False))
+        clauses = [cls._clause(error) for error in errors.errors(include_url=False)[:MOST_CLAUSES]]
+        more = errors.error_count() - len(clauses)  # a damaged file can have thousands
+        return "; ".join([*clauses, f"and {more:,} more"] if more else clauses)
 
     @classmethod
     def _clause(cls, error: Any) -> str:
