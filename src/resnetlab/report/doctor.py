@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -68,7 +69,22 @@ def verdict(found: Diagnosis) -> str:
 def gallery(finding: Finding, found: Diagnosis) -> list[list[Card]]:
     """The first images of a finding, those that belong together in one row."""
     groups = finding.groups[:MOST_GROUPS]
-    return [[card(shown, found) for shown in group[:MOST_IN_GROUP]] for group in groups]
+    return [[card(shown, found) for shown in splits_in_turn(group)[:MOST_IN_GROUP]] for group in groups]
+
+
+def splits_in_turn(group: Sequence[Shown]) -> list[Shown]:
+    """Order images so that the first few come from all splits.
+
+    >>> from resnetlab.data.survey import Shown
+    >>> group = [Shown(name, split, "cat", None) for name, split in zip("abc", ["train", "train", "test"])]
+    >>> [shown.name for shown in splits_in_turn(group)]
+    ['a', 'c', 'b']
+    """
+    by_split: dict[str, list[Shown]] = {}
+    for shown in group:
+        by_split.setdefault(shown.split, []).append(shown)
+    turns = zip_longest(*by_split.values())
+    return [shown for turn in turns for shown in turn if shown is not None]
 
 
 def card(shown: Shown, found: Diagnosis) -> Card:
