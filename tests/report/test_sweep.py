@@ -12,8 +12,8 @@ import pytest
 from resnetlab.plots.sweep import Axis
 from resnetlab.report.sweep import write_sweep
 from resnetlab.runs import recipes
-from resnetlab.runs.search_space import SearchSpace
-from resnetlab.runs.sweep import Sweep, TrialRecord
+from resnetlab.runs.sweeps.space import SearchSpace
+from resnetlab.runs.sweeps.sweep import Sweep, TrialRecord
 
 SPACE = SearchSpace.of(
     {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.sweep_study import INTERRUPTED, open_storage
+from resnetlab.runs.sweeps.study import INTERRUPTED, open_storage
 
 optuna = pytest.importorskip("optuna")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

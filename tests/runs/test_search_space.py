@@ -9,7 +9,7 @@ import pytest
 from resnetlab.errors import BadInput
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.differences import flat
-from resnetlab.runs.search_space import FIXED, Choice, Range, SearchSpace, nested, settings_of
+from resnetlab.runs.sweeps.space import FIXED, Choice, Range, SearchSpace, nested, settings_of
 
 
 @pytest.mark.parametrize(

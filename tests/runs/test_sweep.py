@@ -12,12 +12,12 @@ import pytest
 import resnetlab
 from resnetlab.errors import BadInput, DiskTrouble, NonFinite, Stopped
 from resnetlab.runs import recipes
-from resnetlab.runs import sweep as sweeps
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.stop import StopRequest
-from resnetlab.runs.sweep import Sweep, sweep
-from resnetlab.runs.sweep_study import Lock
+from resnetlab.runs.sweeps import sweep as sweeps
+from resnetlab.runs.sweeps.study import Lock
+from resnetlab.runs.sweeps.sweep import Sweep, sweep
 
 optuna = pytest.importorskip("optuna")
 pytestmark = [pytest.mark.usefixtures("no_pictures"), pytest.mark.filterwarnings("ignore")]
@@ -169,7 +169,7 @@ def die_in_training(monkeypatch: Any, epoch: int, number: int = 0, times: int = 
 
 
 def states(folder: Path, storage: str) -> list[str]:
-    from resnetlab.runs.sweep_study import open_storage
+    from resnetlab.runs.sweeps.study import open_storage
 
     study = optuna.load_study(study_name=folder.name, storage=open_storage(storage, folder))
     return [trial.state.name for trial in study.trials]

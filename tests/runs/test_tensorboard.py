@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.tensorboard import TensorBoardTracker, tag
-from resnetlab.runs.tracking import TrackedRun, numbers
+from resnetlab.runs.trackers.tensorboard import TensorBoardTracker, tag
+from resnetlab.runs.trackers.tracker import TrackedRun, numbers
 
 
 def row(epoch: int) -> dict[str, Any]:

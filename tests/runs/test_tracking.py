@@ -13,10 +13,11 @@ import pytest
 
 import resnetlab
 from resnetlab.errors import BadInput, Stopped
-from resnetlab.runs import recipes, tracking
+from resnetlab.runs import recipes
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.tracking import Tracker, numbers
+from resnetlab.runs.trackers import tracking
+from resnetlab.runs.trackers.tracker import Tracker, numbers
 
 PICTURES = {"augmented", "curves"} | {
     f"{split}/{name}" for split in ("val", "test") for name in ("confusion_matrix", "samples", "mistakes")
@@ -213,7 +214,7 @@ def test_a_tracker_that_fails_is_one_sentence_and_the_run_goes_on(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty, sound = Faulty(name), Faulty("none")
-    monkeypatch.setattr(tracking, "opener", {"mlflow": faulty.opened, "wandb": sound.opened}.get)
+    monkeypatch.setattr(tracking, "OPENERS", {"mlflow": faulty.opened, "wandb": sound.opened})
     monkeypatch.setattr("resnetlab.runs.experiment.draw_curves", lambda _, run, __: (run.path / "a.png").touch())
     run = resnetlab.train(tiny("mlflow", "wandb"), tmp_path / "run")
     assert run.is_scored
@@ -250,7 +251,7 @@ def test_a_server_that_does_not_answer_delays_the_end_only(tmp_path: Path, monke
             answer.wait()
 
     monkeypatch.setattr(tracking, "PATIENCE", 0.05)
-    monkeypatch.setattr(tracking, "opener", lambda name: Silent("none").opened)
+    monkeypatch.setattr(tracking, "OPENERS", dict.fromkeys(tracking.OPENERS, Silent("none").opened))
     run = resnetlab.train(tiny("mlflow"), tmp_path / "run")
     answer.set()
     assert run.is_scored

@@ -43,7 +43,7 @@ from resnetlab.runs.config import LENGTH, SHORT_FLAGS
 from resnetlab.runs.differences import flat
 from resnetlab.runs.effects import chosen, without_effect
 from resnetlab.runs.log import LOGGER
-from resnetlab.runs.search_space import SearchSpace
+from resnetlab.runs.sweeps.space import SearchSpace
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -181,9 +181,9 @@ def sweep(arguments: Sequence[str]) -> None:
     from resnetlab.cli.process import silence_optuna, tune
     from resnetlab.cli.signals import stop_on_signals
     from resnetlab.report.sweep import write_sweep
-    from resnetlab.runs.sweep import BEST, sweep
-    from resnetlab.runs.sweep import LOGGER as SWEEP_LOGGER
-    from resnetlab.runs.sweep_study import require_optuna
+    from resnetlab.runs.sweeps.study import require_optuna
+    from resnetlab.runs.sweeps.sweep import BEST, sweep
+    from resnetlab.runs.sweeps.sweep import LOGGER as SWEEP_LOGGER
 
     require_optuna()
     tune()

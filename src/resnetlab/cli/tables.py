@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resnetlab.report.comparison import Cells
     from resnetlab.runs.doctor import Diagnosis
     from resnetlab.runs.label_issues import Examined
-    from resnetlab.runs.sweep import Sweep
+    from resnetlab.runs.sweeps.sweep import Sweep
 
 
 WORD_COLUMNS = ("class", "run", "stage", "model", "data", "from", "state", "output", "seed", "fold", "settings")

@@ -11,8 +11,8 @@ from resnetlab.files import write_text
 from resnetlab.report.command import commands
 from resnetlab.report.comparison import Cells
 from resnetlab.runs.config import value_text
-from resnetlab.runs.search_space import Choice
-from resnetlab.runs.sweep import BEST, Sweep, TrialRecord, score_in
+from resnetlab.runs.sweeps.space import Choice
+from resnetlab.runs.sweeps.sweep import BEST, Sweep, TrialRecord, score_in
 
 if TYPE_CHECKING:
     from resnetlab.report.render import Picture

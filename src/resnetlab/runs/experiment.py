@@ -35,7 +35,8 @@ from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest, StopRequested
 from resnetlab.runs.timing import planned, require_minutes
-from resnetlab.runs.tracking import TrackedRun, Tracking
+from resnetlab.runs.trackers.tracker import TrackedRun
+from resnetlab.runs.trackers.tracking import Tracking
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
 from resnetlab.runtime import one_thread_after_fork
 from resnetlab.training.loop import EpochReport, fit

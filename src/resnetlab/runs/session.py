@@ -13,7 +13,7 @@ from resnetlab.runs.build import Training
 from resnetlab.runs.log import RunLog
 from resnetlab.runs.messages import epoch_line
 from resnetlab.runs.stop import Interruptible, StopRequest, StopRequested
-from resnetlab.runs.tracking import Tracking
+from resnetlab.runs.trackers.tracking import Tracking
 from resnetlab.runs.writer import MemoryWriter
 from resnetlab.training.loop import Batches, EpochReport, StepDone
 from resnetlab.training.selection import best_epoch

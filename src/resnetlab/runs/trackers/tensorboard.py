@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetlab.runs.history import Row
-from resnetlab.runs.tracking import Ending, TrackedRun, numbers
+from resnetlab.runs.trackers.tracker import Ending, TrackedRun, numbers
 
 FOLDER = "tensorboard"
 SECTIONS = {"lr": "optim/lr", "left_out": "optim/steps_left_out", "epoch": "time/epoch"}

@@ -11,7 +11,7 @@ from typing import Any
 from resnetlab.errors import BadInput
 from resnetlab.files import read_regular, write_json
 from resnetlab.runs.history import Row
-from resnetlab.runs.tracking import Ending, TrackedRun, numbers
+from resnetlab.runs.trackers.tracker import Ending, TrackedRun, numbers
 
 RECORD = "wandb.json"  # in the folder of the run: the id of its run in W&B
 PROJECT = "resnetlab"

@@ -14,7 +14,7 @@ from resnetlab import __version__
 from resnetlab.files import read_regular, write_json
 from resnetlab.runs.differences import flat
 from resnetlab.runs.history import Row
-from resnetlab.runs.tracking import Ending, TrackedRun, numbers
+from resnetlab.runs.trackers.tracker import Ending, TrackedRun, numbers
 
 RECORD = "mlflow.json"  # in the folder of the run: the id of its run in MLflow
 EXPERIMENT = "resnetlab"

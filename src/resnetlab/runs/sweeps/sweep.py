@@ -22,16 +22,16 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import Row, row_of
 from resnetlab.runs.resume import resume
 from resnetlab.runs.score import evaluate
-from resnetlab.runs.search_space import SearchSpace, nested
 from resnetlab.runs.session import Event, OnEvent
 from resnetlab.runs.stop import StopRequest
-from resnetlab.runs.sweep_study import WHY, PrunerName, SweepStudy, handing_out, open_study, require_optuna
+from resnetlab.runs.sweeps.space import SearchSpace, nested
+from resnetlab.runs.sweeps.study import WHY, PrunerName, SweepStudy, handing_out, open_study, require_optuna
 from resnetlab.training.loop import EpochReport
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-LOGGER = logging.getLogger("resnetlab.runs.sweep")
+LOGGER = logging.getLogger("resnetlab.runs.sweeps.sweep")
 BEST = "best.json"
 LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
 MOST_FAILURES = 3  # in a row, after which something other than the trials is wrong

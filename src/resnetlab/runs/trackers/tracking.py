@@ -8,64 +8,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Self
 
 from resnetlab.errors import LabError, Stopped, printable
-from resnetlab.runs.config import RunConfig
 from resnetlab.runs.history import Row
 from resnetlab.runs.log import RunLog
+from resnetlab.runs.trackers.mlflow import MlflowTracker
+from resnetlab.runs.trackers.tensorboard import TensorBoardTracker
+from resnetlab.runs.trackers.tracker import Ending, TrackedRun, Tracker
+from resnetlab.runs.trackers.wandb import WandbTracker
 
 PATIENCE = 30.0  # seconds that the end of a run waits for a tracker
 LONGEST = 300  # characters of a tracker's own message; some contain a page of HTML
-Ending: TypeAlias = Literal["finished", "stopped", "failed"]
 
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """The run that a tracker is opened for."""
-
-    folder: Path
-    config: RunConfig
-    rows: Sequence[Row] = ()  # the epochs before this session
-    step: int = 0  # after which this session begins
-
-
-class Tracker(Protocol):
-    """What is sent to a tracker. It is opened with a `TrackedRun`; all its methods may fail and take any time."""
-
-    def epoch(self, row: Row) -> None:
-        """Record the numbers of an epoch, as in metrics.jsonl, at its step."""
-
-    def picture(self, name: str, file: Path) -> None: ...
-
-    def scores(self, scores: Mapping[str, float]) -> None:
-        """Record the final scores of the run."""
-
-    def model(self, file: Path) -> None:
-        """Keep the model file."""
-
-    def close(self, ending: Ending) -> None: ...
-
-
-OpenTracker: TypeAlias = Callable[[TrackedRun], Tracker]
-
-
-def opener(name: str) -> OpenTracker:
-    """Return the class of a tracker. The packages are imported when it is opened."""
-    from resnetlab.runs.mlflow import MlflowTracker
-    from resnetlab.runs.tensorboard import TensorBoardTracker
-    from resnetlab.runs.wandb import WandbTracker
-
-    table: dict[str, OpenTracker] = {
-        "tensorboard": TensorBoardTracker,
-        "mlflow": MlflowTracker,
-        "wandb": WandbTracker,
-    }
-    return table[name]
+OPENERS: dict[str, Callable[[TrackedRun], Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "mlflow": MlflowTracker,
+    "wandb": WandbTracker,
+}
+"""The class of each tracker. Their packages are imported when one is opened."""
 
 
 class Channel:
@@ -80,7 +44,7 @@ class Channel:
     def work(self) -> None:
         tracker: Tracker | None = None
         try:
-            tracker = opener(self.name)(self.run)
+            tracker = OPENERS[self.name](self.run)
             while (call := self.calls.get()) is not None:
                 call(tracker)
         except Exception as error:
@@ -169,12 +133,3 @@ def at(scores: Mapping[str, Any], path: Sequence[str]) -> float:
     for name in path:
         value = value[name]
     return float("nan") if value is None else float(value)
-
-
-def numbers(row: Row) -> dict[str, float]:
-    """Return the numbers of a line of metrics.jsonl.
-
-    >>> numbers({"epoch": 1, "val_loss": 0.5, "note": "x"})
-    {'epoch': 1.0, 'val_loss': 0.5}
-    """
-    return {name: float(value) for name, value in row.items() if isinstance(value, int | float)}

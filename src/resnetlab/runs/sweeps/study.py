@@ -22,7 +22,7 @@ from resnetlab.runs.config import HARMLESS, RunConfig
 from resnetlab.runs.differences import differences
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.search_space import SearchSpace
+from resnetlab.runs.sweeps.space import SearchSpace
 
 try:
     import fcntl
