@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from pathlib import Path
@@ -67,13 +68,27 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     assert contents_of(tmp_path, ["pipe", "folder", "link", "nothing"]) == {}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": [1, 2, 3, 4]}', '{"a": ["x", 0, 0, 0]}', "\0"])
-def test_a_damaged_cache_is_ignored(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("damage", ["empty", "cut", "changed", "other"])
+def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: str) -> None:
     (tmp_path / "a").write_text("a")
     contents_of(tmp_path, ["a"])
     (cache,) = (tmp_path / "cache" / "resnetlab" / "contents").iterdir()
-    cache.write_text(content)
-    assert contents_of(tmp_path, ["a"]) == {"a": content_digest(b"a")}
+    whole, right = cache.read_bytes(), content_digest(b"a")
+    assert right.encode() in whole
+    wrong = whole.replace(right.encode(), b"1-" + 32 * b"0")
+    cache.write_bytes({"empty": b"", "cut": whole[:-1], "changed": wrong, "other": b'{"a": [1, 2, 3, "4"]}'}[damage])
+    assert contents_of(tmp_path, ["a"]) == {"a": right}
+    assert cache.read_bytes() == whole
+
+
+def test_any_name_can_be_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a b", "line\nfeed", "tab\t1 2 3", "é", os.fsdecode(b"not utf-8 \xff"), "1 2 3 4-5"]
+    for name in names:
+        (tmp_path / name).write_text(name, errors="surrogateescape")
+    first = contents_of(tmp_path, names)
+    monkeypatch.setattr(contents, "content_digest", lambda _: "read again")
+    assert contents_of(tmp_path, names) == first
+    assert len(set(first.values())) == len(names)
 
 
 def test_an_opened_folder_has_the_digest_of_every_file(tmp_path: Path) -> None:
@@ -107,7 +122,7 @@ def test_opening_a_folder_remembers_large_files_only(tmp_path: Path, monkeypatch
             (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / "data" / name / f"{i}.png")
     written: list[Path] = []
-    monkeypatch.setattr(contents, "write_text", lambda file, _: written.append(file))
+    monkeypatch.setattr(contents, "replacing", lambda file, _: written.append(file) or io.BytesIO())
     for least, caches in ((10**9, 0), (1, 1)):
         monkeypatch.setattr(contents, "LEAST_BYTES", least)
         open_dataset(tmp_path / "data", image_size=8, val_fraction=0.3, test_fraction=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab.data import decoded, open_dataset, reading, stores
+from resnetlab.data import contents, datasets, decoded, open_dataset, reading, stores
 from resnetlab.data.datasets import ImageData
 from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.pixels import CachedPixels, StreamedPixels
@@ -150,6 +152,39 @@ def test_a_folder_that_was_opened_before_is_not_decoded_again(
         with pytest.raises(AssertionError):
             open_dataset(renamed, store=store, preprocessing=first.preprocessing)
     require_same(open_dataset(renamed, store=store), open_dataset(renamed, store="memory"))
+
+
+@pytest.mark.parametrize("store", OUTSIDE)
+def test_opening_again_reads_no_image_and_asks_for_the_times_of_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    """The time to open 120,000 images again is that of these questions, and of sorting their names."""
+    monkeypatch.setattr(contents, "LEAST_FILES", 1)
+    monkeypatch.setattr(contents, "SETTLED", -(10**15))  # as if all files were old
+    monkeypatch.setattr(datasets, "sample_headers", partial(reading.sample_headers, most=4))
+    root = write(tmp_path / "f", colour)
+    first = open_dataset(root, store=store)
+    asked: list[str] = []
+    opened: list[str] = []
+
+    def counted(log: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and os.fspath(path).endswith(".png"):
+                log.append(os.fspath(path))
+            return function(path, *arguments, **options)
+
+        return call
+
+    for owner, name, log in ((os, "stat", asked), (os, "lstat", asked), (os, "open", opened), (io, "open", opened)):
+        monkeypatch.setattr(owner, name, counted(log, getattr(owner, name)))
+    again = open_dataset(root, store=store, preprocessing=first.preprocessing)
+    assert sorted(asked) == sorted(str(path) for path in root.rglob("*.png"))
+    assert len(asked) == 40
+    assert not opened
+    assert again.train.contents == first.train.contents
+    open_dataset(root, store=store)
+    assert 0 < len(opened) <= 4  # the headers from which an image size is chosen, of 500 images at most
+    assert len(asked) <= 2 * 40 + 4
 
 
 def test_other_settings_have_other_files(tmp_path: Path, cache: Path) -> None:

@@ -335,6 +335,8 @@ class _Outside:
         names = tuple(files.names[place] for place in kept)
         contents = tuple(self.contents[name] for name in names)
         for kind, lost in (index.lost or {}).items():
+            if not lost:
+                continue
             getattr(bad.lost, kind).extend(
                 name for name, content in zip(names, contents, strict=True) if content in lost
             )
