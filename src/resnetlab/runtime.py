@@ -40,8 +40,14 @@ class Runtime:
     deterministic: bool = False
     processes: Processes = ALONE
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute in the precision of the runtime, also where the caller has an autocast of its own."""
+        try:
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                yield
+        finally:
+            torch.clear_autocast_cache()  # inside of another autocast it would keep the weights of the first step
 
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Return the loss scaler, which is enabled for fp16 only; a disabled one changes nothing."""
@@ -151,6 +157,23 @@ def one_thread_after_fork(device: torch.device = CPU) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def isolated(device: torch.device = CPU) -> Iterator[None]:
+    """Compute as in a fresh process, in whatever mode of torch the caller is. Also a decorator.
+
+    An autocast of the caller would change the precision, and a default device would take tensors that belong on the
+    CPU. Includes `one_thread_after_fork`, with its error.
+    """
+    with contextlib.ExitStack() as modes:
+        modes.enter_context(one_thread_after_fork(device))
+        for kind in {CPU.type, device.type}:
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device() != CPU:
+            modes.enter_context(CPU)
+        yield
 
 
 def start(

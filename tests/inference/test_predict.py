@@ -228,6 +228,18 @@ def test_the_precision_is_that_of_the_highest_speed_if_it_agreed_on_validation(
         load(model_file, "cpu", "int8")
 
 
+def test_the_modes_of_the_caller_have_no_effect(model_file: Path, classifier: Classifier) -> None:
+    expected = classifier(noise(3))
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        assert load(model_file, device="cpu")(noise(3)) == classifier(noise(3)) == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert load(model_file, device="cpu")(noise(3)) == classifier(noise(3)) == expected
+        assert load_model(model_file).get_parameter("conv1.weight").dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_the_plain_network_stays_as_it_was(model_file: Path) -> None:
     model = read_model(model_file)
     before = {name: value.clone() for name, value in model.network.state_dict().items()}

@@ -6,6 +6,8 @@ import copy
 import io
 import logging
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 import resnetlab
+from resnetlab.errors import BadInput
 from resnetlab.kernels.accelerate import accelerate, count_accelerated, restore
 from resnetlab.kernels.convolution import FastConv3x3
 from resnetlab.kernels.library import library
@@ -135,6 +138,12 @@ def test_parameters_hooks_and_attributes_are_those_of_before() -> None:
     accelerate(model)
     assert [id(parameter) for parameter in model.parameters()] == parameters
     assert [module.__dict__ for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("function", [accelerate, restore, count_accelerated])
+def test_what_is_no_module_is_refused(function: Callable[[Any], object]) -> None:
+    with pytest.raises(BadInput, match="model is a str"):
+        function("resnet18")
 
 
 def test_only_exact_classes_are_swapped() -> None:

@@ -72,6 +72,16 @@ def test_the_seed_decides_every_bit():
     assert not any(torch.equal(one[key], other[key]) for key in one if "conv" in key or "fc" in key)
 
 
+def test_the_bits_are_the_same_under_any_default_dtype():
+    expected = build_model("resnet20", 10).state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = build_model("resnet20", 10).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(value.dtype == expected[name].dtype and value.equal(expected[name]) for name, value in found.items())
+
+
 def test_no_global_generator_is_used_or_touched():
     torch_before, numpy_before = torch.get_rng_state(), numpy.random.get_state()[1].copy()  # noqa: NPY002
     first = build_model("preact_resnet20").fc.weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 import resnetlab
 from resnetlab.errors import BadInput, NonFinite, Stopped
@@ -101,6 +103,38 @@ def test_images_may_come_as_tensors_arrays_splits_and_data_sets(kind: str) -> No
     fitted = resnetlab.fit(network(1 if kind == "grey" else 3), source, source, **SETTINGS)
     assert len(fitted.history) == 3
     assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize("form", ["read-only", "reversed", "of the other byte order", "list of tensors"])
+def test_arrays_may_lie_in_memory_in_any_way(form: str, recwarn: pytest.WarningsRecorder) -> None:
+    images, labels = pair(32)
+    arrays = images.float().div(255).permute(0, 2, 3, 1).numpy(), labels.numpy()
+    given: Any = arrays
+    if form == "read-only":
+        for array in arrays:
+            array.flags.writeable = False
+    elif form == "reversed":
+        given = tuple(np.flip(np.flip(array, 0).copy(), 0) for array in arrays)
+    elif form == "of the other byte order":
+        given = arrays[0].astype(">f4"), arrays[1].astype(">i8")
+    else:
+        given = list(images.float().div(255)), labels.tolist()
+    plain = images.float().div(255), labels
+    fitted = [resnetlab.fit(network(), data, data, **SETTINGS) for data in (given, plain)]
+    assert bits(fitted[0].model) == bits(fitted[1].model)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", ["autocast", "device"])
+def test_the_modes_of_the_caller_have_no_effect(mode: str, precision: str) -> None:
+    """An autocast around the training kept the weights of the first step in its cache: nothing was learnt."""
+    data, settings, given = pair(96), SETTINGS | {"precision": precision}, network()
+    expected = bits(resnetlab.fit(network(), data, data, **settings).model)
+    with torch.autocast("cpu", torch.bfloat16) if mode == "autocast" else torch.device("meta"):
+        assert bits(resnetlab.fit(given, data, data, **settings).model) == expected
+        assert torch.is_autocast_enabled("cpu") == (mode == "autocast")
+        assert torch.empty(1).is_meta == (mode == "device")
 
 
 def test_a_whole_data_set_of_the_lab_is_train_and_val() -> None:
@@ -288,6 +322,31 @@ class Labelled(Noisy):
         return image, label if index % 2 else self.label
 
 
+class Endless(IterableDataset[Any]):
+    """A data set without items by number, which has a length all the same."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 4
+
+
+class Tables(Noisy):
+    """A data set of dictionaries of two entries, which would unpack to their keys."""
+
+    def __getitem__(self, index: int) -> Any:
+        return dict(zip(("image", "label"), super().__getitem__(index), strict=True))
+
+
+class Auxiliary(nn.Sequential):
+    """A network with a second output in training mode, as Inception and GoogLeNet have."""
+
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
 def made_in_inference_mode() -> nn.Module:
     with torch.inference_mode():
         return network()
@@ -309,6 +368,12 @@ class Detached(nn.Sequential):
         ({"train": (torch.zeros(4, 8, 8), torch.zeros(4).long())}, r"tensors \(N, C, H, W\)"),
         ({"train": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, -1]))}, "has a label -1"),
         ({"train": iter([])}, "must be a pair"),
+        ({"train": Endless()}, "must be a pair"),
+        ({"train": Tables(), "val": Tables()}, r"val\[0\] is a dict, but must be \(image, label\)"),
+        ({"train": (pair(30)[0].to_sparse(), pair(30)[1])}, "a sparse tensor; call to_dense"),
+        ({"train": ([torch.zeros(3, 8, 8), torch.zeros(3, 9, 8)], [0, 1])}, "images of train are no numbers"),
+        ({"model_given": Auxiliary(*network())}, "returns a tuple in training mode, .* aux_logits=False"),
+        ({"epochs": None, "epoch": 1}, "unknown setting epoch; did you mean epochs"),
         ({"val": None}, "val is missing"),
         ({"val": (pair(4)[0], torch.tensor([0, 1, 2, 9]))}, "with 10 classes or more are needed"),
         ({"model_given": nn.Conv2d(3, 3, 1)}, "logits .* are needed"),

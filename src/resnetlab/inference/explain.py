@@ -14,7 +14,7 @@ from resnetlab.errors import NonFinite
 from resnetlab.inference.model_file import Model
 from resnetlab.interpret.grad_cam import CamStage, cam_stage, grad_cam
 from resnetlab.interpret.occlusion import Patches, occlusion, rank_correlation
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 
 SAME = 6  # decimals; drops that differ less are rounding errors of fp32, and have the same rank
 
@@ -62,7 +62,7 @@ def grad_cam_map(model: Model, pixels: NDArray[np.uint8], class_index: int) -> N
     Several threads may call it with one model at once.
     """
     device = model.network.fc.weight.device
-    with one_thread_after_fork(device):
+    with isolated(device):
         images = model.preprocessing.normalize(torch.from_numpy(pixels)[None].to(device))
         return np.asarray(grad_cam(model.network, images, torch.tensor([class_index], device=device))[0])
 
@@ -74,7 +74,7 @@ def find_evidence(model: Model, pixels: NDArray[np.uint8], top_k: int = 3) -> Im
     once. Raises NonFinite if the network's output is not finite.
     """
     device, size = model.network.fc.weight.device, model.preprocessing.image_size
-    with one_thread_after_fork(device):
+    with isolated(device):
         stored = torch.from_numpy(pixels)[None]
         images = model.preprocessing.normalize(stored.to(device))
         with torch.inference_mode():

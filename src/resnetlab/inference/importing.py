@@ -28,7 +28,7 @@ from resnetlab.models.recognition import count_differences, expected, move_paddi
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.weight_files import add_batch_counters, listed, read_weights_file, refuse_differences
 from resnetlab.models.zoo import Architecture
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 
 IMAGENET = "imagenet"
 CONFIG_FOR = ("model.safetensors", "pytorch_model.bin")  # the weights that a config.json beside them describes
@@ -43,7 +43,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
-@one_thread_after_fork()
+@isolated()
 def import_model(
     file: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,

@@ -148,7 +148,7 @@ def read_model(path: Path) -> Model:
     if sum(architecture.units_per_stage) > len(weights):  # building thousands of units takes long, even without weights
         raise BadInput(f"{printable(path)} has weights that do not fit its architecture")
     with torch.device("meta"):  # shapes only: a hostile description must not allocate more than the file holds
-        network = ResNet(architecture, len(classes), in_channels)
+        network = ResNet(architecture, len(classes), in_channels).float()  # whatever torch's default dtype is
     if shapes(network.state_dict()) != shapes(weights):
         raise BadInput(f"{printable(path)} has weights that do not fit its architecture")
     if digest != weights_digest(weights):

@@ -22,7 +22,7 @@ from resnetlab.inference.ahead import Pixels, read_ahead
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.inference.sources import Run, model_path
 from resnetlab.kernels.folded import fold
-from resnetlab.runtime import Runtime, one_thread_after_fork, start
+from resnetlab.runtime import Runtime, isolated, start
 
 ImageLike: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray | Tensor
@@ -70,7 +70,7 @@ class Classifier:
         self.runtime = runtime or Runtime(torch.device("cpu"))
         self.model = model
         self.classes = model.classes
-        with one_thread_after_fork(self.runtime.device):
+        with isolated(self.runtime.device):
             self.network = fold(model.network, self.runtime.precision, self.runtime.device)
 
     @overload
@@ -126,7 +126,7 @@ class Classifier:
 
         Raises NonFinite if the network's output is not finite.
         """
-        with one_thread_after_fork(self.runtime.device):
+        with isolated(self.runtime.device):
             images = self.model.preprocessing.normalize(torch.from_numpy(pixels).to(self.runtime.device))
             logits: Tensor = self.network(images).cpu()
             is_finite = bool(logits.isfinite().all())
@@ -139,7 +139,7 @@ class Classifier:
 
         The logits are divided by the temperature that was fitted on validation, if the model has one.
         """
-        with one_thread_after_fork(self.runtime.device):
+        with isolated(self.runtime.device):
             return (self.logits(pixels).double() / self.model.temperature).softmax(1)
 
     def _predict(self, images: Sequence[tuple[ImageLike, np.ndarray]], threshold: float) -> list[Prediction]:
@@ -182,7 +182,7 @@ def readable(image: Any, channels: int = 3) -> Path | IO[bytes] | Image.Image | 
                 )
             if image.is_quantized or image.is_meta or image.layout != torch.strided:
                 raise BadInput("the tensor is quantized, sparse or without data; give a dense one, uint8 or float")
-            with one_thread_after_fork():
+            with isolated():
                 values = image.detach().cpu()
                 values = values.float() if values.is_floating_point() else values
                 return np.asarray(values.movedim(0, -1) if values.ndim == 3 else values)

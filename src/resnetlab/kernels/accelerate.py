@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from resnetlab.errors import BadInput
 from resnetlab.kernels.convolution import FastConv1x1, FastConv3x3, is_standard
 from resnetlab.kernels.swap import Fast, is_fast
 from resnetlab.kernels.units import FastProjection, FastStage, fast_classes
@@ -30,12 +31,14 @@ def accelerate(model: Network) -> Network:
     Move the network to its device first. `model.to(memory_format=torch.channels_last)` before training saves a copy
     per step.
 
+    Raises BadInput if `model` is no module.
+
     >>> from resnetlab.models import build_model
     >>> model = accelerate(build_model("resnet20", num_classes=10))
     >>> count_accelerated(model), count_accelerated(restore(model))
     (34, 0)
     """
-    modules = list(model.modules())
+    modules = modules_of(model)
     if not any(type(module).__module__.startswith(QUANTIZED) for module in modules):
         for module, fast in [(module, fast_class(module)) for module in modules]:
             if fast is not None:
@@ -47,7 +50,7 @@ def accelerate(model: Network) -> Network:
 
 def restore(model: Network) -> Network:
     """Undo `accelerate`: restore the classes of the modules of `model`, in place, and return it."""
-    for module in model.modules():
+    for module in modules_of(model):
         if is_fast(module):
             assert isinstance(module, Fast)
             module.__class__ = module.plain  # type: ignore[assignment]
@@ -56,7 +59,14 @@ def restore(model: Network) -> Network:
 
 def count_accelerated(model: nn.Module) -> int:
     """The number of modules of `model` that `accelerate` has swapped."""
-    return sum(map(is_fast, model.modules()))
+    return sum(map(is_fast, modules_of(model)))
+
+
+def modules_of(model: object) -> list[nn.Module]:
+    """The modules of a network. Raises BadInput for anything else."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model is a {type(model).__name__}, but must be a torch.nn.Module")
+    return list(model.modules())
 
 
 def fast_class(module: nn.Module) -> type[Fast] | None:

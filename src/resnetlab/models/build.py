@@ -56,7 +56,7 @@ def build_model(
         raise BadInput(f"{name or 'this net'} has no shortcuts that could carry the signal past zeros; drop zero_init")
 
     with torch.device("meta"):  # shapes only: nothing is drawn
-        model = ResNet(shape, num_classes, in_channels)
+        model = ResNet(shape, num_classes, in_channels).float()  # whatever torch's default dtype is
     take_memory(model)
     initialize(model, torch.Generator().manual_seed(seed), zero_init=zero_init)
     model.name = name
@@ -70,7 +70,9 @@ def take_memory(model: nn.Module) -> None:
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape), parameter.requires_grad))
+            setattr(
+                module, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
+            )
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 

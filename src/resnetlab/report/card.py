@@ -17,7 +17,7 @@ from resnetlab.inference.model_file import Model
 from resnetlab.inference.sources import Run
 from resnetlab.report.card_subject import Subject, timm_name
 from resnetlab.report.card_text import text
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 
 FIGURES = {
     "confusion_matrix.png": "Confusion matrix: true classes by predicted classes",
@@ -25,7 +25,7 @@ FIGURES = {
 }
 
 
-@one_thread_after_fork()
+@isolated()
 def card(
     source: str | os.PathLike[str] | Run,
     out: str | os.PathLike[str] | None = None,

@@ -19,7 +19,7 @@ from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.config import HARMLESS, LENGTH
 from resnetlab.runs.saved_data import BALANCE, balanced_classes
 from resnetlab.runs.series import is_series
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 
 
 class Row(NamedTuple):
@@ -73,7 +73,7 @@ MACHINE = {
 }
 
 
-@one_thread_after_fork()
+@isolated()
 def write_report(run: str | os.PathLike[str] | Run, out: Path | str | None = None) -> Path:
     """Write the report of a run or a cross-validation to `out` (default: report.html in its folder); return its path.
 

@@ -206,7 +206,7 @@ def is_large_enough(network: ResNet, size: int) -> bool:
     """True if the network maps an image of this size to logits. In evaluation mode, so that no statistics change."""
     with evaluating(network):
         try:
-            network(torch.zeros(1, network.in_channels, size, size))
+            network(network.fc.weight.new_zeros(1, network.in_channels, size, size))
         except RuntimeError:  # a kernel or a window larger than the maps
             return False
     return True

@@ -38,7 +38,7 @@ from resnetlab.runs.timing import planned, require_minutes
 from resnetlab.runs.trackers.tracker import TrackedRun
 from resnetlab.runs.trackers.tracking import Tracking
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 from resnetlab.training.loop import EpochReport, fit
 from resnetlab.training.optim import MUON_DECAY
 from resnetlab.training.selection import best_epoch
@@ -46,7 +46,7 @@ from resnetlab.training.selection import best_epoch
 DRAW_EVERY = 20  # seconds between two drawings of curves.png; one takes about half a second
 
 
-@one_thread_after_fork()
+@isolated()
 def train(
     config: RunConfig,
     folder: Path | str | None = None,

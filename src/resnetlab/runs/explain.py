@@ -17,7 +17,7 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import LOGGER
 from resnetlab.runs.scoring_data import run_of
 from resnetlab.runs.similar_images import ComparedImages, Progress, SimilarImage, compared_images
-from resnetlab.runtime import one_thread_after_fork, start
+from resnetlab.runtime import isolated, start
 
 Source = str | os.PathLike[str] | Run | Classifier
 TOP_K, SIMILAR = 3, 5  # classes and similar images of each image, where nothing else is asked for
@@ -151,7 +151,7 @@ def explain(
     similar: int = ...,
     device: str = ...,
 ) -> list[Explanation]: ...
-@one_thread_after_fork()
+@isolated()
 def explain(
     source: Source,
     images: ImageLike | Iterable[ImageLike],

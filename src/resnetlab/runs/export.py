@@ -36,7 +36,7 @@ from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.provenance import now
 from resnetlab.runs.saved_data import NO_EXPORT, open_sample, root_of
 from resnetlab.runs.scoring_data import run_of
-from resnetlab.runtime import Runtime, one_thread_after_fork
+from resnetlab.runtime import Runtime, isolated
 
 Format = Literal["onnx", "int8", "torchvision", "timm", "pt2"]
 SUFFIXES: dict[Format, str] = {
@@ -86,7 +86,7 @@ class Images:
     labels: np.ndarray | None = None
 
 
-@one_thread_after_fork()
+@isolated()
 def export(
     source: str | os.PathLike[str] | Run,
     format: Format = "onnx",

@@ -18,7 +18,7 @@ from resnetlab.errors import BadInput, NonFinite
 from resnetlab.evaluation.metrics import Score
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import RunConfig
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 from resnetlab.training.loop import train_step
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -106,7 +106,7 @@ class RangeTest:
         return asdict(self)
 
 
-@one_thread_after_fork()
+@isolated()
 def find_lr(
     config: RunConfig,
     *,

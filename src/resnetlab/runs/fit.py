@@ -38,7 +38,7 @@ from resnetlab.runs.resume import inexact, load_newest
 from resnetlab.runs.session import OnEvent, Session
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runs.writer import CheckpointWriter, MemoryWriter
-from resnetlab.runtime import one_thread_after_fork, start
+from resnetlab.runtime import isolated, start
 from resnetlab.training import loop
 from resnetlab.training.loop import EpochReport, own_generators
 from resnetlab.training.optim import MUON_DECAY
@@ -65,7 +65,7 @@ class Fitted:
     best_weights: Mapping[str, Tensor]  # of the best epoch, for `model.load_state_dict`; averaged if `ema` is on
 
 
-@one_thread_after_fork()
+@isolated()
 def fit(
     model: nn.Module,
     train: Source | ImageData,
@@ -178,9 +178,10 @@ def with_settings(config: RunConfig | None, settings: Mapping[str, Any]) -> RunC
     unused = [name for name in UNUSED if name in changes]
     if unused:
         raise BadInput(f"fit does not use the setting {unused[0]!r}: the network and the images are its arguments")
+    changed = (config or RunConfig(epochs=1)).changed(changes)
     if config is None and not {"epochs", "steps"} & changes.keys():
         raise BadInput("a training needs a length: give epochs=… or steps=…")
-    return (config or RunConfig(epochs=1)).changed(changes)
+    return changed
 
 
 def require_arguments(config: object, folder: object, max_minutes: object, stop: object, on_event: object) -> None:

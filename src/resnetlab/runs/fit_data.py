@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from resnetlab.data.colour import JITTER
 from resnetlab.data.datasets import ImageData
@@ -51,8 +52,14 @@ class Items:
 
     def read(self, index: int) -> tuple[Tensor, int]:
         """The image, float32 (C, H, W), and the class number of an item. Raises BadInput, naming the item."""
+        item = self.dataset[index]
+        if isinstance(item, Mapping):  # unpacked, it would give its keys
+            raise BadInput(
+                f"{self.name}[{index}] is a {type(item).__name__}, but must be (image, label): wrap the data set in "
+                "one that returns such pairs"
+            )
         try:
-            image, label = self.dataset[index]
+            image, label = item
             pixels = to_tensor(image)
         except (TypeError, ValueError) as error:
             raise BadInput(f"{self.name}[{index}] cannot be read as (image, label): {printable(error)}") from error
@@ -123,7 +130,14 @@ def open_source(source: Any, name: str) -> Images:
 
 
 def is_map_style(source: Any) -> bool:
-    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, IterableDataset)
+
+
+def tensor_of(values: Any) -> Tensor:
+    """Return a tensor of the values of an array or list, in the array's memory where torch can use it."""
+    array = np.asarray(values)
+    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
 LAYOUTS = "tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W)"
@@ -131,11 +145,15 @@ LAYOUTS = "tensors (N, C, H, W), or arrays (N, H, W, C) or (N, H, W)"
 
 def split_of(images: Any, labels: Any, name: str) -> Split:
     """Convert a tensor (N, C, H, W) or array (N, H, W[, C]) and labels (N,) to a split (N, H, W, C), uint8 or float."""
-    is_tensor = isinstance(images, Tensor)
     try:
-        pixels = images.detach() if is_tensor else torch.from_numpy(np.ascontiguousarray(images))
-    except (TypeError, ValueError) as error:
+        if isinstance(images, list | tuple) and images and all(isinstance(image, Tensor) for image in images):
+            images = torch.stack(list(images))
+        is_tensor = isinstance(images, Tensor)
+        pixels = images.detach() if is_tensor else tensor_of(images)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"the images of {name} are no numbers, but must be {LAYOUTS}: {printable(error)}") from error
+    if pixels.layout != torch.strided:
+        raise BadInput(f"the images of {name} are a sparse tensor; call to_dense()")
     if pixels.ndim == 3 and not is_tensor:
         pixels = pixels[..., None]
     if pixels.ndim != 4 or 0 in pixels.shape[1:] or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
@@ -146,8 +164,8 @@ def split_of(images: Any, labels: Any, name: str) -> Split:
     if is_tensor:
         pixels = pixels.permute(0, 2, 3, 1).contiguous()
     try:
-        classes = torch.as_tensor(labels).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
+        classes = labels.detach() if isinstance(labels, Tensor) else tensor_of(labels)
+    except (TypeError, ValueError) as error:
         raise BadInput(
             f"the labels of {name} are no numbers, but must be {len(pixels)} class numbers: {printable(error)}"
         ) from error

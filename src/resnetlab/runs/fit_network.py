@@ -72,7 +72,7 @@ def require_trainable(model: object) -> None:
 def number_of_classes(model: nn.Module, batch: Batch, images: list[Images], runtime: Runtime) -> int:
     """The number of logits that the model gives for an image. Raises BadInput unless they can be trained.
 
-    The model is called once in evaluation mode. Its buffers are restored.
+    The model is called in evaluation mode and in training mode. Its buffers are restored.
     """
     given, labels = batch.images[:2], [*batch.labels.tolist(), *(one.largest_label for one in images)]
     shape = f"images (N, C, H, W) = {tuple(given.shape)}"
@@ -80,6 +80,7 @@ def number_of_classes(model: nn.Module, batch: Batch, images: list[Images], runt
     try:
         with evaluating(model), runtime.autocast():
             logits = model(given)
+            in_training = output_in_training(model, given)
     except (RuntimeError, ValueError, TypeError) as error:
         raise BadInput(
             f"the model cannot process {shape}: {printable(error)}; images are given as {LAYOUTS}"
@@ -101,6 +102,24 @@ def number_of_classes(model: nn.Module, batch: Batch, images: list[Images], runt
             f"the model maps {shape} to {found}; floating-point logits (N, classes) with {max(2, classes)} classes or "
             "more are needed"
         )
+    if not isinstance(in_training, Tensor):
+        raise BadInput(
+            f"the model returns a {type(in_training).__name__} in training mode, but must return logits, as in "
+            "evaluation mode: turn auxiliary outputs off (torchvision: aux_logits=False)"
+        )
     if not logits.requires_grad:
         raise BadInput("the logits do not depend on the weights that are trained: is there a detach() or no_grad()?")
     return logits.shape[1]
+
+
+def output_in_training(model: nn.Module, images: Tensor) -> object:
+    """The output of a model in training mode; an empty tensor if it needs larger batches there, as a batch norm can."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        return model(images)
+    except (RuntimeError, ValueError):
+        return images.new_empty(0)
+    finally:
+        for module, was_training in modes:
+            module.training = was_training

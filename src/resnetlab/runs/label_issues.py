@@ -27,7 +27,7 @@ from resnetlab.runs.saved_data import open_saved, root_of
 from resnetlab.runs.score import record_access, score_split
 from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.series import is_series
-from resnetlab.runtime import one_thread_after_fork, start
+from resnetlab.runtime import isolated, start
 
 TABLE = "labels.csv"
 UNDO = "undo that; labels are looked for in the images that were scored"
@@ -130,7 +130,7 @@ class Examined:
         return printable(shlex.join(words))
 
 
-@one_thread_after_fork()
+@isolated()
 def examine_labels(path: str | os.PathLike[str] | Run, device: str = "auto") -> Examined:
     """Examine the labels of a run's validation images or, for a series of folds, of the images of all its folds.
 

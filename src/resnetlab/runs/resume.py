@@ -26,12 +26,12 @@ from resnetlab.runs.provenance import session_record
 from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, moved_to, open_saved, require_unchanged, stored_splits
 from resnetlab.runs.session import OnEvent
 from resnetlab.runs.stop import StopRequest
-from resnetlab.runtime import one_thread_after_fork
+from resnetlab.runtime import isolated
 from resnetlab.training.checkpoint import load_checkpoint
 from resnetlab.training.loop import TrainState
 
 
-@one_thread_after_fork()
+@isolated()
 def resume(
     folder: str | os.PathLike[str] | Run,
     *,

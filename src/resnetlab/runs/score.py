@@ -36,7 +36,7 @@ from resnetlab.runs.report_samples import ReportSamples
 from resnetlab.runs.saved_data import BALANCE, balanced_classes
 from resnetlab.runs.scoring_data import SPLITS, ScoringData, SplitName, open_scored, run_of
 from resnetlab.runs.stop import Interruptible, StopRequest
-from resnetlab.runtime import Runtime, one_thread_after_fork, start
+from resnetlab.runtime import Runtime, isolated, start
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ScoredSplit:
         return write_evaluation(folder, self.evaluation, all_probabilities=all_probabilities)
 
 
-@one_thread_after_fork()
+@isolated()
 def evaluate(
     source: str | os.PathLike[str] | Run,
     data: str | None = None,
