@@ -24,8 +24,10 @@ def given_folder(given: Path | None) -> Path | None:
     return named.resolve()
 
 
-def make_folder(folder: Path, images: int, sides: tuple[int, int], *, grain: int = 4, noise: float = 0) -> Path:
-    """Fill a folder with JPEG files at quality 75, smooth enough to have the size in bytes of photographs.
+def make_folder(
+    folder: Path, images: int, sides: tuple[int, int], *, grain: int = 4, noise: float = 0, quality: int = 75
+) -> Path:
+    """Fill a folder with JPEG files, smooth enough to have the size in bytes of photographs.
 
     Side lengths are drawn between the two values of `sides`, in pixels; a tenth as many images goes to `test`.
     `grain` is the size of what is seen in them, in pixels; `noise` is the standard deviation of each pixel.
@@ -41,5 +43,5 @@ def make_folder(folder: Path, images: int, sides: tuple[int, int], *, grain: int
         if noise:
             noisy = np.asarray(picture) + noise * draw.standard_normal((height, width, 3), dtype=np.float32)
             picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-        picture.save(target / f"{number:06d}.jpg", quality=75)
+        picture.save(target / f"{number:06d}.jpg", quality=quality)
     return folder

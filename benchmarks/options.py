@@ -75,12 +75,16 @@ class Options:
         """Folder of generated JPEG files with the sides of ImageNet's photos."""
         return self._made("photos", at_least, (375, 500), grain=48, noise=8)
 
-    def _made(self, name: str, images: int, sides: tuple[int, int], *, grain: int = 4, noise: float = 0) -> Path:
+    def imagenet(self, at_least: int) -> Path:
+        """Folder of generated JPEG files with the sides, the quality and the bytes of ImageNet's photos."""
+        return self._made("imagenet", at_least, (375, 500), grain=48, noise=18, quality=90)
+
+    def _made(self, name: str, images: int, sides: tuple[int, int], **kind: Any) -> Path:
         images = 1000 * math.ceil(images / 1000) if images > 1000 else images  # rounded, so that few folders are needed
         folder = self.scratch / f"{name}-{images}"
         if not folder.exists():
             self.say(f"creating {images:,} images in {folder}")
-            make_folder(folder, images, sides, grain=grain, noise=noise)
+            make_folder(folder, images, sides, **kind)
         return folder
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 PACKAGES = (
@@ -39,6 +40,8 @@ class Job:
     steps: int = 10
     warmup: int = 3
     images: int = 0
+    workers: int = 2  # processes that load images
+    normalized: bool = True  # to float32; else images are left as uint8, for a GPU to normalise
     processes: int = 1  # that train together
     compress: str = "none"  # the format in which they exchange gradients
     spawned: float = field(default_factory=time.time)  # when the process was started, in seconds since 1970
@@ -82,6 +85,8 @@ class Clock:
             return False
         wait_for_device()
         self.result["seconds"] = time.perf_counter() - self.timed_from
+        if self.result["cpu_seconds"] is not None:
+            self.result["cpu_seconds"] = (cpu_seconds() or 0.0) - self.result["cpu_seconds"]
         steps = [after - before for before, after in itertools.pairwise([self.timed_from, *self.ended])]
         self.result["median_step_seconds"] = statistics.median(steps)
         self.result["window"] = [self.result["window"][0], time.time()]
@@ -93,8 +98,28 @@ class Clock:
 
     def _begin(self) -> None:
         wait_for_device()
-        self.result |= {"window": [time.time()], "images": 0}
+        self.result |= {"window": [time.time()], "images": 0, "cpu_seconds": cpu_seconds()}
         self.timed_from = time.perf_counter()
+
+
+def cpu_seconds() -> float | None:
+    """Return the processor time of this process and all its descendants so far; None if the system has no /proc.
+
+    The time of a process that has ended is part of its parent's, as `cutime` and `cstime`.
+    """
+    ticks, waiting = 0, [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            fields_of = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            for path in Path(f"/proc/{pid}/task").glob("*/children"):
+                waiting += map(int, path.read_text().split())
+        except OSError:
+            if pid == os.getpid():
+                return None
+            continue  # it has ended
+        ticks += sum(map(int, fields_of[11:15]))  # utime, stime, cutime, cstime: see proc(5)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def wait_for_device() -> None:

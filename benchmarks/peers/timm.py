@@ -76,6 +76,8 @@ def data(job: Job, clock: Clock) -> None:
 
     where = torch.device(device())
     loader = make_loader(job, create_dataset("", root=job.folder, split="train", is_training=True), where)
+    if not job.normalized:
+        loader = loader.loader  # without the prefetcher, which normalises
     clock.start()
     while True:
         for _, labels in loader:

@@ -37,8 +37,19 @@ def test_training_ours_and_plain_pytorch() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("evaluation", "data", "inference", "predicting", "startup", "checkpoint", "notebook", "scaling", "numerics"),
-        *("beside_script", "accelerate", "rounding", "distributed"),
+        *(
+            "evaluation",
+            "data",
+            "decoding",
+            "inference",
+            "predicting",
+            "startup",
+            "checkpoint",
+            "notebook",
+            "scaling",
+            "numerics",
+        ),
+        *("decoding", "beside_script", "accelerate", "rounding", "distributed"),
     ],
 )
 def test_the_others(name: str) -> None:

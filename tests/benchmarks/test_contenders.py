@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.contenders import Contender, run
+from benchmarks.peers.common import cpu_seconds
 from benchmarks.rounds import Failed
 from benchmarks.watching import Memory, proportional, tree
 
@@ -49,6 +50,25 @@ def test_what_processes_share_counts_once() -> None:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@linux
+def test_the_time_of_processes_counts_while_they_run_and_after() -> None:
+    began = cpu_seconds()
+    work = "import time\nwhile time.process_time() < 0.3: pass\n"
+    child = subprocess.Popen([sys.executable, "-c", f"{work}print(flush=True)\ntime.sleep(60)"], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        running = cpu_seconds()
+    finally:
+        child.kill()
+        child.communicate()
+    ended = cpu_seconds()
+    assert began is not None
+    assert running is not None
+    assert ended is not None
+    assert 0.25 <= running - began <= ended - began + 0.02 < 5
 
 
 def test_memory_is_measured_rarely_when_it_is_expensive() -> None:

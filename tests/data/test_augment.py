@@ -140,6 +140,22 @@ def test_resized_crop_equals_torchvision_inside_the_crop(
     assert inner.abs().max() <= 2
 
 
+@pytest.mark.parametrize("size", [13, 32])
+def test_resized_crop_samples_where_affine_grid_does(size: int) -> None:
+    images, numbers = noise(5, 24, 24, 3), uniform(5, 4)
+    area = (0.08 + 0.92 * numbers[:, 0]) * 24 * 24
+    aspect = (4 / 3) ** (2 * numbers[:, 1] - 1)
+    width, height = ((area * part).sqrt().clamp(1, 24) for part in (aspect, 1 / aspect))
+    left, top = numbers[:, 2] * (24 - width), numbers[:, 3] * (24 - height)
+    theta = torch.zeros(5, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 2] = width / 24, (2 * left + width) / 24 - 1
+    theta[:, 1, 1], theta[:, 1, 2] = height / 24, (2 * top + height) / 24 - 1
+    grid = F.affine_grid(theta, [5, 3, size, size], align_corners=False)
+    sampled = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
+    difference = resized_crop(images, numbers, size, 0.08).int() - sampled.round().int().permute(0, 2, 3, 1)
+    assert difference.abs().max() <= 1  # where a value lies between two bytes
+
+
 @pytest.mark.parametrize("size", [16, 17, 40])
 def test_resized_crop_of_the_whole_image_equals_torchvision_to_the_border(size: int) -> None:
     functional = pytest.importorskip("torchvision.transforms.v2.functional")

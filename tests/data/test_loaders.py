@@ -79,6 +79,18 @@ def test_an_image_is_augmented_alike_whatever_the_batch_size() -> None:
     assert torch.equal(large, small)
 
 
+@pytest.mark.parametrize("part", [1, 3, 5])
+def test_large_images_are_augmented_in_parts_to_the_same_bits(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, a few images at a time stay in its cache."""
+    (whole,) = training(12, 12).epoch(1)
+    image_bytes = 4 * 3 * 6**2
+    monkeypatch.setattr("resnetlab.data.loaders.LARGE", image_bytes)
+    monkeypatch.setattr("resnetlab.data.loaders.PART_BYTES", part * image_bytes // torch.get_num_threads() + 1)
+    (in_parts,) = training(12, 12).epoch(1)
+    assert same(in_parts, whole)
+    assert in_parts.images.stride() == whole.images.stride()
+
+
 def test_adding_an_augmentation_does_not_change_the_numbers_of_another() -> None:
     with_both, with_one = (next(training(9, 9, chosen).epoch(2)) for chosen in (AUGMENTATIONS, AUGMENTATIONS[:1]))
     assert torch.equal(with_both.indices, with_one.indices)

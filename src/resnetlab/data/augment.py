@@ -113,13 +113,14 @@ def resized_crop(images: Tensor, uniform: Tensor, size: int, min_area: float) ->
     crop_height = (area / aspect).sqrt().clamp(1, height)
     left, top = uniform[:, 2] * (width - crop_width), uniform[:, 3] * (height - crop_height)
 
-    theta = images.new_zeros((len(images), 2, 3), dtype=torch.float32)
-    theta[:, 0, 0], theta[:, 0, 2] = crop_width / width, (2 * left + crop_width) / width - 1
-    theta[:, 1, 1], theta[:, 1, 2] = crop_height / height, (2 * top + crop_height) / height - 1
-    grid = F.affine_grid(theta, [len(images), images.shape[3], size, size], align_corners=False)
-    pixels = images.permute(0, 3, 1, 2).float()
+    # The same numbers as those of `F.affine_grid`, which multiplies matrices for them in four times the time.
+    places = torch.linspace(-1, 1, size, device=images.device) * (size - 1) / size
+    x = places * (crop_width / width)[:, None] + ((2 * left + crop_width) / width - 1)[:, None]
+    y = places * (crop_height / height)[:, None] + ((2 * top + crop_height) / height - 1)[:, None]
+    grid = torch.stack([x[:, None, :].expand(-1, size, size), y[:, :, None].expand(-1, size, size)], 3)
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)  # which is faster
     sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled.round().to(torch.uint8).permute(0, 2, 3, 1)
+    return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def rotation(images: Tensor, uniform: Tensor, degrees: float) -> Tensor:

@@ -22,6 +22,12 @@ from resnetlab.data.splits import Split
 from resnetlab.distributed import ALONE, Processes
 from resnetlab.runtime import Runtime
 
+PART_BYTES = 1_500_000
+"""Bytes of normalised images that each thread of a CPU augments at a time; about as much as its own cache holds."""
+
+LARGE = 100_000
+"""Bytes of a normalised image from which on this is faster: of smaller ones the number of calls is what takes time."""
+
 
 class Batch(NamedTuple):
     """Normalised images, their labels, and their indices in the split."""
@@ -116,12 +122,7 @@ class TrainBatches:
         gathered = gather(self.split, (draws[rows] for rows in drawn), self.runtime)
         for number, rows, batch in zip(places, drawn, gathered, strict=True):
             (indices, images, labels), shares = batch, None
-            for augmentation, table in zip(self.augmentations, tables, strict=True):
-                numbers = table[rows]
-                if not augmentation.on_cpu:
-                    numbers = numbers.to(images.device, non_blocking=True)
-                images = augmentation.apply(images, numbers)
-            images = self.preprocessing.normalize(images)
+            images = self._augmented(images, [table[rows] for table in tables])
             if self.mixing is not None and mixed is not None:
                 indices = indices[:-1]
                 numbers = mixed[rows[:-1]].to(images.device, non_blocking=True)
@@ -129,6 +130,32 @@ class TrainBatches:
                 labels = labels[:-1]
             size = self.size_at(epoch * len(self) + number)
             yield Batch(resize(images, size), labels, indices, shares)
+
+    def _augmented(self, images: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+        """Augment and normalise uint8 images (N, H, W, C), with the random numbers of each augmentation (N, columns).
+
+        On a CPU, large images are done a few at a time, so that they stay in its cache from step to step. This changes
+        no pixel: each image has its own numbers.
+        """
+        image_bytes = 4 * self.preprocessing.channels * self.preprocessing.image_size**2
+        size = max(1, PART_BYTES * torch.get_num_threads() // image_bytes)
+        if images.device.type != "cpu" or image_bytes < LARGE or size >= len(images):
+            return self._augmented_part(images, numbers)
+        whole: Tensor | None = None
+        for first in range(0, len(images), size):
+            part = slice(first, first + size)
+            done = self._augmented_part(images[part], [given[part] for given in numbers])
+            if whole is None:
+                whole = done.new_empty((len(images), *done.shape[1:])).to(memory_format=torch.channels_last)
+            whole[part] = done
+        assert whole is not None
+        return whole
+
+    def _augmented_part(self, images: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+        for augmentation, given in zip(self.augmentations, numbers, strict=True):
+            moved = given if augmentation.on_cpu else given.to(images.device, non_blocking=True)
+            images = augmentation.apply(images, moved)
+        return self.preprocessing.normalize(images)
 
     def size_at(self, step: int) -> int:
         """Return the side of the images in one step of the run, in pixels."""
