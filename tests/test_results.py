@@ -93,8 +93,10 @@ def test_results_of_a_series_have_the_mean_and_the_interval_of_its_seeds(
     (series / "summary.json").write_text(json.dumps({**summary, "seeds": [0, 1]}))
     results.add(series)
     line = results.row(tmp_path / "results" / "cifar10-fast")
-    assert "| 90.00% ± 1.41 | 2 seeds | over seeds: 77.3–102.7 | 2.0 min |" in line
+    assert "| 90.00% ± 1.41 | 2 seeds | none: too few seeds | 2.0 min |" in line
     assert "| 49,000 / 1,000 / 5,000 |" in line
+    assert results.over_seeds(asdict(Repeats.of([0.89, 0.9, 0.91]))) == ("90.00% ± 1.00", "over seeds: 87.5–92.5")
+    assert results.over_seeds(asdict(Repeats.of([0.9, 0.9, 0.9]))) == ("90.00% ± 0.00", "none: all seeds are equal")
     assert "somebody" not in (tmp_path / "results" / "cifar10-fast" / "summary.json").read_text()
 
 

@@ -140,7 +140,12 @@ def over_seeds(accuracy: Mapping[str, Any]) -> tuple[str, str]:
     ('90.00% ± 0.11', 'over seeds: 89.9–90.1')
     """
     interval = accuracy["interval"]
-    told = "over seeds: " + ("none, all are equal" if interval is None else "{:.1f}–{:.1f}".format(*percents(interval)))
+    if interval is not None:
+        told = "over seeds: {:.1f}–{:.1f}".format(*percents(interval))
+    elif accuracy["std"]:
+        told = "none: too few seeds"
+    else:
+        told = "none: all seeds are equal"
     return f"{accuracy['mean']:.2%} ± {100 * (accuracy['std'] or 0):.2f}", told
 
 

@@ -18,11 +18,26 @@ def test_mean_deviation_and_interval_are_those_of_numpy_and_scipy(scores: list[f
     assert repeats.mean == pytest.approx(np.mean(scores))
     assert repeats.std == pytest.approx(np.std(scores, ddof=1), abs=1e-12)
     assert (repeats.min, repeats.max) == (min(scores), max(scores))
-    if min(scores) == max(scores):
-        assert repeats.interval is None
+    bounded = Repeats.of(scores, "accuracy")
+    assert bounded is not None
+    if min(scores) == max(scores) or len(scores) < 3:
+        assert repeats.interval is bounded.interval is None
     else:
-        expected = stats.t.interval(0.95, len(scores) - 1, np.mean(scores), stats.sem(scores))
-        assert repeats.interval == pytest.approx(expected)
+        low, high = stats.t.interval(0.95, len(scores) - 1, np.mean(scores), stats.sem(scores))
+        assert repeats.interval == pytest.approx((low, high))
+        assert bounded.interval == pytest.approx((max(0, low), min(1, high)))
+
+
+@pytest.mark.parametrize(("score", "values"), [("accuracy", [0.98, 0.99, 1.0]), ("loss", [0.01, 0.02, 0.1])])
+def test_an_interval_does_not_leave_the_range_of_its_score(score: str, values: list[float]) -> None:
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    found = Repeats.of(values, score)
+    assert found is not None
+    assert found.interval == pytest.approx((low, 1.0) if score == "accuracy" else (0.0, high))
+
+
+def test_two_runs_have_no_interval() -> None:
+    assert Repeats.of([0.89, 0.91], "accuracy") == Repeats(0.9, pytest.approx(0.0141, abs=1e-4), 0.89, 0.91, None)
 
 
 def test_the_interval_covers_the_truth_in_19_of_20_series_of_three() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import statistics
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def test_the_numbers_are_mean_standard_deviation_and_interval(table: SummaryTabl
     assert single[1:6] == ["1", "70.00", "69.00 to 71.00", "–", "–"]
     assert "1,000 images of the test split of pets & co_1" in caption(table)
     assert "over seeds (Student's t) and of a single run, over the images" in caption(table)
+
+
+def test_two_seeds_have_no_interval_and_the_caption_states_it(table: SummaryTable) -> None:
+    pair = Summary("pair", (run("seed-0", 0.89), run("seed-1", 0.91)))
+    found = cells(replace(table, rows=(pair,)))
+    assert found.rows[0][:4] == ["pair", "2", "90.00 ± 1.41", "–"]
+    assert "over seeds (Student's t), none for fewer than 3 runs" in caption(replace(table, rows=(pair,)))
+    assert "fewer than" not in caption(table)
 
 
 def test_csv_has_every_digit_and_safe_cells(table: SummaryTable, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from resnetlab.cli.config_file import json_text
 from resnetlab.cli.words import in_flags
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
+from resnetlab.evaluation.intervals import LEAST_RUNS
 from resnetlab.runs import recipes
 from resnetlab.runs.config import LENGTH, RunConfig, value_text
 from resnetlab.runs.differences import differing
@@ -132,6 +133,8 @@ def show_series(series: Series) -> None:
     images = f"{rows[0]['images']:,} " if rows else ""
     chosen = "" if summary["split"] == "test" else ", on which each run selected its best epoch"
     print_line(f"{len(rows)} runs, scored on the same {images}{summary['split']} images{chosen}")
+    if 1 < len(rows) < LEAST_RUNS:
+        print_line(f"{len(rows)} runs are too few for an interval of the mean; --seeds {LEAST_RUNS} or more give one")
     print_line(f"the series is in {series.path}: {SUMMARY}, {', '.join(row['folder'] for row in rows)}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.evaluation.intervals import Interval, Repeats, percentiles, resampled
+from resnetlab.evaluation.intervals import RANGES, Interval, Repeats, percentiles, resampled
 
 Correct: TypeAlias = NDArray[np.bool_]  # (N,): the images that a model classified correctly, in the same order for all
 
@@ -129,18 +129,18 @@ class Summary:
         return len(self.runs)
 
     def repeats(self, score: str) -> Repeats | None:
-        """Mean, standard deviation and interval of one of `SCORES`; None if it is undefined for a run.
+        """Mean, standard deviation and interval of one of `RANGES`; None if it is undefined for a run.
 
         The interval of a series is of its mean, over seeds. That of a single run is over the images, if it is known.
         """
-        found = Repeats.of([getattr(run, score) for run in self.runs])
+        found = Repeats.of([getattr(run, score) for run in self.runs], score)
         between = getattr(self.runs[0], f"{score}_interval", None)
         if found is None or self.n > 1 or between is None:
             return found
         return replace(found, interval=(between[0], between[1]))
 
     def to_json(self) -> dict[str, Any]:
-        scores = {score: self.repeats(score) for score in SCORES}
+        scores = {score: self.repeats(score) for score in RANGES}
         return {
             "name": self.name,
             "n": self.n,
@@ -176,9 +176,6 @@ class SummaryTable:
         facts = {name: getattr(self, name) for name in ("split", "data", "split_digest", "images")}
         settings = {path: dict(zip(self.names, values, strict=True)) for path, values in self.settings.items()}
         return {**facts, "settings": settings, "rows": [row.to_json() for row in self.rows], "notes": list(self.notes)}
-
-
-SCORES = ("accuracy", "macro_f1", "loss", "train_seconds")
 
 
 def ranked(runs: Sequence[ComparedRun]) -> tuple[ComparedRun, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,13 @@ Interval: TypeAlias = list[float]
 LEVEL = 0.95
 Z = 1.959963984540054  # standard normal quantile of 97.5 %: intervals of 95 %
 RESAMPLES = 2000
+LEAST_RUNS = 3  # for an interval over seeds: with two runs it is nine standard deviations on either side
+RANGES = {  # the scores of repeated runs, and the values that each can have
+    "accuracy": (0.0, 1.0),
+    "macro_f1": (0.0, 1.0),
+    "loss": (0.0, math.inf),
+    "train_seconds": (0.0, math.inf),
+}
 AT_ONCE = 4_000_000  # numbers drawn at a time: 32 MB
 
 
@@ -112,12 +120,13 @@ class Repeats:
     interval: tuple[float, float] | None  # of the mean, 95 %
 
     @classmethod
-    def of(cls, scores: Sequence[float | None]) -> Repeats | None:
+    def of(cls, scores: Sequence[float | None], score: str | None = None) -> Repeats | None:
         """Summarise `scores`; None if there are none, or one of them is undefined.
 
         The interval is Student's: mean ± t(n - 1) · std / √n, for scores that are about normally distributed. It covers
-        other seeds on the same images. With two or three runs it is wide, and may go beyond the range of the score. If
-        all runs have the same score it is None: they contain no information about the spread.
+        other seeds on the same images. For a `score` of `RANGES` it is cut off at the ends of the range: the mean of
+        all seeds cannot lie outside, so the rest contains it as often. The interval is None for fewer than `LEAST_RUNS`
+        runs, and if all runs have the same score: they contain no information about the spread.
 
         >>> Repeats.of([0.90, 0.92, 0.94]).max
         0.94
@@ -130,7 +139,8 @@ class Repeats:
         mean, count = statistics.fmean(known), len(known)
         std = statistics.stdev(known) if count > 1 else None
         interval = None
-        if std is not None and min(known) < max(known):
+        if std is not None and count >= LEAST_RUNS and min(known) < max(known):
             half = float(t.ppf((1 + LEVEL) / 2, count - 1)) * std / count**0.5
-            interval = (mean - half, mean + half)
+            low, high = RANGES.get(score or "", (-math.inf, math.inf))
+            interval = (max(low, mean - half), min(high, mean + half))
         return cls(mean, std, min(known), max(known), interval)

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from resnetlab.evaluation.comparison import SCORES, Summary, SummaryTable
-from resnetlab.evaluation.intervals import Repeats
+from resnetlab.evaluation.comparison import Summary, SummaryTable
+from resnetlab.evaluation.intervals import LEAST_RUNS, RANGES, Repeats
 from resnetlab.files import write_text
 from resnetlab.report.comparison import UNKNOWN, Cells
 from resnetlab.runs.csv_files import write_csv
@@ -35,14 +35,14 @@ LAST_LETTER = "\u017f"  # the last of the European letters in LaTeX's standard f
 def cells(table: SummaryTable) -> Cells:
     """A row for each run or series: its name, the number of runs, mean ± std and 95 % interval of its scores."""
     columns = ["name", "n"]
-    for score in SCORES:
+    for score in RANGES:
         columns += [HEADS[score]] + ["95% interval"] * (score in WITH_INTERVAL)
     return Cells(tuple(columns), [row_cells(row) for row in table.rows])
 
 
 def row_cells(row: Summary) -> list[str]:
     found = [row.name, str(row.n)]
-    for score in SCORES:
+    for score in RANGES:
         repeats = row.repeats(score)
         found.append(mean_and_std(score, repeats))
         if score in WITH_INTERVAL:
@@ -68,6 +68,8 @@ def caption(table: SummaryTable) -> str:
     means = ["mean ± standard deviation of n runs with different seeds"] * ("seeds" in has)
     over = {"seeds": "of the mean, over seeds (Student's t)", "images": "of a single run, over the images (bootstrap)"}
     intervals = " and ".join(over[kind] for kind in sorted(has, reverse=True))
+    if any(1 < row.n < LEAST_RUNS for row in table.rows):
+        intervals += f", none for fewer than {LEAST_RUNS} runs"
     chosen = "" if table.split == "test" else ", on which each run selected its best epoch"
     described = "; ".join([*means, f"95% intervals {intervals}"])
     return f"Scores on the {table.images:,} images of the {table.split} split of {table.data}{chosen}: {described}."
@@ -125,7 +127,7 @@ def write_latex(path: Path, table: SummaryTable) -> None:
 def write_scores_csv(path: Path, table: SummaryTable) -> None:
     """Write the statistics with all their digits: a row for each run or series. Raises DiskTrouble."""
     header = ["name", "n", "data", "split", "images", "split_digest", "interval_over"]
-    header += [f"{score}_{name}" for score in SCORES for name in STATISTICS]
+    header += [f"{score}_{name}" for score in RANGES for name in STATISTICS]
     write_csv(path, [*header, *table.settings], [csv_row(table, place) for place in range(len(table.rows))])
 
 
@@ -133,7 +135,7 @@ def csv_row(table: SummaryTable, place: int) -> list[Any]:
     row = table.rows[place]
     found: list[Any] = [row.name, row.n, table.data, table.split, table.images, table.split_digest]
     found.append("seeds" if row.n > 1 else "images")
-    for score in SCORES:
+    for score in RANGES:
         repeats = row.repeats(score)
         low, high = (repeats.interval if repeats else None) or (None, None)
         values = [None] * 4 if repeats is None else [repeats.mean, repeats.std, repeats.min, repeats.max]

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnetlab.errors import BadInput, Damaged, printable
-from resnetlab.evaluation.intervals import LEVEL, Repeats
+from resnetlab.evaluation.intervals import LEVEL, RANGES, Repeats
 from resnetlab.files import write_json
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.evaluation_files import read_metrics
 from resnetlab.runs.folder import RunFolder
 
 SUMMARY = "summary.json"
-SCORES = ("accuracy", "macro_f1", "loss", "train_seconds")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Series:
         rows = [{self.kind: number, **scores_of(self.run(number), split)} for number in finished]
         if self.kind == "seed" and len({row["split_digest"] for row in rows}) > 1:
             raise BadInput(f"the runs in {printable(self.path)} were scored on different {split} images")
-        together = {name: Repeats.of([row[name] for row in rows]) for name in SCORES}
+        together = {name: Repeats.of([row[name] for row in rows], name) for name in RANGES}
         if self.kind == "fold":  # trained on overlapping images, the folds do not vary as Student's interval requires
             together = {name: repeats and replace(repeats, interval=None) for name, repeats in together.items()}
         pooled = {"pooled": read_metrics(self.pooled)} if self.kind == "fold" else {}
