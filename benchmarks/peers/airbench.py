@@ -129,7 +129,10 @@ def drive(options: argparse.Namespace) -> dict[str, Any]:
         "test_images": images["test"],
         "warm_up_seconds": warm,  # includes compilation
         **measured(clock, rows),
-        "notes": [f"learns from all {images['train']:,} training images, and holds none out for validation"],
+        "notes": [
+            f"learns from all {images['train']:,} training images, and holds none out for validation",
+            f"written for CUDA GPUs; here its CUDA calls run on the CPU, with weights in {options.weights}",
+        ],
     }
 
 
