@@ -81,7 +81,7 @@ networks and from the assumptions below; no GPU was measured for them. The formu
 MODEL = """\
 Each process computes the gradient of its share of the batch. DistributedDataParallel sums the gradients in buckets, in
 the order in which the backward pass computes them: from the head to the stem. While a bucket is exchanged, the backward
-pass continues. What has not been exchanged at its end is waited for.
+pass continues. At its end, the step waits for what is not exchanged yet.
 
 ```
 bytes of gradients      S = 4 P                     P parameters; 2 P with --compress-gradients bf16
@@ -221,8 +221,8 @@ def predictions() -> Iterator[str]:
     )
     count = COUNTS[1]
     yield (
-        f"So images per GPU decide. The fewest with which {count} GPUs reach {percent(GOAL)}, with {ADVISED} between "
-        "the machines:\n"
+        f"So the number of images per GPU matters most. The fewest with which {count} GPUs reach {percent(GOAL)}, with "
+        f"{ADVISED} between the machines:\n"
     )
     yield table(
         ["", "gradients, MB", "images/s of one GPU", "images per GPU", "with bf16 gradients"],

@@ -18,8 +18,10 @@ Each table was measured in one run on one machine, in interleaved rounds: each r
 its own process with the machine's default number of threads. The line above a table has its machine, the last commit
 that changed the package, the date, and the number of rounds. Where there are several rounds, the numbers are medians
 over them, with the lowest and the highest value, and "ours ÷ it" is the median over the rounds of the first row's
-number divided by that row's number. Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
+number divided by that row's number. One or two rounds are too few for a comparison; such results are marked, until they
+are measured again. Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
 """
+ENOUGH = 3  # rounds: the median of two is their mean, and one has no spread
 Entries = Sequence[Mapping[str, Any]]  # the stored results of one benchmark, one for each machine
 
 
@@ -89,14 +91,19 @@ def rounds_of(groups: Iterable[Mapping[str, Any]]) -> str:
     """Sentence with the number of rounds behind the numbers of some groups.
 
     >>> rounds_of([{"contenders": [{"values": [1.0]}]}]), rounds_of([{"contenders": [{"values": [1.0, 2.0, 3.0]}]}])
-    ('One round.', 'Medians of 3 rounds.')
+    ('One round, which is too few.', 'Medians of 3 rounds.')
+    >>> rounds_of([{"contenders": [{"values": [1.0, 2.0]}]}])
+    'Means of 2 rounds, which are too few.'
     """
     counts = sorted({len(row["values"]) for group in groups for row in group["contenders"] if row["values"]})
     if not counts:
         return "No round succeeded."
     if counts == [1]:
-        return "One round."
-    return f"Medians of {counts[0]} rounds." if len(counts) == 1 else f"Medians of {counts[0]} to {counts[-1]} rounds."
+        return "One round, which is too few."
+    several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    if counts[-1] < ENOUGH:
+        return f"Means of {several} rounds, which are too few."
+    return f"Medians of {several} rounds" + (f"; fewer than {ENOUGH} are too few." if counts[0] < ENOUGH else ".")
 
 
 def strongest(group: Mapping[str, Any]) -> Mapping[str, Any] | None:

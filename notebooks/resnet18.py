@@ -536,7 +536,7 @@ def train(model, optimizer, seed=0):
 # training with the 3×3 stem.
 #
 # The library's network computes the same function. On a CPU with bfloat16 it can be trained in less time, because
-# `resnetlab.accelerate` replaces its units by faster code. `accelerate` knows the units of the library and of
+# `resnetlab.accelerate` replaces its units by faster code. `accelerate` supports the units of the library and of
 # torchvision. In a class written in a notebook it replaces the convolutions and the projections; the other batch norms,
 # the ReLUs and the additions stay as they are. We train without it, so every line that computes is in this notebook or
 # in PyTorch. The next cell measures training steps on one batch.
@@ -626,8 +626,8 @@ for name, history in histories.items():
 # ## 8. Evaluation
 #
 # Now the test images, once for each network, with the weights of its best epoch. The test accuracy is a share of a
-# limited number of images. The confidence interval (Wilson's) gives the range of the accuracy on all images of this
-# kind.
+# limited number of images. Its 95 % interval (Wilson's) covers other images of the same kind: nineteen of twenty such
+# intervals contain the accuracy on an unlimited number of them. It does not cover other seeds.
 
 # %%
 test_labels = data.test.labels
@@ -769,7 +769,7 @@ helpers.table(
 #   holds for these two networks.
 # - Validation scores set the learning rate and choose the epoch, so they are slightly too high. The test images choose
 #   nothing and are used once.
-# - The stem decides the cost and the resolution of a network for small images.
+# - The stem sets the cost and the resolution of a network for small images.
 #
 # ### Exercises
 #

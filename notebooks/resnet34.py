@@ -36,7 +36,7 @@
 # ## 1. Set-up
 #
 # The notebook uses the package `resnetlab` of this repository for the data and for comparison. If it is not installed,
-# the first cell installs it with its dependencies.
+# the first cell installs it with its dependencies. On Colab, first write the address of the repository into the cell.
 
 # %%
 import importlib
@@ -1011,13 +1011,13 @@ else:
 # %% [markdown]
 # ## 13. Exercises, and what to read next
 #
-# **1.** How many layers with weights has a network with the units `(3, 4, 23, 3)` of section 3? How many convolutions
-# more than layers does it have, and which?
+# **1.** How many layers with weights has a network with `(3, 4, 23, 3)` of the units of section 3? Which of its
+# convolutions are not counted?
 #
 # <details><summary>Answer</summary>
 #
-# $1 + 2\,(3 + 4 + 23 + 3) + 1 = 68$. It has three projections in addition, one in each of the stages 2 to 4. They are
-# not counted, because the path through $F$ is the longer one.
+# $1 + 2\,(3 + 4 + 23 + 3) + 1 = 68$. The three projections, one in each of the stages 2 to 4, are not counted: each is
+# beside the two convolutions of an $F$, and the longer path counts.
 #
 # </details>
 #

@@ -15,8 +15,8 @@
 # # Why residuals
 #
 # A deeper network can compute everything that a shallower one can, yet plain networks get worse when they get deeper.
-# Residual networks (He et al. 2015, [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)) solve this with one addition per
-# unit. This notebook measures the effect of that addition:
+# Residual networks (He et al. 2015, [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)) add the input of each unit to
+# its output, and in the paper they get better with depth. This notebook measures the effect of that addition:
 #
 # 1. the degradation: plain and residual networks of two depths, trained the same way
 # 2. whether the deeper residual network is better
@@ -28,14 +28,14 @@
 # 7. residual branches that start at zero
 #
 # The long trainings are read from `results/`; everything else is computed below. All runs use seed 0; the section
-# *Results* states what a single seed cannot show. Read [`resnet34`](resnet34.ipynb) first if convolution, batch norm
+# *Results* states what a single seed cannot show. Read [`resnet18`](resnet18.ipynb) first if convolution, batch norm
 # and ReLU are new to you.
 
 # %% [markdown]
 # ## Set-up
 #
 # The notebook uses the package `resnetlab` of this repository. If it is not installed, the first cell installs it with
-# its dependencies.
+# its dependencies. On Colab, first write the address of the repository into the cell.
 
 # %%
 import importlib
@@ -315,7 +315,7 @@ if len(by_budget) == 1:
 # %% [markdown]
 # ## Is the deeper residual network better?
 #
-# That depth does not hurt is half of the paper's result. The other half is that the deeper residual network is *better*
+# Half of the paper's result is that a deeper residual network does not train worse. The other half is that it is *better*
 # on unseen images: the test error falls from <!--= percent(0.0875, 2) -->8.75 %<!--/--> with 20 layers to <!--= percent(0.0697, 2) -->6.97 %<!--/-->
 # with 56 (Table 6, 182 epochs). The next cell looks for it in the stored runs. The interval of the difference treats
 # the two scores as independent, which makes it too wide, because both use the same images. It does not include other
@@ -489,8 +489,8 @@ table(
 # Scaling a kernel before a batch norm does not change the output. So its gradient is orthogonal to it, each step of
 # plain SGD makes it longer, and the longer it is, the smaller its gradient. This happens in the plain network: the
 # first steps are longer than the early kernels and replace them by much longer ones, whose direction later steps hardly
-# change. Relative to the weights, the exploding gradient has become a vanishing one. In the residual network all layers
-# keep changing at a similar rate.
+# change. Relative to the weights, the exploding gradient has become a vanishing one. In the residual network the rates of
+# the layers differ much less: compare smallest and largest in the table.
 #
 # He et al. verified that the gradients of their plain networks have healthy norms, and left the cause of the
 # degradation open. Our measurement covers the beginning of one training, at one learning rate and without warm-up. It
@@ -677,7 +677,9 @@ sentences = [
 display(Markdown("\n".join(f"- {sentence}" for sentence in sentences)))
 
 # %% [markdown]
-# With 1,000 images, an accuracy is uncertain by sampling alone: differences below two or three points mean little.
+# With 1,000 images, an accuracy is uncertain by sampling alone: differences below two or three points mean little. The
+# plain network was far less accurate to begin with, so its losses do not show what a well-trained plain network would
+# lose.
 #
 # In the residual network most units can be removed at a small cost, as Veit et al. found. One unit is an exception: its
 # removal destroys most of the accuracy, although it has a shortcut like the others. So not every unit can be left out.
@@ -751,8 +753,8 @@ if includes.any():
 print(removal_told)
 
 # %% [markdown]
-# So the collapse of the mean is that of one unit. Where it is kept, the accuracy decreases step by step, as Veit et al.
-# found.
+# So the sudden drop comes from one unit: with it removed, the accuracy is that of guessing. In the orders that keep it,
+# the accuracy decreases with each unit, as Veit et al. found. These are few orders of one network.
 
 # %% [markdown]
 # ## Shortcut options
@@ -843,8 +845,8 @@ found = (
 display(Markdown("\n".join(f"- {sentence}" for sentence in found)))
 
 # %% [markdown]
-# In short: in these runs, plain networks train worse when they get deeper, and residual networks of the same depths do
-# not, or by far less. *Why* the addition has this effect is not shown here: the gradients at the start differ greatly,
+# In short: in these runs, plain networks train worse when they get deeper. For residual networks of the same depths the
+# difference is far smaller, or none is detected. *Why* the addition has this effect is not shown here: the gradients at the start differ greatly,
 # but that does not prove that they are the cause.
 #
 # Limits of these results:

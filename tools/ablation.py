@@ -105,8 +105,9 @@ def page() -> str:
 <!-- written by `python tools/ablation.py` from results/ablation/; do not edit -->
 
 Each of {len(others)} ingredients was replaced once, and {found}, {noise(whole):.1f} points. Two equally
-good recipes differ by less than that in 95 of 100 pairs, each on its own {whole.images:,} test images. On the same
-images they differ less, but half a point is not significant by itself. Each row is one run with one seed.
+good networks differ by less than that in 95 of 100 pairs, each on its own {whole.images:,} test images. On the same
+images they differ less, but another seed makes a difference of its own, which was not measured: each row is one
+run with one seed.
 
 The table compares `resnetlab train {SHORT}` with the runs
 in which one ingredient is replaced: seed {whole.seed}, the JPEG copy of CIFAR-10, {whole.images:,} test images, which

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.nets import NETS  # noqa: E402 - a package of the repository, which is not installed
-from benchmarks.page import capabilities, strongest  # noqa: E402
+from benchmarks.page import ENOUGH, capabilities, strongest  # noqa: E402
 from benchmarks.pictures import number  # noqa: E402
 from benchmarks.results import entries  # noqa: E402
 from benchmarks.training import PLAIN  # noqa: E402
@@ -43,7 +43,6 @@ KEPT = (
     "evaluation/test/mistakes.png",
 )
 SUMMARY = "summary.json"  # of a series
-ENOUGH = 3  # rounds of a speed measurement
 WEIGHTS = "best.safetensors"
 WITH_WEIGHTS = ("degradation/plain56", "degradation/resnet56")
 

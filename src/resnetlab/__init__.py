@@ -1,4 +1,4 @@
-"""Build, understand, train, judge and use residual networks.
+"""Build, understand, train, evaluate and use residual networks.
 
 >>> import resnetlab
 >>> model = resnetlab.resnet18(num_classes=10)

@@ -91,7 +91,7 @@ def test_a_single_round_is_not_called_a_median() -> None:
     found = group("a", "a net", "images/s", outcomes, lambda s: s["x"], more_is_better=True)
     entry = {"environment": MACHINE, "groups": [{**found, "environment": MACHINE}]}
     text = "\n".join(page.section("training", [entry], "about", Path("results")))
-    assert "One round." in text
+    assert "One round, which is too few." in text
     assert "edian" not in text
     assert "lowest" not in text
     assert "| plain script | 2 | 3× |" in text

@@ -410,7 +410,7 @@ class PredictArguments(Arguments):
     """put a link to each image into a sub-folder named after its class, or "none of these", of a new, empty, or already
     sorted folder; nothing is replaced"""
     link: bool = False
-    """with --sort-into: symbolic links (the default)"""
+    """with --sort-into: symbolic links; default: on, without --copy"""
     copy_: bool = False
     """with --sort-into: copies instead of links"""
     device: Device = "auto"

@@ -24,7 +24,7 @@ from resnetlab.runs.log import Lines
 USAGE = """\
 usage: resnetlab COMMAND [OPTION ...]
 
-Build, understand, train, judge and use residual networks.
+Build, understand, train, evaluate and use residual networks.
 
 commands:
   train [RECIPE]    train a network and score it; without arguments: ResNet-18

@@ -201,7 +201,7 @@ def _balance(seen: Survey) -> Iterator[Finding]:
     if counts[most] >= IMBALANCED * max(1, counts[least]):
         sentence = (
             f"class {printable(most)!r} has {counts[most]:,} training images, {printable(least)!r} {counts[least]:,}; "
-            "judge by macro-F1, and select the best epoch by it (`best_by='macro_f1'`)"
+            "compare runs by macro-F1, and select the best epoch by it (`best_by='macro_f1'`)"
         )
         yield Finding("imbalanced classes", "note", sentence)
 

@@ -23,6 +23,7 @@ from resnetlab.runs.differences import differences
 from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
+from resnetlab.runs.messages import length_line
 from resnetlab.runs.probes import settled
 from resnetlab.runs.resume import resume
 from resnetlab.runs.session import OnEvent
@@ -180,10 +181,9 @@ def train_or_resume(config: RunConfig, path: Path, stop: StopRequest, on_event: 
 def descriptions(parts: Mapping[str, RunConfig], weights: str) -> Iterator[str]:
     """A line with the settings that all parts share, and a line with those of each part."""
     one = parts["scratch"]
-    length = f"{one.epochs} epochs" if one.epochs else f"{one.steps:,} steps"
     side = one.data.image_size
     yield (
-        f"all: {one.model.name}, {length} of batch {one.batch_size}, {side}x{side} px, {one.data.normalize} "
+        f"all: {one.model.name}, {length_line(one)} of batch {one.batch_size}, {side}x{side} px, {one.data.normalize} "
         f"normalisation, split seed {one.data.split_seed}, seed {one.seed}; weights: {weights}"
     )
     for name, config in parts.items():

@@ -52,10 +52,20 @@ def fit_introduction(config: RunConfig, counts: Sequence[int], model: nn.Module,
     ]
 
 
+def length_line(config: RunConfig) -> str:
+    """The length of a run in words.
+
+    >>> length_line(RunConfig(epochs=1)), length_line(RunConfig(epochs=None, steps=64_000))
+    ('1 epoch', '64,000 steps')
+    """
+    if config.epochs:
+        return f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
+    return f"{config.steps:,} steps"
+
+
 def settings_line(config: RunConfig) -> str:
-    length = f"{config.epochs} epochs" if config.epochs else f"{config.steps:,} steps"
     return (
-        f"{length} of batch {config.batch_size}, {config.optim.name} at {config.optim.lr:g}, "
+        f"{length_line(config)} of batch {config.batch_size}, {config.optim.name} at {config.optim.lr:g}, "
         f"{config.schedule.name} schedule, seed {config.seed}"
     )
 

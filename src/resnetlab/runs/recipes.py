@@ -10,7 +10,7 @@ from resnetlab.runs.config import AugmentConfig, DataConfig, ModelConfig, OptimC
 
 
 def quickstart() -> RunConfig:
-    """ResNet-18 on handwritten digits, in under a minute.
+    """ResNet-18 on handwritten digits, in about a minute.
 
     The digits are scikit-learn's, without any download; the time is that of two cores.
 
