@@ -21,7 +21,7 @@ from resnetlab.runs import baseline, experiment, probes, timing
 from resnetlab.runs.build import Experiment
 from resnetlab.runs.config import AugmentConfig, RunConfig
 from resnetlab.runs.folder import RunFolder
-from resnetlab.runs.probes import Budget, Probe, Trial, best, budget, policies, settled, with_chosen_policy
+from resnetlab.runs.probes import Budget, Probe, Trial, best, budget, divided, policies, settled, with_chosen_policy
 from resnetlab.runs.resume import resume
 from resnetlab.runs.seeds import resume_series, train_series
 
@@ -89,6 +89,42 @@ def test_a_probe_has_parts_of_the_training_split_and_no_other_image() -> None:
     assert (len(train), len(scored)) == (971, 323)
     assert all(len(one.correct) == 323 for one in found)
     assert budget(guarded, 4).epochs == 0
+
+
+def test_images_of_one_group_are_all_trained_on_or_all_held_out() -> None:
+    train = Experiment.of(tiny()).data.train
+    for seed in range(3):
+        sizes = np.random.default_rng(seed).integers(1, 60, len(train))
+        groups = tuple(f"patient {number}" for number in np.repeat(np.arange(len(train)), sizes)[: len(train)])
+        kept, held = divided(dataclasses.replace(train, groups=groups), seed)
+        assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(train)))
+        assert not {groups[row] for row in kept.tolist()} & {groups[row] for row in held.tolist()}
+        assert abs(len(held) - 323) <= 30  # half of the largest group
+        assert not torch.equal(kept, kept.sort().values)
+    alone = dataclasses.replace(train, groups=tuple(map(str, range(len(train)))))
+    assert all(map(torch.equal, divided(alone, 5), divided(train, 5)))
+
+
+@pytest.mark.parametrize("store", ["memory", "stream"])
+def test_the_groups_of_a_folder_reach_the_probes(
+    tmp_path: Path, store: str, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_folder(tmp_path / "data")
+    data = {"name": str(tmp_path / "data"), "group_by": "/(.)", "image_size": 16, "store": store}
+    trial = Trial.of(Experiment.of(tiny(data=data)), epochs=1)
+    train, scored = ({name.split("/")[-1][0] for name in split.names} for split in (trial.train, trial.scored))
+    assert train
+    assert scored
+    assert not train & scored
+
+
+def test_where_no_group_can_be_held_out_the_given_policy_is_kept(short: None) -> None:
+    whole = Experiment.of(tiny())
+    alone = dataclasses.replace(whole.data.train, groups=("patient",) * len(whole.data.train))
+    kept = with_chosen_policy(Experiment.of(tiny(), data=dataclasses.replace(whole.data, train=alone)))
+    assert kept.config.augment == GIVEN.model_copy(update={"policy": "none"})
+    assert "no group of images can be held out for probes; crops from 35 % of the area" in kept.notes[-1]
 
 
 def test_other_validation_and_test_images_change_nothing(short: None) -> None:

@@ -322,7 +322,8 @@ def lacking_classes(splits: Mapping[str, Split], classes: Sequence[str]) -> tupl
 
 
 def _resized(arrays: Arrays, preprocessing: Preprocessing) -> Split:
-    return resized(arrays.images, arrays.labels, arrays.names, preprocessing)
+    split = resized(arrays.images, arrays.labels, arrays.names, preprocessing)
+    return replace(split, groups=arrays.groups or ())
 
 
 def resized(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...], preprocessing: Preprocessing) -> Split:

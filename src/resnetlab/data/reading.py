@@ -270,7 +270,7 @@ class _Reader:
             files = files.subset(chosen)
             contents = [contents[i] for i in chosen.tolist()]
         images = torch.from_numpy(self.store[: len(files)])
-        return Split(images, torch.from_numpy(files.labels.copy()), files.names, tuple(contents))
+        return Split(images, torch.from_numpy(files.labels.copy()), files.names, tuple(contents), files.groups or ())
 
 
 def sample_headers(

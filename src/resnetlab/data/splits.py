@@ -31,6 +31,8 @@ class Split:
     a named data set, of its published pixels. Equal digests mean equal files. It is empty where nothing was published
     or read, as for arrays.
 
+    `groups` are the names of what several images show, such as a patient, one for each image; empty without groups.
+
     >>> import torch
     >>> split = Split(torch.zeros(2, 8, 8, 1, dtype=torch.uint8), torch.tensor([0, 1]), ("a.png", "b.png"))
     >>> split.subset([1]).names
@@ -41,6 +43,7 @@ class Split:
     labels: Tensor
     names: tuple[str, ...]
     contents: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError if the lengths differ: labels must never shift."""
@@ -48,6 +51,8 @@ class Split:
             raise ValueError(f"{len(self.images)} images, {len(self.labels)} labels and {len(self.names)} names")
         if self.contents and len(self.contents) != len(self.names):
             raise ValueError(f"{len(self.names)} names and {len(self.contents)} content digests")
+        if self.groups and len(self.groups) != len(self.names):
+            raise ValueError(f"{len(self.names)} names and {len(self.groups)} groups")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,7 +76,8 @@ class Split:
         images = self.images[chosen] if isinstance(self.images, torch.Tensor) else self.images.subset(chosen)
         names = tuple(self.names[i] for i in places)
         contents = tuple(self.contents[i] for i in places) if self.contents else ()
-        return Split(images, self.labels[chosen], names, contents)
+        groups = tuple(self.groups[i] for i in places) if self.groups else ()
+        return Split(images, self.labels[chosen], names, contents, groups)
 
 
 def names_digest(names: Sequence[str], labels: Sequence[int], contents: Sequence[str] = ()) -> str:

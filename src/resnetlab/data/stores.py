@@ -347,7 +347,8 @@ class _Outside:
             images = CachedPixels(path, shape, rows_of(index, contents))
         else:
             images = StreamedPixels(decoder, names, contents, self.workers)
-        return Split(images, torch.from_numpy(files.labels[kept]), names, contents)
+        groups = tuple(files.groups[place] for place in kept) if files.groups else ()
+        return Split(images, torch.from_numpy(files.labels[kept]), names, contents, groups)
 
 
 class _HaveLimits(Exception):

@@ -129,6 +129,8 @@ def with_chosen_policy(experiment: Experiment) -> Experiment:
         chosen, sentence = found[0], "nothing to choose between: augment.flip and augment.resized_crop are off"
     elif length.epochs < FEWEST_EPOCHS:
         chosen, sentence = found[0], f"the run is too short for probes; {augmentation_words(found[0])}"
+    elif not len(divided(experiment.data.train, probe_seed(config))[1]):
+        chosen, sentence = found[0], f"no group of images can be held out for probes; {augmentation_words(found[0])}"
     else:
         log = RunLog() if processes.is_main else SilentLog()
         log.info(
@@ -198,6 +200,28 @@ def parts(images: int) -> tuple[int, int]:
     return used - used // PARTS, used // PARTS
 
 
+def divided(train: Split, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw the images to train and to score a probe on, int64 rows. Images of one group are on one side.
+
+    The division between two groups that is nearest to the wanted one is taken, so that the sizes of the two sides
+    differ from those of `parts`. With a single group, none is held out.
+    """
+    order = RandomTables(seed, 0, len(train)).permutation()
+    kept, held = parts(len(train))
+    if train.groups:
+        first = {train.groups[row]: place for place, row in reversed(list(enumerate(order.tolist())))}
+        starts = [first[train.groups[row]] for row in order.tolist()]
+        order = order[np.argsort(starts, kind="stable")]  # the groups in turn, in a random order
+        _, begin = np.unique(np.sort(starts), return_index=True)  # the places at which a group begins
+        nearest = min(begin[1:].tolist(), key=lambda place: abs(place - kept), default=len(order))
+        kept, held = nearest, max(0, kept + held - nearest)
+    return order[:kept], order[kept : kept + held]
+
+
+def probe_seed(config: RunConfig) -> int:
+    return derived_seed(config.seed, "probe") % 2**63
+
+
 def probe_side(side: int) -> int:
     """Return the side of the images of a probe: half of the network's, in bounds.
 
@@ -226,12 +250,11 @@ class Trial:
         """Return the trial of an experiment, with two parts of its training split."""
         config, data = experiment.config, experiment.data
         runtime = dataclasses.replace(experiment.runtime, processes=ALONE)
-        seed, side = derived_seed(config.seed, "probe") % 2**63, probe_side(data.preprocessing.image_size)
-        order = RandomTables(seed, 0, len(data.train)).permutation()
-        kept, held = parts(len(data.train))
+        seed, side = probe_seed(config), probe_side(data.preprocessing.image_size)
+        kept, held = divided(data.train, seed)  # rows
         return cls(
-            hold(reduced(data.train, order[:kept], side), runtime),
-            hold(reduced(data.train, order[kept : kept + held], side), runtime),
+            hold(reduced(data.train, kept, side), runtime),
+            hold(reduced(data.train, held, side), runtime),
             dataclasses.replace(data.preprocessing, image_size=side, resize_to=side),
             data.preprocessing.image_size,
             len(data.classes),
