@@ -30,6 +30,7 @@ class Options:
     data: Path | None = None
     nets: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    minutes: float | None = None  # out_of_box: the time of each contender's process
     environments: Path = DEFAULT
     peer_path: Mapping[str, Path] = field(default_factory=dict)
     fast_only: bool = False  # packages only with their fast options
@@ -110,11 +111,12 @@ def parse(words: Sequence[str] | None, about: str, benchmarks: Mapping[str, str]
     parser.add_argument(
         "--fast-only", action="store_true", help="training: run the packages with their fast options only"
     )
+    parser.add_argument("--minutes", type=float, help="out_of_box: give each contender this time in place of 30 epochs")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="training, floor, accelerate, rounding: skip what is stored from this machine and commit, with as many "
-        "rounds or more",
+        help="training, floor, accelerate, rounding, out_of_box: skip what is stored from this machine and commit, "
+        "with as many rounds or more",
     )
     parser.add_argument(
         "--environments", type=Path, default=DEFAULT, help="folder of the packages' virtual environments"
@@ -152,6 +154,8 @@ def checked(given: argparse.Namespace, scratch: Path, say: Callable[[str], None]
         for word in words:
             if word not in allowed:
                 raise unknown(kind, word, allowed)
+    if given.minutes is not None and not 0 < given.minutes < math.inf:
+        raise BadInput(f"--minutes is {given.minutes:g}; give a number above 0")
     paths = {}
     for text in given.peer_path:
         peer, equals, folder = text.partition("=")
@@ -167,6 +171,7 @@ def checked(given: argparse.Namespace, scratch: Path, say: Callable[[str], None]
         data=given.data,
         nets=given.nets,
         only=given.only,
+        minutes=given.minutes,
         environments=given.environments.expanduser().resolve(),
         peer_path=paths,
         fast_only=given.fast_only,

@@ -3,6 +3,9 @@
 Letters, digits and 5,000 images of CIFAR-10, each with the same train, val and test images for all. Every contender is
 one whole process with its own defaults, from its start to its accuracy on test/, and all have 30 epochs. Seeds are
 0, 1, 2; the contenders run in turn.
+
+With --minutes, all have that time instead: ours as `--minutes`, and a peer as the number of epochs with which its
+process ends nearest to it. That number is computed from two short runs, which are not counted.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from resnetlab.runs.folder import RunFolder
 
 EPOCHS = 30
 PEERS = ("fastai", "ultralytics")
+SHORT_RUNS = (1, 8)  # epochs; their difference is the time of an epoch
 LIMIT = 3 * 3600.0  # seconds
 
 
@@ -33,36 +37,68 @@ def measure(options: Options) -> dict[str, Any]:
     done: dict[str, dict[str, Outcome]] = {}
     data = given_folder(options.data)
     names = [name for name in SETS if name != "cifar" or data is not None or not options.quick]
-    for name in options.left(names):
-        side, fill = SETS[name]
-        folder = options.scratch / f"out-of-box-{name}"
+    subjects = {name if options.minutes is None else f"{name}-{options.minutes:g}-minutes": name for name in names}
+    for subject in options.left(subjects):
+        side, fill = SETS[subjects[subject]]
+        folder = options.scratch / f"out-of-box-{subject}"
         fill(folder, data)
-        done[name] = contest(options, name, folder, side)
+        done[subject] = contest(options, subject, folder, side)
         options.keep(report(done))
     return report(done)
 
 
 def contest(options: Options, name: str, folder: Path, side: int) -> dict[str, Outcome]:
     """Run the contenders in turn, once for each seed."""
-    epochs = 1 if options.quick else EPOCHS
-    length = ("--epochs", "1") if options.quick else ()
-    contenders: dict[str, Callable[[int], Sample]] = {"resnetlab train --data FOLDER": partial(ours, folder, length)}
+    length: tuple[str, ...] = () if options.minutes is None else ("--minutes", f"{options.minutes:g}")
+    command = " ".join(("resnetlab train --data FOLDER", *length))
+    short = ("--epochs", "1") if options.quick and not length else ()
+    contenders: dict[str, Callable[[int], Sample]] = {command: partial(ours, folder, (*length, *short))}
     for peer in filter(options.wants, PEERS):
         python = partial(python_of, peer, options.environments, options.say)
-        contenders[peer] = partial(theirs, peer, python, (str(folder), str(side), str(epochs)))
+        train = partial(theirs, peer, python, (str(folder), str(side)))
+        epochs = cache(partial(epochs_of_peer, options, train))
+        contenders[peer] = partial(in_epochs, train, epochs)
     outcomes = {contender: Outcome() for contender in contenders}
     for seed in range(options.rounds):
-        for contender, train in contenders.items():
+        for contender, run_contender in contenders.items():
             outcome = outcomes[contender]
             if outcome.failed:
                 continue
             try:
-                outcome.samples.append({"seed": seed, **train(seed)})
+                outcome.samples.append({"seed": seed, **run_contender(seed)})
                 told = "{process_seconds:.0f} s, {accuracy:.2%}".format(**outcome.samples[-1])
             except Failed as error:
                 outcome.failed = told = str(error)
             options.say(f"{name}, seed {seed}  {contender}: {told}")
     return outcomes
+
+
+def epochs_of_peer(options: Options, train: Callable[[int, int], Sample]) -> int:
+    """Return 30 epochs or, for a time in minutes, the number that fills it, from the seconds of two short runs."""
+    if options.minutes is None:
+        return 1 if options.quick else EPOCHS
+    lengths = (1, 2) if options.quick else SHORT_RUNS
+    seconds = {epochs: float(train(epochs, 0)["process_seconds"]) for epochs in lengths}
+    return epochs_within(60 * options.minutes, seconds)
+
+
+def epochs_within(limit: float, seconds: Mapping[int, float]) -> int:
+    """Return the number of epochs, 1 or more, with which a process ends nearest to a limit in seconds.
+
+    `seconds` are those of a short and of a longer run, by their epochs. Raises Failed if the longer one took no longer.
+
+    >>> epochs_within(180.0, {1: 20.0, 4: 50.0})
+    17
+    """
+    (few, first), (more, second) = sorted(seconds.items())
+    if second <= first:
+        raise Failed(f"{more} epochs took {second:.1f} s and {few} took {first:.1f} s; measure on a quiet machine")
+    return max(1, few + round((limit - first) * (more - few) / (second - first)))
+
+
+def in_epochs(train: Callable[[int, int], Sample], epochs: Callable[[], int], seed: int) -> Sample:
+    """Train a peer, and note its number of epochs."""
+    return {**train(epochs(), seed), "epochs": epochs()}
 
 
 def ours(folder: Path, length: tuple[str, ...], seed: int) -> Sample:
@@ -75,10 +111,10 @@ def ours(folder: Path, length: tuple[str, ...], seed: int) -> Sample:
     return {"accuracy": scores["accuracy"], "process_seconds": done.seconds, "peak_bytes": done.memory.peak()}
 
 
-def theirs(peer: str, python: Callable[[], Path], job: tuple[str, ...], seed: int) -> Sample:
+def theirs(peer: str, python: Callable[[], Path], job: tuple[str, ...], epochs: int, seed: int) -> Sample:
     """Train a peer through its adapter."""
     with tempfile.TemporaryDirectory(prefix="resnetlab-bench-", ignore_cleanup_errors=True) as scratch:
-        words = [str(python()), "-m", "benchmarks.peers.out_of_box", peer, *job, str(seed), scratch]
+        words = [str(python()), "-m", "benchmarks.peers.out_of_box", peer, *job, str(epochs), str(seed), scratch]
         done = run(words, limit=LIMIT)
     try:
         found = json.loads(done.said.strip().splitlines()[-1])
@@ -94,7 +130,14 @@ def report(done: Mapping[str, Mapping[str, Outcome]]) -> dict[str, Any]:
         "% of test images": lambda sample: 100 * float(sample["accuracy"]),
     }
     groups = [
-        group(name, f"Out of the box: {name}", unit, outcomes, value, more_is_better=unit.startswith("%"))
+        group(
+            name,
+            f"Out of the box: {name.replace('-', ' ')}",
+            unit,
+            outcomes,
+            value,
+            more_is_better=unit.startswith("%"),
+        )
         for name, outcomes in done.items()
         for unit, value in values.items()
     ]

@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from benchmarks.options import Options
 from benchmarks.out_of_box import report
-from benchmarks.rounds import Outcome
+from benchmarks.rounds import Failed, Outcome
 from benchmarks.small_sets import cifar, digits, letters, part_of
 from PIL import Image
 
+from benchmarks import out_of_box
 from resnetlab.errors import BadInput
 
 
@@ -50,3 +52,38 @@ def test_the_report_has_seconds_and_accuracy_of_each_set() -> None:
         ("letters", "% of test images"),
     ]
     assert found["groups"][1]["contenders"][1]["first_against_it"] == pytest.approx(0.9 / 0.8)
+
+
+def test_in_minutes_a_peer_has_the_epochs_that_fill_them_and_ours_the_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[str, object, int]] = []
+
+    def peer(name: str, _python: object, _job: object, epochs: int, seed: int) -> dict[str, float]:
+        trained.append((name, epochs, seed))
+        return {"accuracy": 0.5, "process_seconds": 10 + 5.0 * epochs}
+
+    def own(_folder: Path, length: tuple[str, ...], seed: int) -> dict[str, float]:
+        trained.append(("resnetlab", length, seed))
+        return {"accuracy": 0.5, "process_seconds": 60}
+
+    monkeypatch.setattr(out_of_box, "theirs", peer)
+    monkeypatch.setattr(out_of_box, "ours", own)
+    options = Options(rounds=2, scratch=tmp_path, minutes=1.0, only=("fastai",), say=lambda _: None)
+    found = out_of_box.contest(options, "digits", tmp_path, 8)
+    assert trained == [
+        ("resnetlab", ("--minutes", "1"), 0),
+        ("fastai", 1, 0),  # not counted
+        ("fastai", 8, 0),
+        ("fastai", 10, 0),
+        ("resnetlab", ("--minutes", "1"), 1),
+        ("fastai", 10, 1),
+    ]
+    assert [sample["epochs"] for sample in found["fastai"].samples] == [10, 10]
+    assert list(found) == ["resnetlab train --data FOLDER --minutes 1", "fastai"]
+
+
+def test_a_time_too_short_for_an_epoch_gives_one() -> None:
+    assert out_of_box.epochs_within(5.0, {1: 20.0, 4: 50.0}) == 1
+    with pytest.raises(Failed, match=r"4 epochs took 19.0 s and 1 took 20.0 s; measure on a quiet machine"):
+        out_of_box.epochs_within(60.0, {1: 20.0, 4: 19.0})
