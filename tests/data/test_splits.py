@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resnetlab.data.folder import Files
 from resnetlab.data.splits import HoldOut, Split, names_digest, stratified
 from resnetlab.errors import BadInput
 
@@ -142,3 +143,36 @@ def test_splits_are_those_of_older_runs() -> None:
         for part in stratified(labels, fraction, seed):
             digest.update(part.astype("<i8").tobytes())
     assert digest.hexdigest()[:16] == "a658a713f3cd268d"
+
+
+def files(part: str, per_class: int) -> Files:
+    names = tuple(f"{part}/{label}/{number}.png" for label in "ab" for number in range(per_class))
+    return Files(names, np.repeat(np.arange(2), per_class))
+
+
+def test_a_val_split_without_a_test_split_stays_val_and_a_note_has_the_other_way() -> None:
+    (train, val, test), notes = HoldOut(0.1, 0.2, 0).draw(("a", "b"), files("train", 10), files("val", 3), None)
+    assert set(val.names) == set(files("val", 3).names)
+    assert len(train) == 16
+    assert all(name.startswith("train/") for name in test.names)
+    assert "the data has no test split: its val split, 6 images, chooses the best epoch" in notes[-1]
+    assert "`data.val_is_test`" in notes[-1]
+
+
+def test_the_val_split_of_data_like_imagenet_is_the_test_split() -> None:
+    given, own = files("train", 10), files("val", 3)
+    hold_out = HoldOut(0.1, 0.2, 0, val_is_test=True)
+    (train, val, test), notes = hold_out.draw(("a", "b"), given, own, None)
+    assert test.names == own.names
+    assert notes[0] == "test: the 6 images of the data's val split (`data.val_is_test`)"
+    assert sorted((*train.names, *val.names)) == sorted(given.names)
+    assert val.names == HoldOut(0.1, 0.2, 0).draw(("a", "b"), given, None, own)[0][1].names  # as if it were named test
+
+
+@pytest.mark.parametrize("val", [files("val", 3), None])
+def test_data_with_a_test_split_keeps_it(val: Files | None) -> None:
+    own = files("test", 2)
+    hold_out = HoldOut(0.1, 0.2, 0, val_is_test=True)
+    (_, drawn, test), _ = hold_out.draw(("a", "b"), files("train", 10), val, own)
+    assert test is own
+    assert val is None or drawn is val

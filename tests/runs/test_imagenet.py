@@ -23,9 +23,9 @@ IMAGES = 1_281_167  # of ImageNet's training split
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of JPEG files named as ImageNet's: two of each class for training, one for the test."""
+    """Folders of JPEG files named as ImageNet's: two of each class in train, one in val, and no test."""
     root, draw = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
-    for split, count in (("train", 2), ("test", 1)):
+    for split, count in (("train", 2), ("val", 1)):
         for label in range(CLASSES):
             folder = root / split / f"n{label:08d}"
             folder.mkdir(parents=True)

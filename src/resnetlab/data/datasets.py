@@ -82,6 +82,7 @@ def open_dataset(
     val_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    val_is_test: bool = False,
     classes: Sequence[str] = (),
     merge: Sequence[str] = (),
     class_order: Order = "plain",
@@ -108,6 +109,7 @@ def open_dataset(
     - `normalize`: subtract mean and divide by std of the "dataset"'s training images or of "imagenet".
     - `test_fraction`, `val_fraction`, `split_seed`: a missing split is drawn from the training images, stratified by
       class: first test, then val from the rest. It depends only on names, labels and seed.
+    - `val_is_test`: the val split of a folder, table or shards without a test split is the test split, as ImageNet's.
     - `classes`, `merge`, `class_order`: see `resnetlab.data.classes.ClassChoice`.
     - `group_by`: a regular expression, or a column of a manifest: images of one group stay in one split. Groups in
       more than one of the splits of a folder are named in `notes`.
@@ -142,7 +144,7 @@ def open_dataset(
         raise unknown("bad_images", bad_images, ("error", "skip"))
     name = os.fspath(name_or_folder)
     storage = Storage(store, memory)
-    hold_out = HoldOut(val_fraction, test_fraction, split_seed, folds, fold)
+    hold_out = HoldOut(val_fraction, test_fraction, split_seed, folds, fold, val_is_test)
     choice = ClassChoice(tuple(classes), tuple(merge), class_order)
     if is_named(name) and (side := published_side(name)) is not None:
         named = open_named(name, root=root, may_download=download)

@@ -163,6 +163,8 @@ class HoldOut:
 
     `test_fraction` is a share of the training images, `val_fraction` a share of those that are left. With `folds`, the
     test split is fold number `fold` (from 1) of the training images. Images of one group stay in one split.
+
+    With `val_is_test`, the val split of data without a test split is its test split, as ImageNet's.
     """
 
     val_fraction: float
@@ -170,6 +172,7 @@ class HoldOut:
     seed: int
     folds: int | None = None
     fold: int | None = None
+    val_is_test: bool = False
 
     def __post_init__(self) -> None:
         """Raise BadInput for folds without a number, or for one out of range."""
@@ -190,6 +193,10 @@ class HoldOut:
 
         Raises BadInput if a class has too few images.
         """
+        notes = []
+        if self.val_is_test and val is not None and test is None:
+            val, test = None, val
+            notes.append(f"test: the {len(test.labels):,} images of the data's val split (`data.val_is_test`)")
         if self.folds is not None and test is not None:
             raise BadInput(
                 f"folds are test splits, but the data has {len(test.labels):,} test images of its own; give the other "
@@ -203,10 +210,15 @@ class HoldOut:
                 f"class {printable(classes[int(counts.argmin())])!r} has {smallest} image{'s' * (smallest != 1)}; at "
                 f"least {1 + len(missing)} are needed, one each for train and the splits to draw ({', '.join(missing)})"
             )
-        notes = []
         if test is None:
             train, test, note = self._draw_one("test", self.test_fraction, classes, train)
             notes.append(note)
+            if val is not None:
+                notes.append(
+                    f"the data has no test split: its val split, {len(val.labels):,} images, chooses the best epoch, "
+                    "and the test split is drawn from its training images; to test on its val split instead, set "
+                    "`data.val_is_test`"
+                )
         if val is None:
             train, val, note = self._draw_one("val", self.val_fraction, classes, train)
             notes.append(note)

@@ -173,6 +173,9 @@ class DataConfig(Section):
     """share of the images held out for the test, if the data has no test split"""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """seed of random splits; separate from --seed, so that runs with different seeds share one test set"""
+    val_is_test: bool = False
+    """test on the validation split of data that has one but no test split, as ImageNet; a part of the training images
+    is then held out for validation"""
     group_by: str | None = None
     """keep images of one group, such as a patient, in one split: a regular expression whose first group (or whole
     match) in the image's path is its name, or a column of the file in --data; default: a column named group"""

@@ -122,7 +122,14 @@ def open_survey(config: DataConfig) -> Survey:
     return survey(
         config.name,
         choice=ClassChoice(config.classes, config.merge, config.class_order),
-        hold_out=HoldOut(config.val_fraction, config.test_fraction, config.split_seed, config.folds, config.fold),
+        hold_out=HoldOut(
+            config.val_fraction,
+            config.test_fraction,
+            config.split_seed,
+            config.folds,
+            config.fold,
+            config.val_is_test,
+        ),
         group_by=config.group_by,
         root=config.root,
         download=config.download,

@@ -162,16 +162,23 @@ def imagenet_resnet50() -> RunConfig:
     """ResNet-50 on ImageNet, 90 epochs, as torchvision.
 
     SGD with momentum 0.9 at 0.1 for a batch of 256, divided by 10 every 30 epochs, weight decay 1e-4; 224 px, random
-    resized crop and flip, tested on the centre. `--data FOLDER` has train/ and test/ with one sub-folder per class;
-    test/ are the 50,000 images that ImageNet calls val, because its own test labels are not public. 1 % of the training
-    images are held out to choose the best epoch.
+    resized crop and flip, tested on the centre. `--data FOLDER` has train/ and val/ with one sub-folder per class. The
+    50,000 images of val/ are the test split, because the labels of ImageNet's own test images are not public. 1 % of
+    the training images are held out to choose the best epoch.
 
     Two differences from torchvision: crops are taken from the central square of an image, stored at 256 px, and
     training is in bf16 where the device supports it. Not measured yet.
     """
     return RunConfig(
         recipe="imagenet-resnet50",
-        data=DataConfig(name="imagenet", image_size=224, normalize="imagenet", val_fraction=0.01, test_fraction=0.01),
+        data=DataConfig(
+            name="imagenet",
+            image_size=224,
+            normalize="imagenet",
+            val_fraction=0.01,
+            test_fraction=0.01,
+            val_is_test=True,
+        ),
         model=ModelConfig(name="resnet50", stem="imagenet"),
         augment=AugmentConfig(resized_crop=0.08, flip=True),
         optim=OptimConfig(lr=0.1, momentum=0.9, nesterov=False, weight_decay=1e-4),

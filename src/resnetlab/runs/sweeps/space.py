@@ -25,6 +25,7 @@ COMPARED = "the trials are compared by their scores on the same validation image
 FIXED = {
     **dict.fromkeys(("data.name", "data.classes", "data.merge", "data.class_order"), COMPARED),
     **dict.fromkeys(("data.val_fraction", "data.test_fraction", "data.split_seed", "data.group_by"), COMPARED),
+    "data.val_is_test": COMPARED,
     **dict.fromkeys(("data.folds", "data.fold", "data.bad_images", "data.max_skipped"), COMPARED),
     "best_by": "it is the score that the trials are compared by",
     "recipe": "it is the name of what the sweep starts from",
