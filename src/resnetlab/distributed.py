@@ -252,15 +252,17 @@ def joined(device_type: str, timeout: float | None = None) -> Iterator[Processes
         store, rank, world_size = next(rendezvous("env://", timeout=limit))
         # torchrun's store outlives a restart: without a prefix, processes would find the addresses of killed ones there
         store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store.set(f"process/{rank}", f"{os.getpid()} {machine()}")
+        wait_for_all(store, world_size, timeout)
         backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
-        store.set(f"process/{rank}", f"{os.getpid()} {machine()}")
-    except RuntimeError as error:  # also the errors of torch.distributed
+    except (RuntimeError, TimeoutError) as error:  # also the errors of torch.distributed
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        who = f": {error}" if isinstance(error, TimeoutError) else ""
         raise ProcessLost(
             f"process {processes.rank} of {processes.world_size} could not connect to the others at "
-            f"{printable(where)} within {timeout:g} s; check that all machines run the same command and can reach "
-            "this address"
+            f"{printable(where)} within {timeout:g} s{who}; check that all machines run the same command and can "
+            "reach this address"
         ) from error
     processes = replace(processes, store=store)
     try:
@@ -271,6 +273,23 @@ def joined(device_type: str, timeout: float | None = None) -> Iterator[Processes
         raise_lost(processes, timeout, error)
     finally:
         processes.close()
+
+
+def wait_for_all(store: Store, world_size: int, timeout: float) -> None:
+    """Return when all processes have come to the store. Raises TimeoutError, with their ranks, if some do not.
+
+    `timeout` is in seconds. The wait is cut into parts, because a signal does not end one of torch.
+    """
+    from torch.distributed import DistStoreError
+
+    places = [f"process/{rank}" for rank in range(world_size)]
+    end = time.monotonic() + timeout
+    while not store.check(places):
+        if time.monotonic() > end:
+            missing = [str(rank) for rank, place in enumerate(places) if not store.check([place])]
+            raise TimeoutError(f"process {' and '.join(missing)} did not come")
+        with contextlib.suppress(DistStoreError):  # the time of this part is over
+            store.wait(places, timedelta(seconds=min(0.5, timeout)))
 
 
 def require_device(device_type: str, processes: Processes) -> None:

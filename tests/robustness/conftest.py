@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,22 @@ class Machine:
         self.server.stdin.flush()
         return dict(json.loads(self.server.stdout.readline()))
 
-    def start(self, *words: object, stdout: str | None = None, pictures: bool = False, **situations: Any) -> Program:
-        """Begin a command, and do not wait for it."""
+    def start(
+        self,
+        *words: object,
+        stdout: str | None = None,
+        pictures: bool = False,
+        torchrun: tuple[str, ...] = (),
+        **situations: Any,
+    ) -> Program:
+        """Begin a command, or torchrun with these options and the command, and do not wait for it."""
         self.started += 1
         said = self.scratch / f"{self.started}.txt"
         said.touch()
         if not pictures:
             situations = {"without_pictures": {}, **situations}
-        where = {} if stdout is None else {"stdout": stdout}
+        where: dict[str, Any] = {} if stdout is None else {"stdout": stdout}
+        where |= {"torchrun": torchrun} if torchrun else {}
         request = {"words": [str(word) for word in words], "said": str(said), "situations": situations, **where}
         return Program(self, self.ask(request)["pid"], said)
 
@@ -121,8 +129,14 @@ class Launcher:
 
     machine: Machine
 
-    def start(self, count: int, *words: object, each: dict[int, dict[str, Any]] | None = None) -> list[Program]:
-        """Begin a command `count` times; `each` are situations of single ranks."""
+    def start(
+        self,
+        count: int,
+        *words: object,
+        each: dict[int, dict[str, Any]] | None = None,
+        ranks: Sequence[int] | None = None,
+    ) -> list[Program]:
+        """Begin a command `count` times, or `ranks` of it only; `each` are situations of single ranks."""
         from torch.distributed import TCPStore
 
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -130,7 +144,7 @@ class Launcher:
             self.machine.start(
                 *words, one_of={"rank": rank, "count": count, "port": self.store.port}, **(each or {}).get(rank, {})
             )
-            for rank in range(count)
+            for rank in (range(count) if ranks is None else ranks)
         ]
 
     def run(self, count: int, *words: object, each: dict[int, dict[str, Any]] | None = None) -> list[Program]:

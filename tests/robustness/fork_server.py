@@ -6,7 +6,8 @@ inherited by what it forks. A request is a line of JSON on stdin, the answer one
     {"words": ["train", …], "said": FILE, "situations": {NAME: {…}}}  ->  {"pid": 123}
     {"wait": 123}  ->  {"code": 0}       a negative code is the signal that ended it
 
-A situation is what goes wrong, or slowly, in the child: a function below.
+A situation is what goes wrong, or slowly, in the child: a function below. With "torchrun" (its options), the child is
+torchrun, which forks the processes of the command.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,8 @@ import torch
 
 import resnetlab.files
 from resnetlab.cli import main as cli
-from resnetlab.distributed import joined
+from resnetlab.data import workers
+from resnetlab.distributed import Processes, joined
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 from resnetlab.runs import build, experiment, recipes, resume, score
 from resnetlab.runs import evaluation_files as record
@@ -56,25 +60,72 @@ def without_pictures() -> None:
 
 def pause(where: str, call: int, seconds: float, mark: str) -> None:
     """At the given call (from 1) of a function leave a mark, wait until it is removed or time is up, and go on."""
+
+    def wait() -> None:
+        Path(mark).touch()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and Path(mark).exists():
+            time.sleep(0.002)
+
+    before_call(where, call, wait)
+
+
+def before_call(where: str, call: int, act: Callable[[], None]) -> None:
+    """Do something at the given call (from 1) of a function."""
     owner, name = {
         "load": (build, "open_dataset"),
         "train": (loop, "train_step"),
         "validate": (loop, "evaluate"),
         "score": (score, "probabilities"),
         "save": (os, "fsync"),
+        "leave": (Processes, "close"),
     }[where]
     real, calls = getattr(owner, name), []
 
-    def paused(*arguments: Any, **options: Any) -> Any:
+    def watched(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == call:
-            Path(mark).touch()
-            end = time.monotonic() + seconds
-            while time.monotonic() < end and Path(mark).exists():
-                time.sleep(0.002)
+            act()
         return real(*arguments, **options)
 
-    patch(owner, name, paused)
+    patch(owner, name, watched)
+
+
+def kill(*, where: str, call: int, seconds: float, at: int, victim: int, note: str) -> None:
+    """In the first attempt of torchrun, kill a rank a little after the given call (from 1) of a function in rank `at`.
+
+    "start" is the start of that rank. Each attempt of each rank writes its process number into `note`.ATTEMPT.RANK, and
+    the numbers of the victim's processes that decode images are in `note`.killed.
+    """
+    attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["RANK"])
+    resnetlab.files.write_text(Path(f"{note}.{attempt}.{rank}"), str(os.getpid()))
+
+    def strike() -> None:
+        place = Path(f"{note}.0.{victim}")
+        while not place.exists():
+            time.sleep(0.002)
+        number = int(place.read_text())
+        children = [path.read_text() for path in Path(f"/proc/{number}/task").glob("*/children")]
+        Path(f"{note}.killed").write_text(" ".join(children))
+        os.kill(number, signal.SIGKILL)
+
+    def begin() -> None:
+        if seconds:
+            threading.Timer(seconds, strike).start()
+        else:
+            strike()
+
+    if attempt != "0" or rank != at:
+        return
+    if where == "start":
+        begin()
+    else:
+        before_call(where, call, begin)
+
+
+def decoders(count: int) -> None:
+    """Each process decodes images in so many others."""
+    patch(workers, "usable_cores", lambda: count)
 
 
 def refuse(
@@ -240,6 +291,8 @@ SITUATIONS: dict[str, Callable[..., None]] = {
         on_host,
         other_words,
         pause,
+        kill,
+        decoders,
         refuse,
         closed_stdout,
         file_size_limit,
@@ -257,18 +310,39 @@ def child(request: dict[str, Any]) -> None:
     stdout = os.open(request["stdout"], os.O_WRONLY) if "stdout" in request else said
     os.dup2(stdout, 1)
     os.dup2(said, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
-    sys.argv = ["resnetlab", *request["words"]]
-    for name, options in request["situations"].items():
-        SITUATIONS[name](**options)
-    try:
-        cli.entry_point()
-    except SystemExit as leaving:
-        code = int(leaving.code or 0)
+    code = torchrun(request) if "torchrun" in request else run(request["words"], request["situations"])
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()
     os._exit(code)  # taking down all that was imported would take longer than the run
+
+
+def run(words: list[str], situations: dict[str, Any]) -> int:
+    """Run a command line in situations, and return its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+    sys.argv = ["resnetlab", *words]
+    for name, options in situations.items():
+        SITUATIONS[name](**options)
+    try:
+        cli.entry_point()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    raise AssertionError("the command has not left")
+
+
+def torchrun(request: dict[str, Any]) -> int:
+    """Be torchrun, and return its exit code. Its processes are forked, and begin with `process_of_torchrun`."""
+    from torch.distributed.run import main as begin
+
+    # A forked process waits for the others at its end. One that has ignored a signal by then waits until it is killed.
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "5"
+    command = json.dumps({name: request[name] for name in ("words", "situations")})
+    try:
+        begin([*request["torchrun"], "--start-method", "fork", "--run-path", __file__, command])
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def import_everything() -> None:
@@ -287,6 +361,7 @@ def main() -> None:
     import_everything()
     if "processes" in sys.argv[1:]:
         importlib.import_module("torch._dynamo")  # DistributedDataParallel does, for 5 seconds
+        importlib.import_module("torch.distributed.run")
     gc.freeze()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -308,6 +383,21 @@ def main() -> None:
     os._exit(0)
 
 
+def process_of_torchrun(command: str) -> None:
+    """Run the command in a process that torchrun has forked, which waits for the others at its end."""
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)  # a fork has torchrun's own handlers
+    code = run(**json.loads(command))
+    if code:
+        sys.exit(code)
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+
+
 if __name__ == "__main__":
     ARCHITECTURES.update(SMALL)
-    main()
+    if sys.argv[1:] in ([], ["processes"]):
+        main()
+    else:
+        process_of_torchrun(sys.argv[1])

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from resnetlab.distributed import is_running, machine
 from resnetlab.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -165,24 +167,6 @@ def test_killed_at_any_instant_they_continue_to_the_same_weights(
         ask.same(launcher.train(count, run.path, *words), twin)
 
 
-def test_from_shards_they_continue_to_the_same_weights(
-    pictures: Path, launcher: Any, machine: Any, ground: Path, ask: Any
-) -> None:
-    shards = ground / "shards"
-    packed = machine.run("pack", pictures, "--out", shards, "--images-per-shard", "20")
-    assert packed.code == 0, packed.output
-    words = ("--data", shards, "--data.shuffle-window", "30", "--batch-size", "24", "--checkpoint.every-steps", "3")
-    twin = launcher.train(2, ground / "twin", *words)
-    draw = random.Random(0)
-    for attempt in range(3):
-        run = RunFolder(ground / f"run-{attempt}")
-        programs = launcher.start(2, "train", "quickstart", *ask.brief, *words, "--resume", "auto", "--out", run.path)
-        time.sleep(draw.uniform(0.5, 3))
-        programs[draw.randrange(2)].send(signal.SIGKILL)
-        assert {program.wait() for program in programs} <= {-signal.SIGKILL, 0, 6}
-        ask.same(launcher.train(2, run.path, *words), twin)
-
-
 @pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (4, 1)])
 def test_the_error_names_a_process_that_was_killed(
     count: int, victim: int, launcher: Any, ground: Path, ask: Any
@@ -269,6 +253,23 @@ def test_different_settings_are_refused(launcher: Any, ground: Path, ask: Any) -
     assert "process 1: its settings differ from those of process 0" in programs[0].sentence
 
 
+def test_a_process_that_waits_for_the_others_to_come_names_them_and_can_be_stopped(
+    launcher: Any, ground: Path, ask: Any
+) -> None:
+    words = ("train", "quickstart", *ask.brief, "--out", ground / "run", "--process-timeout")
+    (early,) = launcher.start(3, *words, 2, ranks=[1])
+    assert early.wait() == 6, early.output
+    assert "process 1 of 3 could not connect to the others" in early.output
+    assert "within 2 s: process 0 and 2 did not come" in early.output
+    (waiting,) = launcher.start(3, *words, 60, ranks=[1])
+    launcher.store.wait(["attempt/0/process/1"], timedelta(seconds=20))
+    time.sleep(0.1)
+    waiting.send(signal.SIGTERM)
+    began = time.monotonic()
+    assert waiting.wait() == 6, waiting.output
+    assert time.monotonic() - began < 10
+
+
 @pytest.fixture
 def hosts() -> Iterator[list[dict[str, Any]]]:
     """Two network namespaces with a cable between them, as two hosts."""
@@ -314,14 +315,76 @@ def test_a_cut_between_two_hosts_ends_both_within_the_time_out(
     ask.sound(RunFolder(ground / "run"))
 
 
-def test_torchrun_restarts_a_killed_process_to_the_same_weights(
-    launcher: Any, ground: Path, tmp_path: Path, ask: Any
+TORCHRUN = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
+
+INSTANTS = {
+    "start of rank 0": ("start", (1, 1), 0, 0),
+    "loading": ("load", (1, 1), 1, 1),
+    "first step": ("train", (1, 1), 0, 0),
+    "first epoch": ("train", (2, 5), 1, 1),
+    "middle of an epoch": ("train", (7, 9), 0, 0),
+    "last epoch": ("train", (11, 15), 1, 1),
+    "checkpoint, rank 0": ("save", (8, 40), 0, 0),
+    "checkpoint, rank 1": ("save", (8, 40), 0, 1),
+    "validation": ("validate", (1, 6), 1, 1),
+    "final scores": ("score", (1, 2), 0, 0),
+    "end of rank 1": ("leave", (1, 1), 1, 1),
+}
+"""Calls to draw from, of a function in a rank, and the rank that is killed a little after it."""
+
+
+@pytest.fixture(scope="module", params=["in memory", "shards"])
+def restarted(
+    request: pytest.FixtureRequest, launcher: Any, machine: Any, pictures: Path, tmp_path_factory: Any
+) -> tuple[tuple[object, ...], RunFolder]:
+    """Settings, and a run of two processes with them that nothing disturbed."""
+    ground = tmp_path_factory.mktemp("restarted")
+    words: tuple[object, ...] = MIXED
+    if request.param == "shards":
+        packed = machine.run("pack", pictures, "--out", ground / "shards", "--images-per-shard", "20")
+        assert packed.code == 0, packed.output
+        words = ("--data", ground / "shards", "--data.shuffle-window", "30", "--data.store", "stream")
+        words = (*words, "--batch-size", "24")
+    words = (*words, "--checkpoint.every-steps", "2")
+    return words, launcher.train(2, ground / "twin", *words)
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_torchrun_restarts_a_process_killed_at_any_instant_to_the_same_weights(
+    instant: str, restarted: tuple[tuple[object, ...], RunFolder], launcher: Any, ground: Path, ask: Any
 ) -> None:
-    """torchrun itself, with a network that every installation has; a worker is killed after the first checkpoint."""
+    """torchrun forks its processes here, which saves their imports. Each of them decodes shards in two others."""
+    words, twin = restarted
+    where, calls, at, victim = INSTANTS[instant]
+    draw = random.Random(f"{instant} {len(words)}")
+    call, seconds = draw.randint(*calls), 0 if where == "leave" else draw.uniform(0, 0.03)
+    kill = {"where": where, "call": call, "seconds": seconds, "at": at, "victim": victim, "note": str(ground / "note")}
+    command = ("train", "quickstart", *ask.brief, *words, "--resume", "auto", "--out", ground / "run")
+    program = launcher.machine.start(*command, torchrun=TORCHRUN, kill=kill, decoders={"count": 2})
+    assert program.wait() == 0, program.output
+    assert (ground / "note.1.0").exists(), "it was restarted"
+    ask.same(RunFolder(ground / "run"), twin)
+    for decoder in (ground / "note.killed").read_text().split():
+        assert not is_running(f"{decoder} {machine()}".encode())
+
+
+@pytest.fixture(scope="module")
+def resnet20(launcher: Any, tmp_path_factory: Any) -> tuple[list[str], RunFolder]:
+    """The words of a training that every installation knows, and its run by two processes that nothing disturbed."""
     words = ["train", "quickstart", "--model", "resnet20", "--epochs", "2", "--precision", "fp32", "--device", "cpu"]
     words += ["--checkpoint.every-steps", "4"]
-    programs = launcher.run(2, *words, "--out", ground / "twin")
+    folder = tmp_path_factory.mktemp("resnet20") / "twin"
+    programs = launcher.run(2, *words, "--out", folder)
     assert [program.code for program in programs] == [0, 0], [program.output for program in programs]
+    return words, RunFolder(folder)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_restarts_a_killed_process_to_the_same_weights(
+    rank: int, resnet20: tuple[list[str], RunFolder], ground: Path, ask: Any
+) -> None:
+    """torchrun itself, as it is started by a shell; a process is killed after the first checkpoint."""
+    words, twin = resnet20
     run = RunFolder(ground / "run")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["--max-restarts", "2", "-m", "resnetlab", *words, "--resume", "auto", "--out", str(run.path)]
@@ -335,11 +398,14 @@ def test_torchrun_restarts_a_killed_process_to_the_same_weights(
                 time.sleep(0.02)
             workers = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
             ranks = {worker: Path(f"/proc/{worker}/environ").read_bytes() for worker in workers}
-            os.kill(int(next(worker for worker, found in ranks.items() if b"\0RANK=1\0" in found)), signal.SIGKILL)
+            os.kill(
+                int(next(worker for worker, found in ranks.items() if f"\0RANK={rank}\0".encode() in found)),
+                signal.SIGKILL,
+            )
             output, _ = torchrun.communicate(timeout=200)
         finally:
             torchrun.terminate()  # with its workers; leaving the block waits for it
     assert torchrun.returncode == 0, output
-    assert re.search(r"process 1 of 2 has ended|closing signal SIGTERM", output), output
+    assert re.search(rf"process {rank} of 2 has ended|closing signal SIGTERM", output), output
     assert len(run.sessions) == 2, "it was restarted once"
-    ask.same(run, RunFolder(ground / "twin"))
+    ask.same(run, twin)
