@@ -33,8 +33,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_the_options_reach_the_library(command: Any, calls: list[Any]) -> None:
     words = ("runs/a", "--format", "int8", "--images", "a.png", "photos", "--max-drop", 1.5, "--triton", "models")
-    assert command("export", *words)[0] == 0
-    options = {"images": (Path("a.png"), Path("photos")), "triton": Path("models"), "max_drop": 1.5}
+    assert command("export", *words, "--data", "pets")[0] == 0
+    options = {"images": (Path("a.png"), Path("photos")), "triton": Path("models"), "max_drop": 1.5, "data": "pets"}
     assert calls == [(("runs/a", "int8", None), options)]
 
 

@@ -17,7 +17,9 @@ from resnetlab.data import contents
 from resnetlab.errors import BadInput
 from resnetlab.inference.model_file import read_model, save_model
 from resnetlab.runs import experiment, recipes, resume
+from resnetlab.runs.export import export
 from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.label_issues import examine_labels
 from resnetlab.runs.saved_data import stored_splits
 from resnetlab.runs.score import evaluate
 
@@ -293,6 +295,22 @@ def test_a_manifest_that_changed_is_named_and_refused(
     others = evaluate(run.path, str(other), "test")
     assert (others["images"], others["whole_folder"]) == (2, str(other))
     assert scores["changed_data"]["moved" if kind == "label" else "gone"] == 1
+
+
+@pytest.mark.slow
+def test_an_export_and_an_examination_of_labels_find_moved_data(root: Path) -> None:
+    run = RunFolder(root / "run")
+    (root / "pets").rename(root / "animals")
+    for use in (export, examine_labels):
+        with pytest.raises(BadInput, match="if it was moved, give its new place"):
+            use(run.path)
+    exported = export(run.path, "onnx", data=root / "animals")
+    assert exported.facts["verified_with"] == "validation images of the run"
+    examined = examine_labels(run.path, data=root / "animals")
+    assert examined.data == str(root / "animals")
+    assert examined.root == root / "animals"
+    with pytest.raises(BadInput, match="a model file has no run; give `images`"):
+        export(shutil.copy(run.best, root / "alone.safetensors"), data=root / "animals")
 
 
 def test_moved_images_of_a_manifest_are_found_by_a_table_beside_them(

@@ -199,6 +199,8 @@ class LabelIssuesArguments(Arguments):
     examples: ClassVar[tuple[str, ...]] = ("resnetlab label-issues runs/folder-001 --out labels",)
     run: Annotated[Path, Positional("RUN")]
     """folder of a run or of a series of folds, or its name in ./runs"""
+    data: Annotated[str | None, Metavar("FOLDER|FILE")] = None
+    """new place of the run's data, if it was moved: a folder or a .csv file; default: where it was"""
     out: Annotated[Path | None, Folder] = None
     """folder for labels.csv and label-issues.html; default: label-issues in RUN"""
     json_: bool = False
@@ -479,6 +481,8 @@ class ExportArguments(Arguments):
     images: Annotated[tuple[Path, ...], Metavar("FILE|FOLDER")] = ()
     """images to verify the export with; needed for a model file without its run; default: validation images of the
     run"""
+    data: Annotated[str | None, Metavar("FOLDER|FILE")] = None
+    """new place of the run's data, if it was moved: a folder or a .csv file; default: where it was"""
     triton: Annotated[Path | None, Folder] = None
     """write onnx or int8 into this model repository of Triton Inference Server, with its configuration; default: off"""
     max_drop: Annotated[float, Metavar("POINTS")] = 0.5

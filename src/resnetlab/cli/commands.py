@@ -351,7 +351,7 @@ def label_issues(arguments: Sequence[str]) -> None:
     if (out / TABLE).exists() and not given.json_:
         raise BadInput(f"{printable(out / TABLE)} exists and may hold corrections; give another folder with --out")
     with Console(quiet=given.json_):
-        examined = examine_labels(run, given.device)
+        examined = examine_labels(run, given.device, data=given.data)
     if given.json_:
         tables.show_json({"examined": len(examined.names), "suspects": [s.to_json() for s in examined.suspects()]})
         if given.out is None:
@@ -412,7 +412,15 @@ def export(arguments: Sequence[str]) -> None:
 
     tune()
     images = given.images or None
-    written = export(given.source, given.format, given.out, images=images, triton=given.triton, max_drop=given.max_drop)
+    written = export(
+        given.source,
+        given.format,
+        given.out,
+        images=images,
+        triton=given.triton,
+        max_drop=given.max_drop,
+        data=given.data,
+    )
     if given.json_:
         tables.show_json({"path": str(written.path), **written.facts})
         return

@@ -32,9 +32,10 @@ from resnetlab.inference.sources import Run, model_path
 from resnetlab.inference.triton import repository_files
 from resnetlab.inference.verification import Verification, decoded_pixels, in_batches, of_other_sizes, verify
 from resnetlab.interpret.embedding import spread
+from resnetlab.runs.config import DataConfig
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.provenance import now
-from resnetlab.runs.saved_data import NO_EXPORT, open_sample, root_of
+from resnetlab.runs.saved_data import NO_EXPORT, open_sample, own_config, root_of
 from resnetlab.runs.scoring_data import run_of
 from resnetlab.runtime import Runtime, isolated
 
@@ -47,6 +48,7 @@ SUFFIXES: dict[Format, str] = {
     "pt2": ".pt2",
 }
 log = logging.getLogger(__name__)
+OwnData = tuple[RunFolder, DataConfig]  # a run, and the settings of its data where that is now
 FACTS = "export.json"
 MOST_RESIZED, MOST_DECODED, MOST_CALIBRATION = 1000, 100, 256  # images that an export is verified with
 
@@ -95,6 +97,7 @@ def export(
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     triton: Path | str | None = None,
     max_drop: float = 0.5,
+    data: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Write a model for other programs, and return the path with what was measured.
 
@@ -107,7 +110,7 @@ def export(
     `out` is the file, or the folder of `timm`; default: beside the model file, for one on the Hub in the working
     directory. Only a file that is an earlier export is replaced. `triton` writes ONNX into a model repository of Triton
     Inference Server instead. The export is compared with the classifier on `images` (files or folders; default: the
-    validation images of the run) before it gets its name.
+    validation images of the run) before it gets its name. `data` is the new place of the run's data, if it was moved.
 
     Raises BadInput if the model cannot be exported or the export gives other answers; nothing is written then. Raises
     DiskTrouble if it cannot be written.
@@ -127,16 +130,18 @@ def export(
     if format in ("onnx", "int8"):
         require_packages()
     run = run_of(file)
-    seen = given_images(images, model) if images is not None else validation_images(run, model)
+    if run is None and data is not None:
+        raise BadInput("data is the new place of a run's data, but a model file has no run; give `images`")
+    own = None if run is None else (run, own_config(run, data))
+    seen = given_images(images, model) if images is not None else validation_images(own, model)
     classifier = Classifier(model, Runtime(torch.device("cpu")))
     log.info("exporting to %s, and comparing on %s with the model", format, counted(len(seen.resized), "image"))
     with disk_errors(target):
-        files, facts, predict = build(format, model, run)
+        files, facts, predict = build(format, model, own)
         decoded = seen.decoded if format in ("onnx", "int8", "pt2") else None
         found = verify(classifier, predict, seen.resized, decoded)
         if format == "int8":
-            assert run is not None  # `build` requires it
-            labelled = seen if images is None else validation_images(run, model)
+            labelled = seen if images is None else validation_images(own, model)
             found = with_accuracy(found, classifier, predict, labelled, max_drop)
         else:
             found.require_same()
@@ -215,7 +220,7 @@ def digest_of(file: Path) -> str:
         raise BadInput(f"could not read {printable(file)}: {error.strerror or error}") from error
 
 
-def build(kind: Format, model: Model, run: RunFolder | None) -> tuple[dict[str, bytes], dict[str, Any], Predict]:
+def build(kind: Format, model: Model, own: OwnData | None) -> tuple[dict[str, bytes], dict[str, Any], Predict]:
     """Return the files of an export by name ("" for a single file), facts about it, and a function that runs it."""
     metadata = metadata_of(model)
     if kind == "torchvision":
@@ -231,7 +236,7 @@ def build(kind: Format, model: Model, run: RunFolder | None) -> tuple[dict[str, 
     if kind == "pt2":
         content, predict = to_pt2(graph_of(model), metadata)
         return {"": content}, {"torch": torch.__version__, **outside}, predict
-    batches = calibration(run, model) if kind == "int8" else None  # refused before the graph is built
+    batches = calibration(own, model) if kind == "int8" else None  # refused before the graph is built
     content = to_onnx(graph_of(model), metadata)
     if batches is not None:
         content = quantized(content, batches)
@@ -240,26 +245,26 @@ def build(kind: Format, model: Model, run: RunFolder | None) -> tuple[dict[str, 
     return {"": content}, {"opset": OPSET, "onnxruntime": onnxruntime.__version__, **outside}, onnx_predictor(content)
 
 
-def calibration(run: RunFolder | None, model: Model) -> Iterator[np.ndarray]:
+def calibration(own: OwnData | None, model: Model) -> Iterator[np.ndarray]:
     """Return batches of training images. Raises BadInput without a run."""
-    if run is None:
+    if own is None:
         raise BadInput(
             "int8 is calibrated on training images and its accuracy is measured on validation images, which a model "
             "file does not have; give the folder of its run"
         )
-    sample = open_sample(run, "train", MOST_CALIBRATION, preprocessing=model.preprocessing, advice=NO_EXPORT)
+    sample = open_sample(*own, "train", MOST_CALIBRATION, preprocessing=model.preprocessing, advice=NO_EXPORT)
     images = sample.images[:].numpy()
     return iter([images[start : start + BATCH] for start in range(0, len(images), BATCH)])
 
 
-def validation_images(run: RunFolder | None, model: Model) -> Images:
+def validation_images(own: OwnData | None, model: Model) -> Images:
     """Return validation images of a run, as they were recorded. Raises BadInput without a run."""
-    if run is None:
+    if own is None:
         raise BadInput(
             "a model file has no images to verify the export with; give some (`images`), or the folder of its run"
         )
-    split = open_sample(run, "val", MOST_RESIZED, preprocessing=model.preprocessing, advice=NO_EXPORT)
-    pixels, root = split.images[:].numpy(), root_of(run)
+    split = open_sample(*own, "val", MOST_RESIZED, preprocessing=model.preprocessing, advice=NO_EXPORT)
+    pixels, root = split.images[:].numpy(), root_of(own[1])
     few = spread(len(split), MOST_DECODED)
     decoded = [pixels[i] if root is None else decoded_pixels(model.preprocessing, root / split.names[i]) for i in few]
     decoded = of_other_sizes(decoded, model.preprocessing.resize_to)

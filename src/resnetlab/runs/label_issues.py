@@ -19,11 +19,12 @@ from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.label_issues import LabelIssues, find_label_issues
 from resnetlab.inference.model_file import read_model
 from resnetlab.inference.sources import Run, run_source
+from resnetlab.runs.config import DataConfig
 from resnetlab.runs.csv_files import write_csv
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.saved_data import open_saved, root_of
+from resnetlab.runs.saved_data import open_saved, own_config, root_of
 from resnetlab.runs.score import record_access, score_split
 from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.series import is_series
@@ -131,11 +132,13 @@ class Examined:
 
 
 @isolated()
-def examine_labels(path: str | os.PathLike[str] | Run, device: str = "auto") -> Examined:
+def examine_labels(
+    path: str | os.PathLike[str] | Run, device: str = "auto", *, data: str | os.PathLike[str] | None = None
+) -> Examined:
     """Examine the labels of a run's validation images or, for a series of folds, of the images of all its folds.
 
-    The notes about the data are logged, as in training. Raises BadInput if there is no run, if its data has changed, or
-    without cleanlab.
+    `data` is the new place of the run's data, if it was moved. The notes about the data are logged, as in training.
+    Raises BadInput if there is no run, if its data has changed, or without cleanlab.
     """
     folder = run_source(path)
     if is_series(folder) or not (folder / "config.json").exists():
@@ -146,36 +149,37 @@ def examine_labels(path: str | os.PathLike[str] | Run, device: str = "auto") -> 
                 f"{printable(folder)} is neither a run nor a series of folds (train --folds); "
                 "give the folder of one run"
             )
-        parts = [_scored(run, "test", device) for run in runs]
+        parts = [_scored(run, own_config(run, data), "test", device) for run in runs]
         source = f"the images of {len(runs)} folds, each examined by a network that was not trained on it"
     else:
         runs = [RunFolder.open(folder)]
-        parts = [_scored(runs[0], "val", device)]
+        parts = [_scored(runs[0], own_config(runs[0], data), "val", device)]
         source = "validation images, on which the network was not trained"
     log = RunLog()
-    for note in dict.fromkeys(note for data, _, _ in parts for note in data.notes):  # folds share most of them
+    for note in dict.fromkeys(note for opened, _, _ in parts for note in opened.notes):  # folds share most of them
         log.info(f"note     {note}")
     classes = parts[0][0].classes
     names = tuple(name for _, split, _ in parts for name in split.names)
     labels = np.concatenate([split.labels.numpy() for _, split, _ in parts])
     probabilities = np.concatenate([scores for _, _, scores in parts])
-    images = [Cropped(split.images, data.preprocessing) for data, split, _ in parts]
+    images = [Cropped(split.images, opened.preprocessing) for opened, split, _ in parts]
     everything: dict[str, tuple[str, str | None]] = {}
-    data = parts[0][0]
+    first = parts[0][0]
     for part in ("train", "val", "test"):
-        split = getattr(data, part)
+        split = getattr(first, part)
         for name, label in zip(split.names, split.labels.tolist(), strict=True):
             everything[name] = (classes[label], part if len(runs) == 1 else None)
     issues = find_label_issues(probabilities, labels)
-    title = f"{runs[0].config.model.name} on {data.name}"
-    place, root = runs[0].config.data.name, root_of(runs[0])
+    title = f"{runs[0].config.model.name} on {first.name}"
+    config = own_config(runs[0], data)
+    place, root = config.name, root_of(config)
     return Examined(title, source, place, root, classes, names, labels, probabilities, images, everything, issues)
 
 
-def _scored(run: RunFolder, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
+def _scored(run: RunFolder, config: DataConfig, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:
     """The data of a run, one of its splits, and the probabilities of the run's best weights on it."""
     model = read_model(run.best)
-    data = open_saved(run, run.config.data, preprocessing=model.preprocessing, advice=UNDO).all_splits()
+    data = open_saved(run, config, preprocessing=model.preprocessing, advice=UNDO).all_splits()
     evaluation = score_split(model, ScoringData.own(data, split), start(device, "fp32").device).evaluation
     if split == "test":
         record_access(run.access_log, evaluation, RunLog())

@@ -108,12 +108,13 @@ def open_saved(
     return StoredData(**{**vars(opened), "notes": notes})
 
 
-def open_sample(run: RunFolder, part: str, most: int, *, preprocessing: Preprocessing, advice: str) -> Split:
-    """Read at most `most` images of a stored split, evenly spread; the others are not decoded.
+def open_sample(
+    run: RunFolder, config: DataConfig, part: str, most: int, *, preprocessing: Preprocessing, advice: str
+) -> Split:
+    """Read at most `most` images of a stored split from the data of `config`, evenly spread; decode no others.
 
     Raises BadInput like `open_saved`.
     """
-    config = run.config.data
     stored, images = stored_splits(run), images_in(run, config)
     same, labels, changes = compare_with(images, stored, skips=config.bad_images == "skip")
     if changes:
@@ -156,6 +157,11 @@ def images_in(run: RunFolder, config: DataConfig) -> Images:
     return images_of(config.name, **listing_settings(config))
 
 
+def own_config(run: RunFolder, data: str | os.PathLike[str] | None) -> DataConfig:
+    """The settings of a run's own data; `data` is its new place, if it was moved."""
+    return run.config.data if data is None else moved_to(os.fspath(data), run.config.data)
+
+
 def moved_to(data: str, own: DataConfig) -> DataConfig:
     """The settings of a run's data for other data. If the folder of the images is gone, it is that of the new table."""
     is_gone = own.root is not None and not is_named(data) and not Path(own.root).exists()
@@ -189,9 +195,8 @@ def has_moved_to(run: RunFolder, config: DataConfig) -> bool:
     return not compare_with(images, stored)[2]
 
 
-def root_of(run: RunFolder) -> Path | None:
-    """The folder that a run's file names are relative to; None for a named data set without image files."""
-    config = run.config.data
+def root_of(config: DataConfig) -> Path | None:
+    """The folder that the file names in a run's data are relative to; None for a named data set without image files."""
     if is_named(config.name):
         if published_side(config.name) is not None:
             return None
