@@ -36,7 +36,7 @@ from resnetlab.cli import main as cli
 from resnetlab.data import workers
 from resnetlab.distributed import Processes, joined
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
-from resnetlab.runs import build, experiment, recipes, resume, score
+from resnetlab.runs import build, experiment, recipes, resume, score, timing
 from resnetlab.runs import evaluation_files as record
 from resnetlab.training import loop
 
@@ -121,6 +121,17 @@ def kill(*, where: str, call: int, seconds: float, at: int, victim: int, note: s
         begin()
     else:
         before_call(where, call, begin)
+
+
+def step_takes(seconds: float) -> None:
+    """Measure real steps for `--minutes`, and find that one takes so long."""
+    real = timing.seconds_per_step
+
+    def measured(*arguments: Any) -> float:
+        real(*arguments)
+        return seconds
+
+    patch(timing, "seconds_per_step", measured)
 
 
 def decoders(count: int) -> None:
@@ -293,6 +304,7 @@ SITUATIONS: dict[str, Callable[..., None]] = {
         pause,
         kill,
         decoders,
+        step_takes,
         refuse,
         closed_stdout,
         file_size_limit,

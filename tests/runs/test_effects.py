@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from resnetlab.distributed import Processes
 from resnetlab.runs import recipes
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.differences import flat
-from resnetlab.runs.effects import NEEDED, NEEDED_ON, chosen, long_warm_up, without_effect
+from resnetlab.runs.effects import NEEDED, NEEDED_ON, alone, chosen, long_warm_up, without_effect
 
 PATHS = list(flat(RunConfig(epochs=1).to_json()))
 
@@ -37,6 +38,17 @@ def test_a_recipe_alone_has_no_warning(recipe: str) -> None:
     config = recipes.get(recipe)
     assert without_effect(config, chosen(config)) == []
     assert long_warm_up(config, config.steps or 10_000) == []
+
+
+def test_what_needs_several_processes_is_named_where_there_is_one() -> None:
+    config = RunConfig(epochs=1)
+    assert alone(config, Processes()) == []
+    assert alone(config.changed({"compress_gradients": "bf16"}), Processes())[0].startswith("compress_gradients has no")
+    both = config.changed({"sync_bn": True, "compress_gradients": "bf16"})
+    assert alone(both, Processes()) == [
+        "sync_bn and compress_gradients have no effect: there is one process; start several with torchrun"
+    ]
+    assert alone(both, Processes(0, 2)) == []
 
 
 def test_the_table_names_settings_that_exist() -> None:

@@ -330,10 +330,11 @@ def test_a_damaged_record_of_sessions_is_refused_and_not_replaced(tmp_path: Path
 
 def test_settings_without_effect_are_named_in_the_log(tmp_path: Path) -> None:
     optim = {"name": "adam", "momentum": 0.5, "lr": 0.01}
-    run = train(tiny(epochs=None, steps=3, optim=optim, schedule={"warmup_steps": 3}), tmp_path / "run")
+    run = train(tiny(epochs=None, steps=3, optim=optim, schedule={"warmup_steps": 3}, sync_bn=True), tmp_path / "run")
     log = run.log.read_text()
     assert "warning  optim.momentum has no effect: optim.name is adam, and it is for sgd, muon\n" in log
     assert "warning  schedule.warmup_steps is 3, but the run has 3 steps: its rate never is 0.01\n" in log
+    assert "warning  sync_bn has no effect: there is one process; start several with torchrun\n" in log
     assert "optim.nesterov has" not in log  # the recipe's value, which nobody chose
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from resnetlab.distributed import Processes
 from resnetlab.runs import recipes
 from resnetlab.runs.config import RunConfig, value_text
 from resnetlab.runs.differences import flat
@@ -58,6 +59,20 @@ def without_effect(config: RunConfig, paths: Collection[str]) -> list[str]:
         elif path == "model.zero_init" and config.model.pretrained:
             found.append("model.zero_init has no effect: the weights are those of model.pretrained")
     return found
+
+
+def alone(config: RunConfig, processes: Processes) -> list[str]:
+    """Return a sentence if there is one process, and settings are on that need several.
+
+    >>> alone(RunConfig(epochs=1, sync_bn=True), Processes())
+    ['sync_bn has no effect: there is one process; start several with torchrun']
+    """
+    on = {"sync_bn": config.sync_bn, "compress_gradients": config.compress_gradients != "none"}
+    names = [name for name, is_on in on.items() if is_on]
+    if not names or not processes.is_alone:
+        return []
+    have = "has" if len(names) == 1 else "have"
+    return [f"{' and '.join(names)} {have} no effect: there is one process; start several with torchrun"]
 
 
 def chosen(config: RunConfig) -> list[str]:

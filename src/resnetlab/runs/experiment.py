@@ -23,7 +23,7 @@ from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.completion import complete, measure, with_score
 from resnetlab.runs.config import RunConfig
-from resnetlab.runs.effects import chosen, long_warm_up, without_effect
+from resnetlab.runs.effects import alone, chosen, long_warm_up, without_effect
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import History
 from resnetlab.runs.log import RunLog, SilentLog
@@ -67,7 +67,8 @@ def train(
     forked after resnetlab was imported, the CPU computes with one thread.
 
     `processes` that were joined (`resnetlab.distributed.joined`) train together, each a part of every batch. The main
-    process alone writes, and scores the network at the end, when the exchange with the others is closed.
+    process alone plans `minutes`, writes, and scores the network at the end, when the exchange with the others is
+    closed.
 
     Raises BadInput before anything is written; NonFinite if a loss, gradient or weight becomes NaN or infinite;
     DiskTrouble if a file cannot be written; Stopped, after which `resume` continues the run.
@@ -91,8 +92,8 @@ def train(
         if path is not None and processes.is_main:
             RunFolder.require_free(path)
         experiment = Experiment.of(config, processes=processes)
-        if minutes is not None:
-            experiment = planned(experiment, minutes, began)
+    if minutes is not None:
+        experiment = planned(experiment, minutes, began)
     if config.augment.policy == "auto":
         experiment = with_chosen_policy(experiment)
         if minutes is not None:  # the probes have taken some of them
@@ -109,7 +110,11 @@ def train(
                 run.write_config(experiment.config)
                 run.add_session(session_record(experiment.runtime))
             session = begin(experiment, run, stop, on_event)
-            for sentence in (*without_effect(config, chosen(config)), *long_warm_up(config, experiment.plan.steps)):
+            for sentence in (
+                *without_effect(config, chosen(config)),
+                *alone(config, processes),
+                *long_warm_up(config, experiment.plan.steps),
+            ):
                 session.log.warning(sentence)
         train_and_score(experiment, run, session)
     return run

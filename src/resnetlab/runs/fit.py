@@ -19,7 +19,7 @@ from resnetlab.inference.model_file import WEIGHTS_FORMAT
 from resnetlab.runs.build import Training, begin_state, dropped, make_plan
 from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig
 from resnetlab.runs.differences import differences
-from resnetlab.runs.effects import chosen, long_warm_up, without_effect
+from resnetlab.runs.effects import alone, chosen, long_warm_up, without_effect
 from resnetlab.runs.fit_data import (
     Images,
     Source,
@@ -258,7 +258,11 @@ def introduce(training: Training, config: RunConfig, images: list[Images], log: 
     """Log data, network, settings and machine."""
     for line in fit_introduction(config, [len(one) for one in images], training.state.model, training.runtime):
         log.info(line)
-    for sentence in (*without_effect(config, chosen(config)), *long_warm_up(config, training.plan.steps)):
+    for sentence in (
+        *without_effect(config, chosen(config)),
+        *alone(config, training.runtime.processes),
+        *long_warm_up(config, training.plan.steps),
+    ):
         log.warning(sentence)
     for note in dropped(len(images[0]), config.batch_size):
         log.info(f"note     {note}")

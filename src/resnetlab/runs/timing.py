@@ -52,9 +52,10 @@ class Times:
 def seconds_per_step(experiment: Experiment, most_seconds: float = math.inf) -> float:
     """Return the median time of a training step. The experiment cannot be used for training afterwards.
 
-    Measuring ends early after `most_seconds`.
+    Measuring ends early after `most_seconds`. Several processes measure the same steps, and the main one ends them.
     """
     seconds: list[float] = []
+    processes = experiment.runtime.processes
     before, began = None, time.perf_counter()
     events = fit(experiment.state, experiment.batches, experiment.plan, experiment.runtime)
     for event in itertools.islice(events, STEPS + WARM_UP + 2):
@@ -62,9 +63,10 @@ def seconds_per_step(experiment: Experiment, most_seconds: float = math.inf) -> 
         now = time.perf_counter()
         if isinstance(event, StepDone) and before is not None:
             seconds.append(now - before)
-        before = now
-        if len(seconds) == STEPS + WARM_UP or (now - began > most_seconds and seconds):
+        is_enough = len(seconds) == STEPS + WARM_UP or (now - began > most_seconds and bool(seconds))
+        if processes.broadcast(is_enough):
             break
+        before = now if processes.is_alone else time.perf_counter()  # without the broadcast
     timed = seconds[WARM_UP:] or seconds
     if not timed:  # a run of one step
         return experiment.state.seconds
@@ -80,6 +82,7 @@ def times(experiment: Experiment, seconds: float) -> Times:
     per_image = seconds / experiment.config.batch_size / BACKWARD
     scored = len(data.val) + min(SAMPLE, len(data.val), len(data.train))
     final = FINAL_PASSES * len(data.val) + (len(data.test) if experiment.config.final_test == "once" else 0)
+    final *= experiment.runtime.processes.world_size  # the main process scores them alone
     return Times(seconds * larger, scored * per_image, final * per_image, len(batches.train))
 
 
@@ -93,16 +96,30 @@ def planned(experiment: Experiment, minutes: float, began: float) -> Experiment:
     """Return the experiment with the length with which the run that began at `began` ends after about `minutes`.
 
     A few real steps are measured, on a copy that is thrown away; then the length is a setting like any other, so that a
-    run with the same config has the same bits. `began` is a time of `time.perf_counter`. Raises BadInput if the time is
-    too short for one step.
+    run with the same config has the same bits. `began` is a time of `time.perf_counter`. Several processes measure
+    together and use the length that the main one plans. Raises BadInput if the time is too short for one step.
     """
-    config, processes = experiment.config, experiment.runtime.processes
-    if not processes.is_alone:
-        raise BadInput("minutes plans the run of one process; with several, give steps or epochs")
+    processes = experiment.runtime.processes
+
+    def of_steps(steps: int) -> Experiment:
+        with processes.together():
+            config = experiment.config.changed({"steps": steps})
+            return Experiment.of(config, data=experiment.data, processes=processes)
+
     # The length does not matter for the steps that are measured; a short run would end before there are enough.
-    trial = Experiment.of(config.changed({"steps": max(10_000, 2 * STEPS)}), data=experiment.data)
-    found = times(trial, seconds_per_step(trial, MOST_MEASURING * 60 * minutes))
-    passed = time.perf_counter() - began
+    trial = of_steps(max(10_000, 2 * STEPS))
+    trial.replicate()
+    seconds = seconds_per_step(trial, MOST_MEASURING * 60 * minutes)
+    steps, sentence = processes.from_main(lambda: length(times(trial, seconds), minutes, time.perf_counter() - began))
+    whole = of_steps(steps)
+    return dataclasses.replace(whole, notes=tuple(dict.fromkeys((*experiment.notes, *whole.notes, sentence))))
+
+
+def length(found: Times, minutes: float, passed: float) -> tuple[int, str]:
+    """Return the number of steps that fits into `minutes`, of which `passed` seconds are over, and a sentence about it.
+
+    Raises BadInput if the time is too short for one step.
+    """
     finish = found.final_scores + FINISH
     steps = found.steps_within(60 * minutes - passed - finish)
     if steps < 1:
@@ -112,10 +129,8 @@ def planned(experiment: Experiment, minutes: float, began: float) -> Experiment:
             f"{found.of(1):.2g} s, and the scores at the end {finish:.0f} s; give "
             f"{math.ceil(least * 10) / 10:g} or more"
         )
-    sentence = (
+    return steps, (
         f"length: {steps:,} steps, {steps / found.steps_per_epoch:.1f} epochs, to end in about {minutes:g} minutes: a "
         f"step takes {found.step * 1000:,.0f} ms, validation {found.epoch_scores:.1f} s, the scores at the end "
         f"{finish:.0f} s; {passed:.0f} s have passed"
     )
-    whole = Experiment.of(config.changed({"steps": steps}), data=experiment.data)
-    return dataclasses.replace(whole, notes=tuple(dict.fromkeys((*experiment.notes, *whole.notes, sentence))))
