@@ -350,8 +350,8 @@ for name, split in (("train", data.train), ("validation", data.val), ("test", da
 # $\sigma$ of all training pixels. A histogram of the 256 values gives both exactly, without converting every pixel to a
 # float.
 #
-# Many tutorials give `0.2023, 0.1994, 0.2010` as $\sigma$ of CIFAR-10. That is the mean of the standard deviations of
-# the single images. It is too small, because images also differ from each other in brightness, which the deviation
+# Many tutorials give `0.2023, 0.1994, 0.2010` as $\sigma$ of CIFAR-10. That is about the mean of the standard deviations
+# of the single images. It is too small, because images also differ from each other in brightness, which the deviation
 # within an image does not contain. A network learns with either, as long as training and test use the same constants;
 # but the widespread numbers are not the standard deviation of CIFAR-10.
 

@@ -249,7 +249,7 @@ def test_a_model_file_is_evaluated_on_named_data(command: Any, run: RunFolder, t
 def test_data_with_other_classes_is_refused_with_the_difference(command: Any, run: RunFolder, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", {"cat": 9, "dog": 9, "1": 9})
     sentence = command.refuse("evaluate", run.best, "--data", data)
-    assert "18 images of classes that the model does not know: cat, dog; it knows 0, 1, 2 and 7 more" in sentence
+    assert "18 images of classes that the model does not have: cat, dog; it has 0, 1, 2 and 7 more" in sentence
 
 
 def test_a_checkpoint_of_another_network_is_refused(command: Any, run: RunFolder, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_limits_are_facts_of_the_run(run, tmp_path):
     assert f"{100 * weakest['recall']:.2f} %" in text.split("lowest recall")[1].split(".\n")[0]
     few = [row for row in rows if row["support"] < 30]
     assert ("fewer than 30 images" in text) == bool(few)
-    assert "It knows 3 classes" in text
+    assert "It has 3 classes" in text
     assert "test set used 1 time by this model" in text
 
 

@@ -469,7 +469,7 @@ def test_a_training_that_was_killed_at_its_beginning_starts_again(tmp_path: Path
     with pytest.raises(BadInput, match='or resume="auto" to continue'):
         resnetlab.fit(network(), data, data, folder=folder, **SETTINGS)
     (folder / "best.safetensors").unlink()
-    with pytest.raises(BadInput, match=r"best\.safetensors: .*bring it back, or train anew in another folder"):
+    with pytest.raises(BadInput, match=r"best\.safetensors: .*bring it back, or train again in another folder"):
         resnetlab.fit(network(), data, data, **options, **SETTINGS)
 
 

@@ -202,7 +202,7 @@ def test_a_class_without_images_in_other_data_is_undefined(root: Path, classes: 
 
 def test_unknown_classes_and_unlabelled_images_are_refused(root: Path) -> None:
     other = fill(root / "other", 3, cat=4, fox=2, emu=1)
-    with pytest.raises(BadInput, match="3 images of classes that the model does not know: emu, fox; it knows cat, dog"):
+    with pytest.raises(BadInput, match="3 images of classes that the model does not have: emu, fox; it has cat, dog"):
         evaluate(root / "run", str(other), "test")
     loose = root / "loose"
     shutil.copytree(other / "cat", loose)

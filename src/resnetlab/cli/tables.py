@@ -270,7 +270,7 @@ def show_suspects(examined: Examined) -> None:
     if suspects:
         output().print(table)
     count = f"{len(suspects):,} of {len(examined.names):,} labels are suspected to be wrong"
-    print_line(f"{count}; examined were {examined.source}")
+    print_line(f"{count}; examined: {examined.source}")
 
 
 def show_explanations(images: Sequence[Mapping[str, Any]]) -> None:

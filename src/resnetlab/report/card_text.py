@@ -141,16 +141,16 @@ def limits(subject: Subject) -> Iterator[str]:
     model = subject.model
     yield f"- It is made for images like those it was trained on{of_what(subject)}. Of other images nothing is known."
     yield (
-        f"- It knows {len(model.classes):,} classes. An image of anything else gets one of them, too, "
+        f"- It has {len(model.classes):,} classes. An image of anything else gets one of them, too, "
         "often with a high probability."
     )
     yield from rejection(model)
     yield from calibration(subject)
     yield from weak_spots(subject)
     size = model.preprocessing.image_size
-    yield f"- It sees {size}×{size} pixels. What cannot be told apart at that size cannot be told apart by it."
+    yield f"- Images are resized to {size}×{size} pixels. It cannot use details that are lost at that size."
     if model.preprocessing.fit == "crop":
-        yield "- It sees the centre of an image: what is at the ends of a long image is cut off."
+        yield "- The centre of an image is used: the ends of a long image are cut off."
 
 
 def of_what(subject: Subject) -> str:

@@ -88,7 +88,7 @@ class RangeTest:
     def lines(self) -> list[str]:
         """The suggestion and the reason for it, in words."""
         steepest = (
-            "no fall of the loss that stands out from its noise"
+            "the loss did not fall by more than its noise"
             if self.steepest is None
             else f"the loss fell fastest at {self.steepest:.2g}"
         )

@@ -296,7 +296,7 @@ def read_best(file: Path) -> dict[str, Tensor]:
         return read_sealed(file)[0]
     except BadInput as error:
         raise BadInput(
-            f"{error}; it has the weights of the best epoch so far: bring it back, or train anew in another folder"
+            f"{error}; it has the weights of the best epoch so far: bring it back, or train again in another folder"
         ) from error
 
 

@@ -40,7 +40,7 @@ def write_pooled(series: Series) -> None:
         digests.append(metrics["weights_digest"])
         facts = {"split": "test", "data": metrics["data"], "model": metrics["model"], "tta": "none"}
     if len(set(names)) < len(names):
-        raise BadInput(f"an image is in more than one fold of {printable(series.path)}; train the folds anew")
+        raise BadInput(f"an image is in more than one fold of {printable(series.path)}; train the folds again")
     facts |= {"folds": series.count, "weights_digest": hashlib.sha256("".join(digests).encode()).hexdigest()}
     together = np.concatenate(labels)
     pixels = torch.zeros(len(names), 0, 0, 1, dtype=torch.uint8)

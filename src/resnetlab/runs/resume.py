@@ -186,6 +186,6 @@ def saved_data(run: RunFolder, config: DataConfig, stored: StoredSplits) -> Imag
         if split.digest != record.digest:
             raise BadInput(
                 f"the {name} split would have other images than when this run began ({len(record.names):,} then, "
-                f"{len(split):,} now); undo the change of its settings, or train anew in a new folder"
+                f"{len(split):,} now); undo the change of its settings, or train again in a new folder"
             )
     return data if stored.has_contents else dataclasses.replace(data, notes=(*data.notes, UNCHECKED))

@@ -42,7 +42,7 @@ EVALUATE_ANYWAY = (
     "of their own"
 )
 NO_EXPORT = "undo that: the export is compared with the model on images of its run"
-TRAIN_ANEW = "undo that, or train anew in a new folder"
+TRAIN_ANEW = "undo that, or train again in a new folder"
 
 
 def stored_splits(run: RunFolder) -> StoredSplits:

@@ -258,12 +258,12 @@ def known_files(found: Found, part: str, classes: tuple[str, ...], merged: Mappi
     if strange := [name for name in by_class if name not in classes]:
         total = sum(len(by_class[name]) for name in strange)
         raise BadInput(
-            f"{where} has {total:,} images of classes that the model does not know: {few(strange)}; it knows "
+            f"{where} has {total:,} images of classes that the model does not have: {few(strange)}; it has "
             f"{few(classes)}. Move them away, or rename their folders; `resnetlab predict` needs no labels"
         )
     names = [name for label in classes for name in by_class.get(label, ())]
     if not names:
-        raise BadInput(f"{where} has no images of the classes that the model knows: {few(classes)}")
+        raise BadInput(f"{where} has no images of the model's classes: {few(classes)}")
     labels = np.repeat(np.arange(len(classes)), [len(by_class.get(label, ())) for label in classes])
     return Files(tuple(names), labels)
 

@@ -114,7 +114,7 @@ def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, s
     """Train the unfinished runs in the order of their numbers, and write the summary after each."""
     log, resume_hint = RunLog(), f"resume with: resnetlab resume {series.path}"
     for number in filter(series.is_begun, series.numbers):
-        advice, of_run = "move that run away, and the series trains it anew", series.run(number).config
+        advice, of_run = "move that run away, and the series trains it again", series.run(number).config
         require_unchanged(series.run(number).path, settled(series.config_of(number), of_run), of_run, advice)
     unfinished = [number for number in series.numbers if not series.is_finished(number)]
     make_folder(series.path)

@@ -119,7 +119,9 @@ class Pooled(RunFolder):
         if not is_series(path) or has_seeds(path):
             return RunFolder.open(path)
         if read_metrics(Series.open(path).pooled) is None:
-            raise BadInput(f"not all folds in {printable(path)} are scored; resnetlab resume {printable(path)} goes on")
+            raise BadInput(
+                f"not all folds in {printable(path)} are scored; continue it: resnetlab resume {printable(path)}"
+            )
         return cls(path)
 
 
