@@ -105,3 +105,7 @@ def test_measuring_ends_early_where_steps_are_slow(monkeypatch: pytest.MonkeyPat
     measured = Experiment.of(tiny(steps=100))
     assert seconds_per_step(measured, most_seconds=0.0) > 0
     assert measured.state.step == 2  # the first one has no beginning
+
+
+def test_a_run_of_one_step_is_measured_too() -> None:
+    assert seconds_per_step(Experiment.of(tiny(steps=1))) > 0

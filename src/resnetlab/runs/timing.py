@@ -56,20 +56,21 @@ def seconds_per_step(experiment: Experiment, most_seconds: float = math.inf) -> 
     """
     seconds: list[float] = []
     processes = experiment.runtime.processes
-    before, began = None, time.perf_counter()
+    before, first, began = None, None, time.perf_counter()
     events = fit(experiment.state, experiment.batches, experiment.plan, experiment.runtime)
     for event in itertools.islice(events, STEPS + WARM_UP + 2):
         experiment.runtime.synchronize()
         now = time.perf_counter()
         if isinstance(event, StepDone) and before is not None:
             seconds.append(now - before)
+        first = now - began if first is None else first
         is_enough = len(seconds) == STEPS + WARM_UP or (now - began > most_seconds and bool(seconds))
         if processes.broadcast(is_enough):
             break
         before = now if processes.is_alone else time.perf_counter()  # without the broadcast
     timed = seconds[WARM_UP:] or seconds
-    if not timed:  # a run of one step
-        return experiment.state.seconds
+    if not timed and first is not None:  # a run of one step
+        return first
     return sorted(timed)[len(timed) // 2]
 
 
