@@ -598,8 +598,9 @@ class ServeArguments(Arguments):
     """Serve models over HTTP: POST /predict with the bytes of an image answers the most probable classes as JSON, and
     the page at / shows them for pictures that you drop, paste or take. Needs pip install 'resnetlab[serve]'.
 
-    Images that arrive at the same time are computed together. SIGTERM or Ctrl-C stops the server after it has answered
-    what it accepted. The access log, one JSON object per request, goes to stdout.
+    Images that arrive at the same time are computed together. SIGTERM, Ctrl-C or, with one worker, a closed terminal
+    stops the server after it has answered what it accepted. The access log, one JSON object per request, goes to
+    stdout.
     """
 
     examples: ClassVar[tuple[str, ...]] = (

@@ -478,3 +478,28 @@ def test_the_server_runs_as_in_its_container(
             status = Path(f"/proc/{server.process.pid}/status").read_text()
             assert "Uid:\t54321" in status
             assert server.stop() == 0
+
+
+@pytest.mark.parametrize("is_ignored", [False, True], ids=["a closed terminal", "nohup"])
+def test_a_closed_terminal_stops_the_server_in_good_order(
+    is_ignored: bool, start_server: Any, model_file: Path, make_picture: Picture
+) -> None:
+    wrapper = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh") if is_ignored else ()
+    with start_server(model_file, wrapper=wrapper) as server:
+        server.process.send_signal(signal.SIGHUP)
+        if is_ignored:
+            assert post(server, make_picture()).status_code == 200
+            assert server.stop() == 0
+        else:
+            assert server.process.wait(60) == 0
+
+
+def test_a_log_that_cannot_be_written_is_one_warning(
+    start_server: Any, model_file: Path, make_picture: Picture
+) -> None:
+    with start_server(model_file, wrapper=("sh", "-c", 'exec "$@" >/dev/full', "sh")) as server:
+        assert [post(server, make_picture()).status_code for _ in range(3)] == [200] * 3
+        server.stop()
+    text = "".join(server.errors)
+    assert text.count("the access log cannot be written: [Errno 28] No space left on device") == 1
+    assert "Traceback" not in text

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
 import uvicorn
@@ -70,10 +71,10 @@ def serve(
     workers: int = 1,
     on_ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then answer what was accepted. `on_ready` is called with the server's address.
+    """Serve until SIGINT, SIGTERM or, as one process, SIGHUP; then answer what was accepted.
 
-    It installs handlers for these signals, so it must be called in the main thread. With several `workers`, each is a
-    process with its own copy of the models; one that ends is replaced.
+    `on_ready` is called with the server's address. It installs handlers for these signals, so it must be called in the
+    main thread. With several `workers`, each is a process with its own copy of the models; one that ends is replaced.
 
     Raises BadInput for models that cannot be loaded and an address that cannot be used.
     """
@@ -83,7 +84,7 @@ def serve(
         if workers == 1:
             gate = application(classifiers, settings)
             server = uvicorn.Server(configuration(lambda: gate))
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 signal.signal(number, server.handle_exit)  # until uvicorn sets it, and when it raises it again
             log_to_stdout(settings)
             on_ready(address)
@@ -98,6 +99,13 @@ def serve(
             supervisor.run()
             if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
                 raise BadInput("a worker cannot start; its error is above")
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that stop the server: SIGHUP, of a terminal that is closed, unless nohup has it ignored."""
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    is_ignored = hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if is_ignored else [hang_up])]
 
 
 def configuration(factory: Callable[[], Gate], workers: int = 1) -> uvicorn.Config:
@@ -171,9 +179,21 @@ def stop_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class AccessLog(logging.StreamHandler[TextIO]):
+    """The access log on stdout. A full disk or a reader that went away is one warning, not a traceback per request."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - logging calls it so
+        """Warn, the first time."""
+        if not self.has_failed:
+            self.has_failed = True
+            LOGGER.warning("the access log cannot be written: %s", sys.exc_info()[1])
+
+
 def log_to_stdout(settings: Settings) -> None:
     """Write the access log to stdout, one JSON object a line."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = AccessLog(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     ACCESS.handlers[:] = [handler]
     ACCESS.propagate = False
