@@ -104,8 +104,9 @@ def serve(
 def stop_signals() -> list[signal.Signals]:
     """The signals that stop the server: SIGHUP, of a terminal that is closed, unless nohup has it ignored."""
     hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
-    is_ignored = hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([] if is_ignored else [hang_up])]
+    if hang_up is None or signal.getsignal(hang_up) == signal.SIG_IGN:
+        return [signal.SIGINT, signal.SIGTERM]
+    return [signal.SIGINT, signal.SIGTERM, hang_up]
 
 
 def configuration(factory: Callable[[], Gate], workers: int = 1) -> uvicorn.Config:
