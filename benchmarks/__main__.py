@@ -43,6 +43,7 @@ BENCHMARKS = {
     "evaluation": "evaluating 10,000 images of CIFAR's size",
     "data": "augmented images per second, without training",
     "decoding": "batches of 224 px from JPEG files of ImageNet's size, compared with torchvision and timm",
+    "augmentation": "time of each augmentation of a batch, as a share of a training step",
     "inference": "from image files to probabilities: one image, and lists of 64",
     "serving": "requests per second of a server, compared with FastAPI and LitServe",
     "predicting": "predicting many image files, from the start of a process to a table of classes",

@@ -241,6 +241,27 @@ def test_rotation_equals_torchvision_image_by_image(shape: tuple[int, int, int],
         assert (ours.int() - theirs.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(7, 7, 1), (9, 5, 3)])
+def test_rotation_equals_a_bilinear_mean_of_four_pixels(shape: tuple[int, int, int]) -> None:
+    height, width, channels = shape
+    images, numbers = noise(6, *shape), uniform(6, 1)
+    for image, u, ours in zip(images.numpy(), numbers[:, 0].tolist(), rotation(images, numbers, 30), strict=True):
+        angle = math.radians((2 * u - 1) * 30)
+        padded = np.zeros((height + 2, width + 2, channels))  # black around the image
+        padded[1:-1, 1:-1] = image
+        for row in range(height):
+            for column in range(width):
+                down, across = row - (height - 1) / 2, column - (width - 1) / 2
+                y = math.sin(angle) * across + math.cos(angle) * down + (height - 1) / 2
+                x = math.cos(angle) * across - math.sin(angle) * down + (width - 1) / 2
+                top, left = math.floor(y), math.floor(x)
+                expected = np.zeros(channels)
+                for i, j in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+                    if -1 <= i <= height and -1 <= j <= width:
+                        expected += (1 - abs(y - i)) * (1 - abs(x - j)) * padded[i + 1, j + 1]
+                assert np.abs(ours[row, column].numpy() - expected).max() <= 0.501
+
+
 def test_rotation_keeps_floating_point_images() -> None:
     images, numbers = noise(4, 6, 6, 2), uniform(4, 1)
     exact = rotation(images.float(), numbers, 20)

@@ -103,9 +103,9 @@ class Machine:
         program.wait()
         return program
 
-    def train(self, folder: Path, *words: object) -> RunFolder:
+    def train(self, folder: Path, *words: object, **situations: Any) -> RunFolder:
         """A brief run that nothing disturbs."""
-        program = self.run("train", "quickstart", *BRIEF, *words, "--out", folder)
+        program = self.run("train", "quickstart", *BRIEF, *words, "--out", folder, **situations)
         assert program.code == 0, program.output
         return RunFolder(folder)
 
@@ -120,7 +120,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     words = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
     with subprocess.Popen(words, stdin=-1, stdout=-1, text=True, env=environment) as server:
-        yield Machine(server, tmp_path_factory.mktemp("said"))
+        machine = Machine(server, tmp_path_factory.mktemp("said"))
+        machine.ask({})  # its imports take longer than a run, which some tests time
+        yield machine
 
 
 @dataclass

@@ -5,6 +5,7 @@ inherited by what it forks. A request is a line of JSON on stdin, the answer one
 
     {"words": ["train", …], "said": FILE, "situations": {NAME: {…}}}  ->  {"pid": 123}
     {"wait": 123}  ->  {"code": 0}       a negative code is the signal that ended it
+    {}  ->  {}                           when all is imported
 
 A situation is what goes wrong, or slowly, in the child: a function below. With "torchrun" (its options), the child is
 torchrun, which forks the processes of the command.
@@ -33,7 +34,7 @@ import torch
 
 import resnetlab.files
 from resnetlab.cli import main as cli
-from resnetlab.data import workers
+from resnetlab.data import decoded, workers
 from resnetlab.distributed import Processes, joined
 from resnetlab.models.zoo import ARCHITECTURES, Architecture
 from resnetlab.runs import build, experiment, recipes, resume, score, timing
@@ -245,6 +246,14 @@ def in_group(check: str, into: str) -> None:
     os._exit(0)
 
 
+def decoding(processes: int, cache: str) -> None:
+    """Decode images in so many processes, whatever the machine has, and keep them in a folder of this run alone."""
+    Path(cache).mkdir(exist_ok=True)
+    patch(decoded, "cache_folder", lambda: Path(cache))
+    begin = workers.Workers.__init__
+    patch(workers.Workers, "__init__", lambda self, count=None: begin(self, count or processes))
+
+
 def closed_stdout() -> None:
     """As after `>&-`."""
     sys.stdout = None  # type: ignore[assignment]
@@ -299,6 +308,7 @@ SITUATIONS: dict[str, Callable[..., None]] = {
         without_pictures,
         one_of,
         in_group,
+        decoding,
         on_host,
         other_words,
         pause,
@@ -378,10 +388,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
+        answer: dict[str, Any] = {}
         if "wait" in request:
             _, status = os.waitpid(request["wait"], 0)
             answer = {"code": os.waitstatus_to_exitcode(status)}
-        else:
+        elif request:
             pid = os.fork()
             if pid == 0:
                 answers.close()

@@ -16,15 +16,15 @@ import pytest
 
 from resnetlab.runs.folder import RunFolder
 
-# One line each; what a later kind of training brings (loader workers …) joins by adding its line. There are no
-# worker processes: pictures are decoded into memory by threads before training begins, so that promise 11 (a dead
-# worker never hangs a run) has nothing to be about on a single machine yet.
+# One line each; what a later kind of training brings joins by adding its line. Pictures that are not held in memory
+# are decoded by two other processes. Each run has its own cache folder, so that kills also come while it is filled.
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "sgd": (),
     "ema": ("--ema", "0.9"),
     "cutout-crop-flip": ("--augment.cutout", "3", "--augment.crop", "2", "--augment.flip"),
     "mixup": ("--augment.mixup", "0.4", "--augment.flip"),
     "mixup-cutmix": ("--augment.mixup", "0.2", "--augment.cutmix", "1", "--checkpoint.every-steps", "1"),
+    "cutmix": ("--augment.cutmix", "1", "--augment.crop", "2"),
     "trivial": ("--augment.policy", "trivial", "--augment.crop", "2"),
     "folder-rand-mixed": ("--data", "PICTURES", "--batch-size", "32", "--augment.policy", "rand",
                           "--augment.mixup", "0.2", "--augment.cutmix", "1"),
@@ -37,6 +37,10 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "folder": ("--data", "PICTURES", "--batch-size", "32", "--augment.resized-crop", "0.5"),
     "folder-cached": ("--data", "PICTURES", "--batch-size", "32", "--data.store", "cache", "--augment.mixup", "0.2"),
     "folder-streamed": ("--data", "PICTURES", "--batch-size", "32", "--data.store", "stream", "--augment.cutmix", "1"),
+    "folder-cached-all": ("--data", "PICTURES", "--batch-size", "32", "--data.store", "cache", "--augment.policy",
+                          "trivial", "--augment.mixup", "0.2", "--augment.cutmix", "1"),
+    "folder-streamed-all": ("--data", "PICTURES", "--batch-size", "32", "--data.store", "stream", "--augment.policy",
+                            "trivial", "--augment.mixup", "0.2", "--augment.cutmix", "1"),
     "bf16": ("--precision", "bf16", "--clip-norm", "0.5", "--label-smoothing", "0.1"),
     "everything-bf16": ("--precision", "bf16", "--ema", "0.9", "--accumulate", "3", "--augment.cutout", "3",
                         "--optim.name", "adamw", "--lr", "1e-3", "--checkpoint.every-steps", "1"),
@@ -61,15 +65,17 @@ def test_a_run_killed_at_any_instant_equals_the_uninterrupted_one(
 ) -> None:
     words = [str(pictures) if word == "PICTURES" else word for word in CONFIGURATIONS[configuration]]
     began = time.monotonic()
-    twin = machine.train(ground / "twin", *words)
+    twin = machine.train(ground / "twin", *words, decoding={"processes": 2, "cache": str(ground / "cache")})
     whole = time.monotonic() - began
     instants = random.Random(f"{configuration} {kills}")
     attempt = 0
     while kills:
         attempt += 1
         run, remaining = RunFolder(ground / f"run-{attempt}"), True
+        command = ("train", "quickstart", *ask.brief, *words, "--out", run.path, "--resume", "auto")
+        own = {"processes": 2, "cache": str(ground / f"cache-{attempt}")}
         while kills and remaining:
-            program = machine.start("train", "quickstart", *ask.brief, *words, "--out", run.path, "--resume", "auto")
+            program = machine.start(*command, decoding=own)
             time.sleep(whole * instants.uniform(0.15, 1))
             program.send(signal.SIGKILL)
             remaining = program.wait() == -signal.SIGKILL
@@ -78,7 +84,7 @@ def test_a_run_killed_at_any_instant_equals_the_uninterrupted_one(
             kills -= remaining
             ask.sound(run)
         if remaining:
-            program = machine.run("train", "quickstart", *ask.brief, *words, "--out", run.path, "--resume", "auto")
+            program = machine.run(*command, decoding=own)
             assert program.code == 0, program.output
         ask.same(run, twin)
 

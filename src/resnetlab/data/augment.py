@@ -45,13 +45,13 @@ def crop(images: Tensor, uniform: Tensor, padding: int, mode: str = "constant") 
         padded = reflect_pad(reflect_pad(images, 1, padding), 2, padding)
     else:
         padded = F.pad(images, (0, 0, padding, padding, padding, padding))
-    # A view of all windows: indexing it copies whole rows instead of single pixels.
-    row, offsets = (width + 2 * padding) * channels, 2 * padding + 1
-    windows = padded.contiguous().as_strided(
-        (count, offsets, offsets, height, width * channels), ((height + 2 * padding) * row, row, channels, row, 1)
-    )
-    top, left = to_integers(uniform, offsets).unbind(1)
-    return windows[torch.arange(count, device=images.device), top, left].view(images.shape)
+    # A view of the bytes from each byte on: selecting from it copies whole rows instead of single pixels.
+    high, row, part = height + 2 * padding, (width + 2 * padding) * channels, width * channels
+    lines = padded.contiguous().view(-1).as_strided((count * high * row - part + 1, part), (1, 1))
+    top, left = to_integers(uniform, 2 * padding + 1).unbind(1)
+    first = (torch.arange(count, device=images.device) * high + top) * row + left * channels
+    below = torch.arange(height, device=images.device) * row
+    return lines.index_select(0, (first[:, None] + below).flatten()).view(images.shape)
 
 
 def reflect_pad(images: Tensor, dim: int, padding: int) -> Tensor:
@@ -82,7 +82,8 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 def flip(images: Tensor, uniform: Tensor) -> Tensor:
     """Flip images left to right with probability 1/2. Needs 1 random number per image."""
-    return torch.where((uniform < 0.5)[:, :, None, None], images.flip(2), images)
+    chosen = (uniform < 0.5).to(torch.uint8).mul_(255)[:, :, None, None]
+    return images ^ ((images ^ images.flip(2)) & chosen)  # of bytes only: `torch.where` takes three times as long
 
 
 def cutout(images: Tensor, uniform: Tensor, size: int) -> Tensor:
@@ -97,7 +98,22 @@ def cutout(images: Tensor, uniform: Tensor, size: int) -> Tensor:
     x = torch.arange(width, device=images.device)
     rows = (y >= top) & (y < top + size)
     columns = (x >= left) & (x < left + size)
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], 0)
+    return blacken(images, rows, columns)
+
+
+def blacken(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Blacken the pixels that are in the rows (N, H) and the columns (N, W), both bool, of each image.
+
+    Whole rows of bytes are multiplied by 0 or 1: a mask of pixels, and one of bool, take several times as long.
+
+    >>> image = torch.arange(1, 5, dtype=torch.uint8).view(1, 2, 2, 1)
+    >>> blacken(image, torch.tensor([[True, False]]), torch.tensor([[False, True]]))[0, :, :, 0].tolist()
+    [[1, 0], [3, 4]]
+    """
+    count, height, _, channels = images.shape
+    across = columns.repeat_interleave(channels, 1).view(torch.uint8)
+    inside = rows.view(torch.uint8)[:, :, None] & across[:, None, :]
+    return (images.reshape(count, height, -1) * inside.bitwise_xor_(1)).view(images.shape)
 
 
 def resized_crop(images: Tensor, uniform: Tensor, size: int, min_area: float) -> Tensor:
@@ -155,7 +171,7 @@ def erasing(images: Tensor, uniform: Tensor, probability: float) -> Tensor:
     x = torch.arange(width, device=images.device)
     inside_y = (y >= top[:, None]) & (y < (top + rows)[:, None]) & (uniform[:, :1] < probability)
     inside_x = (x >= left[:, None]) & (x < (left + columns)[:, None])
-    return images.masked_fill((inside_y[:, :, None] & inside_x[:, None, :])[..., None], 0)
+    return blacken(images, inside_y, inside_x)
 
 
 def to_integers(uniform: Tensor, choices: int | Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def brightness(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
     >>> brightness(torch.full((1, 1, 1, 1), 100, dtype=torch.uint8), torch.tensor([[0.75]]), strength=0.4).item()
     120
     """
-    return to_bytes(images * factors(uniform, strength))
+    return to_bytes(images.float().mul_(factors(uniform, strength)))
 
 
 def contrast(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
@@ -29,7 +29,7 @@ def contrast(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
 
 def saturation(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
     """Scale the distance of the colours from their grey. Images must be RGB."""
-    return blend(images, greys(images).float(), factors(uniform, strength))
+    return blend(images, greys(images), factors(uniform, strength))
 
 
 def hue(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
@@ -37,20 +37,23 @@ def hue(images: Tensor, uniform: Tensor, strength: float) -> Tensor:
 
     Saturation and value of the HSV model stay.
     """
-    turn = ((uniform * 2 - 1) * strength).view(-1, 1, 1)
-    red, green, blue = images.float().unbind(3)
-    value, least = images.amax(3).float(), images.amin(3).float()
-    chroma = value - least
+    turn = ((uniform * 2 - 1) * strength * 6).view(-1, 1, 1)
+    red, green, blue = images.float().permute(3, 0, 1, 2).contiguous()  # every third number in turn takes twice as long
+    value = torch.maximum(red, green).maximum(blue)
+    chroma = value - torch.minimum(red, green).minimum(blue)
     divisor = chroma.clamp(min=1)  # a grey pixel has no hue, and its chroma of 0 removes whatever is computed here
-    sector = torch.where(
-        red == value,
-        (green - blue) / divisor,
-        torch.where(green == value, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    sector = sector + turn * 6
-    distances = [(sector + offset) % 6 for offset in (5, 3, 1)]  # for red, green and blue
-    turned = [value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in distances]
-    return to_bytes(torch.stack(turned, 3))
+    sector = torch.where(green == value, (blue - red).div_(divisor).add_(2), (red - green).div_(divisor).add_(4))
+    sector = torch.where(red == value, (green - blue).div_(divisor), sector).add_(turn)
+    sector.sub_((sector / 6).floor_(), alpha=6)  # modulo 6, in a third of the time of `remainder`
+    less = [  # of the chroma that red, green and blue lack: the hue is 0 for red, 2 for green and 4 for blue
+        2 - (sector - 3).abs_(),
+        (sector - 2).abs_().sub_(1),
+        (sector - 4).abs_().sub_(1),
+    ]
+    turned = torch.empty_like(images)
+    for channel, part in enumerate(less):
+        turned[..., channel] = to_bytes(torch.addcmul(value, chroma, part.clamp_(0, 1), value=-1))
+    return turned
 
 
 JITTER = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
@@ -64,11 +67,11 @@ def factors(uniform: Tensor, strength: float) -> Tensor:
 
 
 def greys(images: Tensor) -> Tensor:
-    """Return the grey of each pixel of RGB images, int64 (N, H, W, 1); other images have their own values."""
+    """Return the grey of each pixel of RGB images, uint8 (N, H, W, 1); other images are returned as they are."""
     if images.shape[3] != 3:
-        return images.long()
+        return images
     red, green, blue = (images[..., channel : channel + 1] * weight for channel, weight in enumerate(GREY))
-    return (red + green + blue).long()
+    return red.add_(green).add_(blue).to(torch.int16).to(torch.uint8)
 
 
 def mean_greys(images: Tensor) -> Tensor:
@@ -79,9 +82,12 @@ def mean_greys(images: Tensor) -> Tensor:
 
 def blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
     """Mix images with others: a factor of 1 gives the images, 0 the others, more than 1 the opposite of the others."""
-    return to_bytes((images * factor).add_(others * (1 - factor)))
+    return to_bytes(images.float().mul_(factor).add_(others * (1 - factor)))
 
 
 def to_bytes(values: Tensor) -> Tensor:
-    """Round values, which are overwritten: new memory for each step takes longer than the step."""
-    return values.clamp_(0, 255).round_().to(torch.uint8)
+    """Round values, which are overwritten: new memory for each step takes longer than the step.
+
+    On a CPU, int16 on the way takes a third of the time.
+    """
+    return values.clamp_(0, 255).round_().to(torch.int16).to(torch.uint8)

@@ -157,7 +157,8 @@ def in_turn(images: Pixels, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from images.in_turn(batches)
         return
     for rows in batches:
-        yield images[rows.to(images.device, non_blocking=True)]
+        # in a tenth of the time of `images[rows]`
+        yield images.index_select(0, rows.to(images.device, non_blocking=True))
 
 
 def blocks(images: Pixels) -> Iterator[Tensor]:

@@ -143,12 +143,12 @@ def factor(magnitudes: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    return to_bytes(images * factor(magnitudes))
+    return to_bytes(images.float().mul_(factor(magnitudes)))
 
 
 def colour(images: Tensor, magnitudes: Tensor) -> Tensor:
     """Scale the distance of the colours from their grey. Grey images stay as they are."""
-    return blend(images, greys(images).float(), factor(magnitudes))
+    return blend(images, greys(images), factor(magnitudes))
 
 
 def contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
@@ -177,14 +177,16 @@ def posterize(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 def solarize(images: Tensor, magnitudes: Tensor) -> Tensor:
     """Invert the pixels that are not below `magnitudes`."""
-    return torch.where(images >= magnitudes.view(-1, 1, 1, 1), 255 - images, images)
+    least = magnitudes.ceil().to(torch.uint8).view(-1, 1, 1, 1)
+    return images ^ (images >= least).to(torch.uint8).mul_(255)  # of bytes only, which is the fastest
 
 
 def autocontrast(images: Tensor, _magnitudes: Tensor) -> Tensor:
     """Stretch each channel to 0 … 255; a channel of one value stays as it is."""
-    low, high = images.amin((1, 2), keepdim=True).float(), images.amax((1, 2), keepdim=True).float()
-    stretched = (images - low) * 255 / (high - low).clamp(min=1)
-    return torch.where(low == high, images, to_bytes(stretched))
+    planes = images.permute(0, 3, 1, 2).float().contiguous()  # a whole channel at a time is faster than each third
+    low, high = planes.amin((2, 3), keepdim=True), planes.amax((2, 3), keepdim=True)
+    planes.sub_(low).mul_(255).div_((high - low).clamp(min=1)).add_(torch.where(low == high, low, 0.0))
+    return to_bytes(planes).permute(0, 2, 3, 1).contiguous()
 
 
 def equalize(images: Tensor, _magnitudes: Tensor) -> Tensor:
