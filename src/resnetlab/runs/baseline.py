@@ -110,6 +110,7 @@ def configs(settings: Mapping[str, Any], weights: str) -> dict[str, RunConfig]:
         usual = {
             "epochs": EPOCHS,
             "checkpoint": {"every_minutes": CHECKPOINT_MINUTES},
+            "model": {"name": "resnet34"},
             "augment": {"policy": "none"},  # all parts have the same: no probes for one of them
         }
         base = recipes.get(part.recipe).changed(usual)

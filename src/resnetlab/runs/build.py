@@ -39,7 +39,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import whiten
 from resnetlab.runs.config import HARMLESS, AugmentConfig, DataConfig, RunConfig
 from resnetlab.runs.differences import flat
-from resnetlab.runs.stem import chosen_stem, notes_on_stem
+from resnetlab.runs.stem import ENLARGED, chosen_network, chosen_stem, notes_on_stem
 from resnetlab.runtime import Runtime, start
 from resnetlab.training.loop import Batches, Plan, TrainState
 from resnetlab.training.loss import WeightedCrossEntropy
@@ -71,7 +71,7 @@ class Experiment(Training):
     config: RunConfig
     data: ImageData
     network: ResNet
-    notes: tuple[str, ...]  # sentences about data and weights, for the log
+    notes: tuple[str, ...]  # sentences about data, network and weights, for the log
     extended_at: tuple[int, ...] = ()  # the steps at which the run was finished and then extended
 
     @classmethod
@@ -85,7 +85,9 @@ class Experiment(Training):
     ) -> Experiment:
         """Read the data, unless it is given, and build everything else. Raises BadInput if it cannot be trained."""
         runtime = start(config.device, config.precision, deterministic=config.deterministic, processes=processes)
+        is_new = data is None
         data = open_data(config.data) if data is None else data
+        config, data = with_chosen_network(config, data, may_open=is_new)
         require_shares(config, len(data.train), processes)
         network, notes = make_network(config, data)
         batches = make_batches(config, data, runtime, extended_at)
@@ -150,6 +152,31 @@ def open_data(config: DataConfig, preprocessing: Preprocessing | None = None) ->
     """The data of a config, with the `preprocessing` of a model if one is given."""
     settings = config.model_dump(exclude={"name", "balance", "shuffle_window"})
     return open_dataset(config.name, preprocessing=preprocessing, **settings)
+
+
+def with_chosen_network(config: RunConfig, data: ImageData, *, may_open: bool) -> tuple[RunConfig, ImageData]:
+    """The config with a network in the place of "auto", and the data with a sentence about it.
+
+    Tiny images are enlarged for it, if the data `may_open` again.
+    """
+    if config.model.name != "auto":
+        return config, data
+    full = data.preprocessing.image_size
+    is_enlarged = may_open and config.data.image_size is None and full < ENLARGED
+    side = ENLARGED if is_enlarged else full
+    name = chosen_network(config.model, min([side, *image_sizes(config.augment, side)]), side)
+    config = config.changed({"model": {"name": name}})
+    if name == "resnet18":
+        return config, data
+    if is_enlarged:
+        config = config.changed({"data": {"image_size": side}})
+        data = open_data(config.data)
+    enlarged = f", enlarged to {side}x{side}" if is_enlarged else ""
+    note = (
+        f"model.name auto: {name} for small images ({full}x{full} px{enlarged}), because it learns more than resnet18 "
+        "in the same time; `model.name='resnet18'` chooses that"
+    )
+    return config, dataclasses.replace(data, notes=(*data.notes, note))
 
 
 def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]:

@@ -218,7 +218,8 @@ class ModelConfig(Section):
 
     prefix: ClassVar[str] = "model."
     name: str = "resnet18"
-    """an architecture; `resnetlab models` lists them"""
+    """an architecture; `resnetlab models` lists them; auto: fast_resnet8 for images up to 40 px, which
+    are enlarged to 16 px if they are smaller and no image_size is given, else resnet18"""
     stem: Literal["auto", "quick", "imagenet", "cifar"] = "auto"
     """first layers; imagenet: 7x7/2 convolution and max pooling; cifar: 3x3/1; auto: cifar for images up to 64 px;
     quick: cifar for images below 28 px, for networks that are made for imagenet's"""
@@ -233,8 +234,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def require_known_name(self) -> Self:
-        if self.name not in ARCHITECTURES:
-            raise unknown("model", self.name, ARCHITECTURES)
+        if self.name not in ("auto", *ARCHITECTURES):
+            raise unknown("model", self.name, ("auto", *ARCHITECTURES))
         if self.freeze and not self.pretrained:
             raise BadInput("model.freeze trains the head alone, on frozen weights that must come from model.pretrained")
         return self
@@ -260,7 +261,7 @@ class AugmentConfig(Section):
     """random operations on each image, such as a rotation, a shear, more contrast; trivial: TrivialAugment, one
     operation of random strength; rand: RandAugment, as many as rand_ops, all of strength rand_magnitude; auto: none of
     them, but short probes on training images choose whether flip stays on, and whether resized_crop does or small
-    shifts take its place"""
+    shifts take its place, as they always do for images up to 40 px"""
     rand_ops: Annotated[int, Field(ge=1, le=10)] = 2
     """policy rand: operations per image, one after another"""
     rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9

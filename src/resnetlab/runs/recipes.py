@@ -28,14 +28,15 @@ def quickstart() -> RunConfig:
 
 
 def folder() -> RunConfig:
-    """ResNet-18 from scratch on a folder of images.
+    """A network from scratch on a folder of images.
 
-    One sub-folder per class; image size, stem and splits depend on the data. Probes on training images choose whether
-    images are mirrored, and whether they are cropped or shifted.
+    One sub-folder per class; network, image size, stem and splits depend on the data. Images of up to 40 px are
+    shifted, larger ones are cropped. Probes on training images choose whether images are mirrored and, for the larger
+    ones, whether shifts take the place of crops.
     """
     return RunConfig(
         recipe="folder",
-        model=ModelConfig(stem="quick"),
+        model=ModelConfig(name="auto", stem="quick"),
         augment=AugmentConfig(policy="auto", resized_crop=0.35, flip=True),
         optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=0.05, decay_norms=False),
         schedule=ScheduleConfig(name="one_cycle"),

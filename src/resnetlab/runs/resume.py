@@ -25,6 +25,7 @@ from resnetlab.runs.probes import settled
 from resnetlab.runs.provenance import session_record
 from resnetlab.runs.saved_data import TRAIN_ANEW, UNCHECKED, moved_to, open_saved, require_unchanged, stored_splits
 from resnetlab.runs.session import OnEvent
+from resnetlab.runs.stem import same_network
 from resnetlab.runs.stop import StopRequest
 from resnetlab.runtime import isolated
 from resnetlab.training.checkpoint import load_checkpoint
@@ -63,7 +64,7 @@ def resume(
                 claim.enter_context(run.claimed())
             log = RunLog(run.log) if processes.is_main else SilentLog()
             had = run.config
-            wanted = settled(had.changed(changes or {}), had)
+            wanted = same_network(settled(had.changed(changes or {}), had), had)
             if wanted.data.name != had.data.name and wanted.data.root == had.data.root:
                 wanted = wanted.changed({"data": {"root": moved_to(wanted.data.name, had.data).root}})
             wanted = resolved(wanted)
