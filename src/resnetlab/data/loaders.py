@@ -23,7 +23,7 @@ from resnetlab.distributed import ALONE, Processes
 from resnetlab.runtime import Runtime
 
 PART_BYTES = 1_500_000
-"""Bytes of normalised images that each thread of a CPU augments at a time; about as much as its own cache holds."""
+"""Bytes of normalised images that a thread of a CPU augments at a time; about as much as its own cache holds."""
 
 LARGE = 100_000
 """Bytes of a normalised image from which on this is faster: of smaller ones the number of calls is what takes time."""
@@ -134,12 +134,14 @@ class TrainBatches:
     def _augmented(self, images: Tensor, numbers: Sequence[Tensor]) -> Tensor:
         """Augment and normalise uint8 images (N, H, W, C), with the random numbers of each augmentation (N, columns).
 
-        On a CPU, large images are done a few at a time, so that they stay in its cache from step to step. This changes
-        no pixel: each image has its own numbers.
+        With one thread of a CPU, large images are done a few at a time, so that they stay in its cache from step to
+        step. This changes no pixel: each image has its own numbers. Several threads would wait for each other at the
+        end of each of the many short steps, and keep the processes from their work that decode the next images.
         """
         image_bytes = 4 * self.preprocessing.channels * self.preprocessing.image_size**2
-        size = max(1, PART_BYTES * torch.get_num_threads() // image_bytes)
-        if images.device.type != "cpu" or image_bytes < LARGE or size >= len(images):
+        size = max(1, PART_BYTES // image_bytes)
+        is_alone = images.device.type == "cpu" and torch.get_num_threads() == 1
+        if not is_alone or image_bytes < LARGE or size >= len(images):
             return self._augmented_part(images, numbers)
         whole: Tensor | None = None
         for first in range(0, len(images), size):
