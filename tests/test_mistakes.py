@@ -36,6 +36,8 @@ def any_config(config: Any) -> list[Callable[[], object]]:
         (lambda: resnetlab.compare(None), "needs a list of two runs or more"),
         (lambda: resnetlab.train(resnetlab.recipes.quickstart(), 3), "folder is 3, but must be the path"),
         (lambda: resnetlab.compare("runs"), "needs a list of two runs or more"),
+        (lambda: resnetlab.compare([Path("a")]), "^a is one run or none"),
+        (lambda: resnetlab.compare(name for name in ("no-run", "none")), "folder not found: no-run"),
         (lambda: resnetlab.open_dataset(None), "None is not a data set"),
         (lambda: resnetlab.open_dataset(""), "unknown data set ''"),
         (lambda: resnetlab.open_dataset("digits", bad_images="x"), "unknown bad_images 'x'"),

@@ -96,11 +96,14 @@ def summarize(folders: Paths, split: SplitName | None = None) -> SummaryTable:
 
 def paths_of(folders: Paths, split: object) -> list[Path]:
     """The folders as paths. Raises BadInput unless there are two or more, and for an unknown split."""
-    if isinstance(folders, str | os.PathLike) or not isinstance(folders, Iterable) or len(list(folders)) < 2:
-        raise BadInput(f"{printable(folders)} is one run or none; a comparison needs a list of two runs or more")
+    is_several = isinstance(folders, Iterable) and not isinstance(folders, str | os.PathLike)
+    given: list[Any] = list(folders) if is_several else [folders]  # a generator can be read once
+    if len(given) < 2:
+        names = printable(", ".join(map(str, given))) or "an empty list"
+        raise BadInput(f"{names} is one run or none; a comparison needs a list of two runs or more")
     if split is not None and split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    return [run_source(path) for path in folders]
+    return [run_source(path) for path in given]
 
 
 def scores_on(runs: Sequence[RunFolder], split: SplitName | None) -> tuple[list[Metrics], SplitName, list[str]]:
