@@ -291,6 +291,85 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+OPEN = """
+import sys
+from resnetlab.data import open_dataset
+data = open_dataset(sys.argv[1], store="cache")
+print("open", flush=True)
+sys.stdin.read()
+"""
+DAY = 86_400
+
+
+def built(root: Path, cache: Path, size: int) -> Path:
+    """The file of images of this size, which is written and closed."""
+    before = set(cache.glob("*.decoded"))
+    open_dataset(root, store="cache", image_size=size)
+    (file,) = set(cache.glob("*.decoded")) - before
+    return file
+
+
+def aged(file: Path, days: float) -> None:
+    os.utime(file, (time.time() - days * DAY,) * 2)
+
+
+def test_a_file_that_was_not_used_for_a_month_is_removed_when_another_is_written(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "resnetlab")
+    root = write(tmp_path / "f", colour)
+    old, young, used = (built(root, cache, size) for size in (8, 9, 10))
+    opened, other = built(root, cache, 12), cache / "somebody-elses.txt"
+    held = open_dataset(root, store="cache", image_size=12)
+    other.touch()
+    for file, days in ((old, 31), (young, 29), (used, 31), (opened, 99), (other, 99)):
+        aged(file, days)
+    open_dataset(root, store="cache", image_size=10)  # which is its use
+    assert old.exists()  # nothing was written
+    open_dataset(root, store="cache", image_size=11)
+    assert not old.exists()
+    assert all(file.exists() for file in (young, used, opened, other))
+    assert len(held.train.images[:3]) == 3
+    (line,) = [record.getMessage() for record in caplog.records if "removed" in record.getMessage()]
+    assert line == f"removed decoded images that were not used for 31 days: {old} (0.0 GB)"
+
+
+@pytest.mark.slow
+def test_a_file_that_another_process_has_open_is_kept(tmp_path: Path, cache: Path) -> None:
+    root = write(tmp_path / "f", colour)
+    words = [sys.executable, "-c", OPEN, str(root)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        (file,) = cache.glob("*.decoded")
+        aged(file, 99)
+        open_dataset(root, store="cache", image_size=8)
+        assert file.exists()
+        process.communicate("")
+    open_dataset(root, store="cache", image_size=9)
+    assert not file.exists()
+
+
+def test_the_files_unused_for_longest_make_room(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "f", colour)
+    files = []
+    for size, days in ((20, 3), (21, 2), (22, 1), (23, 0)):
+        files.append(built(root, cache, size))
+        aged(files[-1], days)
+
+    def disk(_: Path) -> Disk:
+        return Disk(0, 0, 105_000 - sum(file.stat().st_size for file in files[:2] if file.exists()))
+
+    monkeypatch.setattr(decoded.shutil, "disk_usage", disk)
+    open_dataset(root, store="cache", image_size=24)  # 72 kB; the first two files have 51 and 55 kB
+    assert [file.exists() for file in files] == [False, False, True, True]
+    with pytest.raises(BadInput, match="choose a smaller `image_size`"):
+        open_dataset(root, store="cache", image_size=99)
+    assert files[2].exists()  # its bytes would not have been enough
+
+
 Disk = namedtuple("Disk", "total used free")
 
 

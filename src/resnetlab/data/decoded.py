@@ -3,14 +3,17 @@
 A file has the pixels of images, one after another, and then an index: the content digest of each image, of those that
 cannot be decoded, and of those that lose their contrast. The index alone is the file of a data set that is decoded for
 each batch. Names are digests of all that determines the pixels: settings, decoders, and contents of the images. A file
-is written under a temporary name and renamed, by one process at a time.
+is written under a temporary name and renamed, by one process at a time. Files that were not used for a month are
+removed when another one is written; those that a process has open never are.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +36,8 @@ try:
 except ImportError:  # Windows: two processes may build the same file, each a part of its own
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1  # of these files
 CODE = (
     "avif",
@@ -45,6 +50,8 @@ CODE = (
     "tiff",
 )  # the modules that decode and resize
 SHARE_FREE = 0.05  # of a disk, which is left free
+KEPT = 30 * 86_400  # seconds for which a file that nobody uses is kept, if the disk has room
+RECENT = 3600  # seconds for which it is kept in any case: it was just built, or is about to be opened
 KINDS = ("cut_off", "deep", "flat")  # of images that lose their contrast
 PART = ".part"  # the suffix of a file that is being written, which is removed if its process was killed
 _TAIL = 16 + 32  # bytes: the length of the index, and its digest
@@ -118,6 +125,8 @@ class Decoded:
         for path in (own, *others):
             index = Index.read(path, self.image_bytes)
             if index is not None and index.has(contents):
+                with suppress(OSError):
+                    os.utime(path)  # the time of its last use
                 return path, index
         return None
 
@@ -137,6 +146,7 @@ class Decoded:
         Raises NoRoom if the disk would become full, DiskTrouble if the file cannot be written.
         """
         needed = images * (self.image_bytes + 64)
+        remove_unused(needed)
         require_room(needed)
         with replacing(path, needed, PART) as file:
             index = write(file if self.with_pixels else None)
@@ -156,8 +166,7 @@ def folder() -> Path:
 
 def require_room(needed: int) -> None:
     """Raise NoRoom if so many bytes do not fit onto the disk of the cache folder, of which a part is left free."""
-    disk = shutil.disk_usage(folder())
-    usable = max(0, disk.free - int(SHARE_FREE * disk.total))
+    usable = usable_bytes()
     if needed > usable:
         raise NoRoom(
             f"the decoded images need {needed / 1e9:.1f} GB in {printable(folder())}, where {usable / 1e9:.1f} GB can "
@@ -165,6 +174,50 @@ def require_room(needed: int) -> None:
             "XDG_CACHE_HOME to a folder on a larger disk, choose a smaller `image_size`, or decode the images for each "
             "batch (`store='stream'`)"
         )
+
+
+def usable_bytes() -> int:
+    """Return the bytes that may be written to the disk of the cache folder."""
+    disk = shutil.disk_usage(folder())
+    return max(0, disk.free - int(SHARE_FREE * disk.total))
+
+
+def remove_unused(needed: int) -> None:
+    """Remove files that were not used for a month and, if that makes room for `needed` bytes, those unused for longest.
+
+    A file that a process has open, or that was used within the last hour, is kept.
+    """
+    if fcntl is None:  # one cannot tell which files are open
+        return
+    files = []
+    for path in folder().glob("*.decoded"):
+        with suppress(OSError):  # removed by another process
+            status = path.stat()
+            files.append((status.st_mtime, status.st_size, path))
+    now, missing = time.time(), needed - usable_bytes()
+    idle = [(used, size, path) for used, size, path in sorted(files) if now - used > RECENT]
+    can_make_room = missing <= sum(size for _, size, _ in idle)
+    for used, size, path in idle:
+        if now - used <= KEPT and not (missing > 0 and can_make_room):
+            continue
+        if _remove_idle(path, used):
+            missing -= size
+            log.info(
+                "removed decoded images that were not used for %.0f days: %s (%.1f GB)",
+                (now - used) / 86_400,
+                printable(path),
+                size / 1e9,
+            )
+
+
+def _remove_idle(path: Path, used: float) -> bool:
+    """Remove a file that no process has open and that was last used at `used`; return False for any other."""
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an open one has a shared lock, see `CachedPixels`
+        if path.stat().st_mtime == used:
+            path.unlink()
+            return True
+    return False
 
 
 def settings_of(decoder: Decoder) -> dict[str, Any]:

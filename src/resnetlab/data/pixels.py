@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
@@ -21,6 +22,11 @@ from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import Chunk, Decoder
 from resnetlab.data.workers import Workers
 from resnetlab.errors import BadInput, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +93,9 @@ class CachedPixels(StoredPixels):
     def __init__(self, path: Path, shape: tuple[int, int, int], rows: np.ndarray) -> None:
         super().__init__(shape, rows)
         with path.open("rb") as file:
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_SH)  # as long as it is mapped: it is not removed from the cache
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         count = len(self._map) // int(np.prod(shape))
         self._images = np.frombuffer(self._map, np.uint8, count * int(np.prod(shape))).reshape(count, *shape)
