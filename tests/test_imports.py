@@ -74,3 +74,10 @@ def test_every_public_name_can_be_imported() -> None:
         assert getattr(resnetlab, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         resnetlab.nonsense  # noqa: B018
+
+
+def test_every_public_function_has_an_example() -> None:
+    import resnetlab
+
+    public = [getattr(resnetlab, name) for name in resnetlab.__all__]
+    assert [function.__name__ for function in public if callable(function) and ">>>" not in function.__doc__] == []

@@ -49,7 +49,11 @@ def accelerate(model: Network) -> Network:
 
 
 def restore(model: Network) -> Network:
-    """Undo `accelerate`: restore the classes of the modules of `model`, in place, and return it."""
+    """Undo `accelerate`: restore the classes of the modules of `model`, in place, and return it.
+
+    >>> count_accelerated(restore(accelerate(nn.Conv2d(16, 16, 3, padding=1, bias=False))))
+    0
+    """
     for module in modules_of(model):
         if is_fast(module):
             assert isinstance(module, Fast)
@@ -58,7 +62,11 @@ def restore(model: Network) -> Network:
 
 
 def count_accelerated(model: nn.Module) -> int:
-    """The number of modules of `model` that `accelerate` has swapped."""
+    """The number of modules of `model` that `accelerate` has swapped.
+
+    >>> count_accelerated(accelerate(nn.Conv2d(16, 16, 3, padding=1, bias=False)))
+    1
+    """
     return sum(map(is_fast, modules_of(model)))
 
 

@@ -1,4 +1,9 @@
-"""HTML pages: the report of a run and the comparison of several. The package is callable: `resnetlab.report(run)`."""
+"""HTML pages: the report of a run and the comparison of several. The package is callable: `resnetlab.report(run)`.
+
+>>> import resnetlab
+>>> resnetlab.report("runs/quickstart-001")  # doctest: +SKIP
+PosixPath('runs/quickstart-001/report.html')
+"""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ def card(
     name on the Hub, owner/name, that the card tells readers to load.
 
     Everything in the card comes from the model file and the run. Raises BadInput, or DiskTrouble.
+
+    >>> card("runs/quickstart-001", license="mit")  # doctest: +SKIP
     """
     subject = Subject.of(source, license)
     if repository is not None:
@@ -75,6 +77,8 @@ def push(
     `card`. Log in with `hf auth login` or $HF_TOKEN. `resnetlab.load("hf:owner/name")` loads the model again.
 
     Needs `pip install 'resnetlab[hub]'`. Raises BadInput if that is missing, or the Hub cannot be reached or refuses.
+
+    >>> push("runs/quickstart-001", "owner/name", license="mit")  # doctest: +SKIP
     """
     hub.require_name(repository)
     hub.import_hub()

@@ -81,6 +81,9 @@ def write_report(run: str | os.PathLike[str] | Run, out: Path | str | None = Non
 
     Only the run's own files are read; no data set is opened. Raises BadInput if there is no run, DiskTrouble if the
     page cannot be written.
+
+    >>> write_report("runs/quickstart-001")  # doctest: +SKIP
+    PosixPath('runs/quickstart-001/report.html')
     """
     folder = run_source(run)
     facts = read_facts_of_folds(folder) if is_series(folder) else read_facts(folder)

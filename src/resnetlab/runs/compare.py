@@ -46,6 +46,8 @@ def compare(folders: Paths, split: SplitName | None = None) -> Comparison:
 
     Raises BadInput if a run has not been scored on the split, has other weights now than when it was scored, or was
     scored on other images than the rest; Damaged if its predictions do not belong to its scores.
+
+    >>> compare(["runs/quickstart-001", "runs/quickstart-002"])  # doctest: +SKIP
     """
     runs = [Pooled.open(path) for path in paths_of(folders, split)]
     metrics, split, notes = scores_on(runs, split)

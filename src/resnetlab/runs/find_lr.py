@@ -121,6 +121,8 @@ def find_lr(
     rate, schedule and length are not used. `on_event` is called with a `RateTried` after each step.
 
     Raises NonFinite if the loss is not finite at the first rate, BadInput if the config cannot be trained.
+
+    >>> find_lr(resnetlab.recipes.quickstart()).suggestion  # doctest: +SKIP
     """
     schedule = Rising(lowest, highest, tries)
     experiment = Experiment.of(resolved(config))

@@ -55,6 +55,8 @@ def resume(
     read the folder, and the main one reads the checkpoint.
 
     Raises BadInput, NoSoundCheckpoint, NonFinite, DiskTrouble or Stopped.
+
+    >>> resume("runs/quickstart-001", changes={"epochs": 20})  # doctest: +SKIP
     """
     stop = StopRequest.within(max_minutes, stop)
     with ExitStack() as claim:

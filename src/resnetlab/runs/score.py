@@ -84,6 +84,8 @@ def evaluate(
     In a process that was forked after resnetlab was imported, the CPU computes with one thread.
 
     Raises BadInput if the model or the data cannot be used, NonFinite if the logits are not finite.
+
+    >>> evaluate("runs/quickstart-001", split="val")["accuracy"]  # doctest: +SKIP
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
