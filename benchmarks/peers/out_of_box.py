@@ -3,7 +3,8 @@
 Usage: python -m benchmarks.peers.out_of_box fastai|ultralytics FOLDER SIDE EPOCHS SEED SCRATCH
 
 fastai: a ResNet-18 without weights, images at their own size, `aug_transforms()`, and `fit_one_cycle`. ultralytics:
-yolov8n-cls from its .yaml, and its own augmentation; its images have 32 pixels or more.
+yolov8n-cls from its .yaml, and its own augmentation; its images have 32 pixels or more. It refuses files of less than
+10 pixels, so these are enlarged for it first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,19 @@ import json
 import os
 import sys
 from pathlib import Path
+
+SMALLEST_FILE = 10  # pixels, for ultralytics
+
+
+def enlarged(folder: Path, target: Path, side: int) -> Path:
+    from PIL import Image
+
+    for file in folder.rglob("*.png"):
+        place = target / file.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as image:
+            image.resize((side, side), Image.Resampling.BILINEAR).save(place)
+    return target
 
 
 def fastai(folder: Path, side: int, epochs: int, seed: int, scratch: Path) -> float:
@@ -35,6 +49,8 @@ def ultralytics(folder: Path, side: int, epochs: int, seed: int, scratch: Path) 
     from ultralytics import YOLO
 
     size = max(32, side)
+    if side < SMALLEST_FILE:
+        folder = enlarged(folder, scratch / "enlarged", size)
     model = YOLO("yolov8n-cls.yaml")
     model.train(data=str(folder), epochs=epochs, imgsz=size, seed=seed, project=str(scratch), pretrained=False)
     return float(model.val(data=str(folder), split="test", imgsz=size, project=str(scratch)).top1)

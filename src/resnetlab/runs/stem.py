@@ -14,8 +14,8 @@ are enlarged for it, if no size is given.
 Measured on images that no test split has, with shifts of a tenth, one run each; CPU time of one thread on an AMD EPYC
 without AMX, on which other programs ran. 3,861 letters of 28 px: resnet18 with the 7x7 stem 99.1 % of 2,080 after 6
 epochs and 55 s, fast_resnet8 99.9 % after 3 epochs and 28 s. 966 digits of 8 px: resnet18 98.1 % of 319 after 15 epochs
-and 41 s; enlarged to 16 px, fast_resnet8 97.8 % after 30 epochs and 37 s. 4,554 images of CIFAR-10, 12 epochs: resnet18 57.9 % of
-2,000 in 155 s; fast_resnet8 with batches of 64 71.5 % in 174 s."""
+and 41 s; enlarged to 16 px, fast_resnet8 97.8 % after 30 epochs and 37 s. 4,554 images of CIFAR-10, 12 epochs:
+resnet18 57.9 % of 2,000 in 155 s; fast_resnet8 with batches of 64 71.5 % in 174 s."""
 
 LEAST_FOR_IMAGENET_STEM = 28
 """Pixels. The smallest images for which the 7x7 stem was compared with the 3x3 stem and found worth its loss.
