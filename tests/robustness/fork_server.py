@@ -135,11 +135,6 @@ def step_takes(seconds: float) -> None:
     patch(timing, "seconds_per_step", measured)
 
 
-def decoders(count: int) -> None:
-    """Each process decodes images in so many others."""
-    patch(workers, "usable_cores", lambda: count)
-
-
 def refuse(
     folder: str, code: str, *, first: int = 1, last: int = 10**9, kinds: tuple[str, ...] = (), log: str = ""
 ) -> None:
@@ -246,12 +241,12 @@ def in_group(check: str, into: str) -> None:
     os._exit(0)
 
 
-def decoding(processes: int, cache: str) -> None:
+def decoding(processes: int, cache: str | None = None) -> None:
     """Decode images in so many processes, whatever the machine has, and keep them in a folder of this run alone."""
-    Path(cache).mkdir(exist_ok=True)
-    patch(decoded, "cache_folder", lambda: Path(cache))
-    begin = workers.Workers.__init__
-    patch(workers.Workers, "__init__", lambda self, count=None: begin(self, count or processes))
+    patch(workers, "usable_cores", lambda: processes)
+    if cache is not None:
+        Path(cache).mkdir(exist_ok=True)
+        patch(decoded, "cache_folder", lambda: Path(cache))
 
 
 def closed_stdout() -> None:
@@ -313,7 +308,6 @@ SITUATIONS: dict[str, Callable[..., None]] = {
         other_words,
         pause,
         kill,
-        decoders,
         step_takes,
         refuse,
         closed_stdout,

@@ -384,7 +384,7 @@ def test_torchrun_restarts_a_process_killed_at_any_instant_to_the_same_weights(
     call, seconds = draw.randint(*calls), 0 if where == "leave" else draw.uniform(0, 0.03)
     kill = {"where": where, "call": call, "seconds": seconds, "at": at, "victim": victim, "note": str(ground / "note")}
     command = ("train", "quickstart", *ask.brief, *words, "--resume", "auto", "--out", ground / "run")
-    program = launcher.machine.start(*command, torchrun=TORCHRUN, kill=kill, decoders={"count": 2})
+    program = launcher.machine.start(*command, torchrun=TORCHRUN, kill=kill, decoding={"processes": 2})
     assert program.wait() == 0, program.output
     assert (ground / "note.1.0").exists(), "it was restarted"
     ask.same(RunFolder(ground / "run"), twin)

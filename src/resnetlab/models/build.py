@@ -56,7 +56,7 @@ def build_model(
         raise BadInput(f"{name or 'this net'} has no shortcuts that could carry the signal past zeros; drop zero_init")
 
     with torch.device("meta"):  # shapes only: nothing is drawn
-        model = ResNet(shape, num_classes, in_channels).float()  # whatever torch's default dtype is
+        model = ResNet(shape, num_classes, in_channels)
     take_memory(model)
     initialize(model, torch.Generator().manual_seed(seed), zero_init=zero_init)
     model.name = name
@@ -66,15 +66,17 @@ def build_model(
 def take_memory(model: nn.Module) -> None:
     """Replace the meta tensors of a model, which only have a shape, by uninitialised ones in memory.
 
+    Weights and running statistics are float32, whatever torch's default is.
+
     `model.to_empty(device="cpu")` does the same and imports a package for symbolic shapes: 0.3 s and 34 MB.
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(
-                module, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype), parameter.requires_grad)
-            )
+            weight = torch.empty(parameter.shape, dtype=torch.float32)
+            setattr(module, name, nn.Parameter(weight, parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+            kind = torch.float32 if buffer.is_floating_point() else buffer.dtype
+            setattr(module, name, torch.empty(buffer.shape, dtype=kind))
 
 
 def initialize(model: nn.Module, generator: torch.Generator, *, zero_init: bool = False) -> None:
