@@ -394,7 +394,7 @@ def signed(points: float, half: float) -> str:
 
 
 def mean_with_interval(values: Sequence[float]) -> str:
-    """Format the mean of repeated measurements and half of its 95 % interval (Student's t).
+    """Format the mean of repeated measurements and, from three on, half of its 95 % interval (Student's t).
 
     >>> mean_with_interval([70, 72, 71])
     '71.0 ± 2.5'

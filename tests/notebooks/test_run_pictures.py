@@ -54,8 +54,9 @@ def test_a_mean_has_students_interval(helpers: ModuleType) -> None:
     values = [70.1, 72.4, 71.3, 69.0]
     low, high = ttest_1samp(values, 0).confidence_interval(0.95)
     assert helpers.mean_with_interval(values) == f"{(low + high) / 2:.1f} ± {(high - low) / 2:.1f}"
-    assert helpers.mean_with_interval([-1.0, -2.0]).startswith("−1.5 ± ")
+    assert helpers.mean_with_interval([-1.0, -2.0, -1.5]).startswith("−1.5 ± ")
     assert helpers.mean_with_interval([3.0]) == "3.0", "one measurement has no interval"
+    assert helpers.mean_with_interval([3.0, 4.0]) == "3.5", "of two it would be wider than what can be measured"
 
 
 def test_errors_are_drawn_by_epoch(helpers: ModuleType) -> None:
