@@ -54,7 +54,7 @@ BENCHMARKS = {
 }
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
-PREDICTIONS = PAGE.with_name("scaling-out.md")  # computed; a stored result is only a part of it
+PREDICTIONS = "scaling-out.md"  # beside it; computed, a stored result is only a part of it
 console = Console(highlight=False, stderr=True)
 
 
@@ -196,7 +196,7 @@ def write_page(*, check: bool) -> None:
     found = results.stored(RESULTS, BENCHMARKS)
     pages = {
         PAGE: page.page(found, BENCHMARKS, page.relative(RESULTS, PAGE)),
-        PREDICTIONS: distributed_page.page(found.get("distributed", ())),
+        PAGE.with_name(PREDICTIONS): distributed_page.page(found.get("distributed", ())),
     }
     for name, entries in found.items():
         if "page" in entries[0]:
