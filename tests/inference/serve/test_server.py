@@ -368,7 +368,10 @@ def test_a_stop_under_load_loses_no_accepted_request(
                 except (OSError, http.client.HTTPException) as error:
                     is_reset = type(error) is ConnectionResetError  # a RemoteDisconnected was accepted, and is one, too
                     (never_accepted if is_new and is_reset else problems).append(repr(error))
+                    connection.close()  # a socket that is left open is a ResourceWarning in whichever test runs then
                     return
+            if connection is not None:
+                connection.close()
 
         threads = [threading.Thread(target=send) for _ in range(16)]
         for thread in threads:
