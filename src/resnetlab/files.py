@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 KEY = "resnetlab"  # the only metadata key, because safetensors writes several in random order
 UNSEALED = "0" * 64
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # as io.FileIO opens a file
+NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 MAX_HEADER = 64 * 2**20  # bytes; a damaged length must not lead to a huge allocation
 
 
@@ -40,12 +42,35 @@ def open_regular(path: str | os.PathLike[str], *, name: str | None = None) -> io
 
     Raises BadInput for a path that is missing, not a regular file, or not readable.
     """
+    descriptor, _ = _descriptor(path, name)
+    return io.FileIO(path, opener=lambda *_: descriptor)
+
+
+def read_whole(path: str | os.PathLike[str], *, name: str | None = None) -> bytes:
+    """Return the bytes of a regular file, opened as by `open_regular`.
+
+    Without a file object this takes two thirds of the time, which counts for 55,000 small images.
+
+    Raises BadInput as `open_regular` does, and OSError if the file cannot be read to its end.
+    """
+    descriptor, size = _descriptor(path, name)
+    try:
+        parts = []
+        while part := os.read(descriptor, size + 1):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _descriptor(path: str | os.PathLike[str], name: str | None) -> tuple[int, int]:
+    """Open a regular file and return its descriptor and its size, bytes; raise BadInput for anything else."""
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a Path for each of 55,000 images takes longer
-            file = io.FileIO(path, opener=_without_waiting)
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file
-            file.close()
+            descriptor = _without_waiting(path, READ)
+            if stat.S_ISREG((opened := os.fstat(descriptor)).st_mode):
+                return descriptor, opened.st_size
+            os.close(descriptor)
         reason = _kind(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character in the path
         if os.path.islink(path):  # noqa: PTH114 - Path.is_link raises for a null character
@@ -69,8 +94,8 @@ def read_regular(path: Path) -> bytes:
     raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+def _without_waiting(path: str | os.PathLike[str], flags: int) -> int:
+    return os.open(path, flags | NO_WAIT)
 
 
 def _kind(path: str | os.PathLike[str]) -> str:

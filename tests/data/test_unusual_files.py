@@ -18,7 +18,7 @@ from resnetlab.data.decode import FORMATS, decode, header, read_image
 from resnetlab.data.depth import DeepPixels, Limits, choose_range
 from resnetlab.data.tree import SUFFIXES
 from resnetlab.errors import BadInput
-from resnetlab.files import open_regular, read_sealed
+from resnetlab.files import open_regular, read_sealed, read_whole
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
 RGB = Image.fromarray(NOISE)
@@ -65,6 +65,8 @@ def test_what_is_not_an_image_file_is_named_and_never_waited_for(tmp_path):
         if reason.startswith(("is a pipe", "is a socket", "is a link")):
             with pytest.raises(BadInput, match=f"{name} {reason}"):
                 open_regular(tmp_path / name)
+            with pytest.raises(BadInput, match=f"{name} {reason}"):
+                read_whole(tmp_path / name)
         assert header(tmp_path / name) is None or name == "half.jpg"
     with pytest.raises(BadInput, match=r"could not read .*is a pipe"):
         read_sealed(tmp_path / "pipe.jpg")
@@ -78,6 +80,8 @@ def test_a_file_that_becomes_a_pipe_before_it_is_opened_is_not_waited_for(tmp_pa
     monkeypatch.setattr(os, "stat", lambda path, **rest: regular if "pipe" in str(path) else real(path, **rest))
     with pytest.raises(BadInput, match=r"pipe\.png is a"):
         open_regular(tmp_path / "pipe.png")
+    with pytest.raises(BadInput, match=r"pipe\.png is a"):
+        read_whole(tmp_path / "pipe.png")
 
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "YCbCr", "LAB")

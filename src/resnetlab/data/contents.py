@@ -12,7 +12,7 @@ import numpy as np
 from xxhash import xxh3_128_hexdigest
 
 from resnetlab.errors import BadInput, DiskTrouble
-from resnetlab.files import cache_folder, open_regular, read_regular, replacing
+from resnetlab.files import cache_folder, read_regular, read_whole, replacing
 
 SETTLED = 2 * 10**9
 """Nanoseconds after which a change of a file surely changes its times; the coarsest file systems count in 2 s."""
@@ -57,8 +57,7 @@ def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
                 continue
             known = before.get(name, "")
             if not known.startswith(stamp):
-                with open_regular(path) as file:
-                    fresh[name] = known = stamp + content_digest(file.read())
+                fresh[name] = known = stamp + content_digest(read_whole(path))
         except (OSError, BadInput):
             continue
         found[name] = known[len(stamp) :]

@@ -48,7 +48,7 @@ from PIL import Image, ImageFile
 from resnetlab.data.avif import frame_size
 from resnetlab.data.depth import DeepPixels, Range
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels, require_pixels
-from resnetlab.data.shards import open_image
+from resnetlab.data.shards import open_image, read_image_file
 from resnetlab.data.tiff import SIGNATURES, read_tiff, size_and_samples
 from resnetlab.errors import BadInput, printable
 
@@ -241,8 +241,7 @@ def read_bytes(path: str | Path, *, name: str | None = None) -> bytes:
     `name` is used in error messages (default: the path). Raises BadInput for anything else, and for an empty file.
     """
     try:
-        with open_image(path, name=name) as file:
-            content = file.read()
+        content = read_image_file(path, name=name)
     except OSError as error:
         raise BadInput(
             f"{printable(path if name is None else name)} cannot be read: {error.strerror or error}"

@@ -31,7 +31,7 @@ from resnetlab.data.contents import content_digest
 from resnetlab.data.remote import is_remote, opened, read_range, read_small, size_of
 from resnetlab.data.tree import SUFFIXES
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
-from resnetlab.files import cache_folder, open_regular, read_regular, replacing, write_text
+from resnetlab.files import cache_folder, open_regular, read_regular, read_whole, replacing, write_text
 
 SUFFIX = ".tar"
 INDEX_SUFFIX = ".index.json"
@@ -117,6 +117,15 @@ def open_image(path: str | Path, *, name: str | None = None) -> io.FileIO | io.B
     """Open an image for reading: a regular file, or an image in a shard. Raises BadInput as `open_regular` does."""
     parts = split_path(os.fspath(path))
     return open_regular(path, name=name) if parts is None else io.BytesIO(read_member(*parts))
+
+
+def read_image_file(path: str | Path, *, name: str | None = None) -> bytes:
+    """Return the bytes of an image, a regular file or in a shard.
+
+    Raises BadInput as `open_image` does, and OSError if the file cannot be read to its end.
+    """
+    parts = split_path(os.fspath(path))
+    return read_whole(path, name=name) if parts is None else read_member(*parts)
 
 
 def read_member(shard: str, name: str) -> bytes:
