@@ -6,6 +6,9 @@ one whole process with its own defaults, from its start to its accuracy on test/
 
 With --minutes, all have that time instead: ours as `--minutes`, and a peer as the number of epochs with which its
 process ends nearest to it. That number is computed from two short runs, which are not counted.
+
+All seeds take hours, so the results are stored after each seed. With --resume, the seeds that are stored from this
+machine are kept, whatever the commit they were measured at, and the missing ones are run; a sample has its commit.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from benchmarks.contenders import run
 from benchmarks.environments import python_of
 from benchmarks.images import given_folder
 from benchmarks.options import Options
+from benchmarks.results import machine_of
 from benchmarks.rounds import Failed, Outcome, Sample, details, group
 from benchmarks.small_sets import SETS
 from resnetlab.runs.folder import RunFolder
@@ -42,13 +46,14 @@ def measure(options: Options) -> dict[str, Any]:
         side, fill = SETS[subjects[subject]]
         folder = options.scratch / f"out-of-box-{subject}"
         fill(folder, data)
-        done[subject] = contest(options, subject, folder, side)
-        options.keep(report(done))
+        for outcomes in contest(options, subject, folder, side):
+            done[subject] = outcomes
+            options.keep(report(done))
     return report(done)
 
 
-def contest(options: Options, name: str, folder: Path, side: int) -> dict[str, Outcome]:
-    """Run the contenders in turn, once for each seed."""
+def contest(options: Options, name: str, folder: Path, side: int) -> Iterator[dict[str, Outcome]]:
+    """Run the contenders in turn, once for each seed; yield the outcomes so far after each seed."""
     length: tuple[str, ...] = () if options.minutes is None else ("--minutes", f"{options.minutes:g}")
     command = " ".join(("resnetlab train --data FOLDER", *length))
     short = ("--epochs", "1") if options.quick and not length else ()
@@ -58,19 +63,38 @@ def contest(options: Options, name: str, folder: Path, side: int) -> dict[str, O
         train = partial(theirs, peer, python, (str(folder), str(side)))
         epochs = cache(partial(epochs_of_peer, options, train))
         contenders[peer] = partial(in_epochs, train, epochs)
+    before = earlier(options, name)
     outcomes = {contender: Outcome() for contender in contenders}
     for seed in range(options.rounds):
         for contender, run_contender in contenders.items():
             outcome = outcomes[contender]
             if outcome.failed:
                 continue
+            if (contender, seed) in before:
+                outcome.samples.append(before[contender, seed])
+                continue
             try:
-                outcome.samples.append({"seed": seed, **run_contender(seed)})
+                commit = options.environment.get("commit")
+                outcome.samples.append({"seed": seed, "commit": commit, **run_contender(seed)})
                 told = "{process_seconds:.0f} s, {accuracy:.2%}".format(**outcome.samples[-1])
             except Failed as error:
                 outcome.failed = told = str(error)
             options.say(f"{name}, seed {seed}  {contender}: {told}")
-    return outcomes
+        yield outcomes
+
+
+def earlier(options: Options, name: str) -> dict[tuple[str, int], Sample]:
+    """Return the stored samples of a set from this machine, by contender and seed; with --resume alone."""
+    for entry in options.stored if options.resume else ():
+        if machine_of(entry["environment"]) == machine_of(options.environment):
+            commits = {group["subject"]: group["environment"].get("commit") for group in entry["groups"]}
+            found = entry["samples"].get(name, {})
+            return {
+                (contender, sample["seed"]): {"commit": commits.get(name), **sample}
+                for contender, samples in found.items()
+                for sample in samples
+            }
+    return {}
 
 
 def epochs_of_peer(options: Options, train: Callable[[int, int], Sample]) -> int:

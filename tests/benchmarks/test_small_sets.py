@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.options import Options
 from benchmarks.out_of_box import report
+from benchmarks.results import merged
 from benchmarks.rounds import Failed, Outcome
 from benchmarks.small_sets import cifar, digits, letters, part_of
 from PIL import Image
@@ -70,7 +72,7 @@ def test_in_minutes_a_peer_has_the_epochs_that_fill_them_and_ours_the_minutes(
     monkeypatch.setattr(out_of_box, "theirs", peer)
     monkeypatch.setattr(out_of_box, "ours", own)
     options = Options(rounds=2, scratch=tmp_path, minutes=1.0, only=("fastai",), say=lambda _: None)
-    found = out_of_box.contest(options, "digits", tmp_path, 8)
+    *_, found = out_of_box.contest(options, "digits", tmp_path, 8)
     assert trained == [
         ("resnetlab", ("--minutes", "1"), 0),
         ("fastai", 1, 0),  # not counted
@@ -81,6 +83,47 @@ def test_in_minutes_a_peer_has_the_epochs_that_fill_them_and_ours_the_minutes(
     ]
     assert [sample["epochs"] for sample in found["fastai"].samples] == [10, 10]
     assert list(found) == ["resnetlab train --data FOLDER --minutes 1", "fastai"]
+
+
+def test_resuming_runs_the_missing_seeds_and_stores_after_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def sample(name: str, seed: int) -> dict[str, float]:
+        trained.append((name, seed))
+        return {"accuracy": 0.5, "process_seconds": 10.0}
+
+    monkeypatch.setattr(out_of_box, "theirs", lambda name, _python, _job, _epochs, seed: sample(name, seed))
+    monkeypatch.setattr(out_of_box, "ours", lambda _folder, _length, seed: sample("ours", seed))
+    monkeypatch.setattr(out_of_box, "SETS", {"digits": (8, lambda _folder, _data: None)})
+    here = {"device_name": "a processor", "threads": 2}
+    kept: list[dict[str, Any]] = []
+
+    def options(rounds: int, **given: Any) -> Options:
+        now = {**here, "commit": f"commit {rounds}"}
+        return Options(
+            rounds, tmp_path, only=("fastai",), environment=now, say=lambda _: None, keep=kept.append, **given
+        )
+
+    first = out_of_box.measure(options(1))
+    stored = [{"environment": here, **merged({}, first, {**here, "commit": "commit 1"})}]
+    found = out_of_box.measure(options(3, stored=stored, resume=True))
+    assert trained == [("ours", 0), ("fastai", 0), ("ours", 1), ("fastai", 1), ("ours", 2), ("fastai", 2)]
+    assert [result["groups"][0]["contenders"][0]["values"] for result in kept] == [
+        [10.0],
+        [10.0],
+        [10.0] * 2,
+        [10.0] * 3,
+    ]
+    assert [(one["seed"], one["commit"]) for one in found["samples"]["digits"]["fastai"]] == [
+        (0, "commit 1"),
+        (1, "commit 3"),
+        (2, "commit 3"),
+    ]
+    other = {**here, "threads": 1, "commit": "commit 1"}
+    elsewhere = [{"environment": other, **merged({}, first, other)}]
+    out_of_box.measure(options(1, stored=elsewhere, resume=True))
+    out_of_box.measure(options(1, stored=stored))
+    assert trained[6:] == [("ours", 0), ("fastai", 0)] * 2  # another machine, and without --resume
 
 
 def test_a_time_too_short_for_an_epoch_gives_one() -> None:
