@@ -369,6 +369,17 @@ def test_an_interrupted_table_is_valid_and_continues_to_the_same_content(
     assert "0 predictions written to out.csv" in err
 
 
+@pytest.mark.usefixtures("many", "photos")
+def test_the_number_of_images_of_a_list_counts_those_in_its_folders(
+    command: Any, model: Path, stdin: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Interruption(monkeypatch, 2)
+    stdin(b"photos/2.png\n\n\r\nmany\nphotos")  # with empty lines, and without a line feed at the end
+    code, _, err = command("predict", model, "-", "--csv", "out.csv")
+    assert code == 6
+    assert f"stopped by SIGINT after {2 * BATCH} of {1 + 2 * BATCH + 3 + 4} images;" in err
+
+
 def test_an_interrupted_list_is_valid(command: Any, model: Path, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Interruption(monkeypatch, 1)
     code, out, err = command("predict", model, "many", "--json")

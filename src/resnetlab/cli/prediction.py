@@ -62,7 +62,7 @@ def predict(given: PredictArguments) -> None:
                 names = table.remaining(iter(images))
             else:
                 outputs.append(opened.enter_context(printer(given, classifier.classes, top_k, console)))
-            session = Session(given, stop, console, images.total, outputs, table)
+            session = Session(given, stop, console, images, outputs, table)
             read = NotingReader(classifier.model.preprocessing)
             session.run(predict_files(classifier, names, threshold, read))
             console.hide_bar()
@@ -83,7 +83,8 @@ def number_of_classes(given: PredictArguments, classifier: Classifier) -> int:
 class InputImages:
     """The images that the arguments name, in their order; those on stdin are read while they arrive.
 
-    `total` is their number, or None if the list on stdin comes from a pipe.
+    `total` is their number, or None if the list on stdin comes from a pipe. A folder in a list counts as one image
+    until it is its turn.
     """
 
     def __init__(self, given: PredictArguments) -> None:
@@ -132,19 +133,23 @@ class InputImages:
         """Yield the images of each path in the list on stdin."""
         for path in read_paths(sys.stdin.buffer, separator=self.separator):
             try:
-                yield self.find(path, is_pattern_allowed=False)
+                found = self.find(path, is_pattern_allowed=False)
             except BadInput as error:  # a folder without images
                 if self.given.bad_images == "error":
                     raise
                 LOGGER.warning("skipped: %s", printable(error))
+                found = ImagePaths(())
+            if self.total is not None:  # it counts the paths, and each may be a folder
+                self.total += len(found.files) - 1
+            yield found
 
 
 def length_of_list(stream: BinaryIO, separator: bytes) -> int | None:
-    """Count the entries of a list in a file; None for a pipe, which can be read only once."""
+    """Count the paths of a list in a file; None for a pipe, which can be read only once."""
     if not stream.seekable():
         return None
     start = stream.tell()
-    count = sum(block.count(separator) for block in iter(lambda: stream.read(2**20), b""))
+    count = sum(1 for _ in read_paths(stream, separator=separator))
     stream.seek(start)
     return count
 
@@ -169,7 +174,7 @@ class Session:
     given: PredictArguments
     stop: StopRequest
     console: Console
-    total: int | None
+    images: InputImages
     outputs: Sequence[Output]
     table: PredictionTable | None
     predicted: int = 0
@@ -213,12 +218,13 @@ class Session:
 
     def show_progress(self) -> None:
         if self.given.csv is not None or not sys.stdout.isatty():  # else the results themselves are seen
-            remaining = None if self.total is None else max(0, self.total - self.had)
+            total = self.images.total
+            remaining = None if total is None else max(0, total - self.had)
             self.console.show_bar("predicting", self.predicted + self.unread, remaining, ImagesPerSecond())
 
     def stopped(self, reason: str) -> Stopped:
         """Return the error for a command that was asked to stop."""
-        total = "" if self.total is None else f" of {self.total:,}"
+        total = "" if self.images.total is None else f" of {self.images.total:,}"
         hint = "" if self.given.csv is None else "; the same command with --resume continues the table"
         return Stopped(f"{reason} after {self.had + self.predicted + self.unread:,}{total} images{hint}")
 
