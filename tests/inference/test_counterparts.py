@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.errors import BadInput
-from resnetlab.inference.counterparts import SHARED, difference, shared_name, to_timm, to_torchvision
+from resnetlab.inference.counterparts import SHARED, crop_share, difference, shared_name, to_timm, to_torchvision
 from resnetlab.inference.model_file import Model
 from resnetlab.inference.predict import Classifier
 from resnetlab.models.build import build_model
@@ -111,3 +112,9 @@ def test_timms_own_transform_is_that_of_the_model(tmp_path: Path) -> None:
 def test_the_state_dict_is_plain(tmp_path: Path) -> None:
     content, _, _ = to_torchvision(model("resnet18"))
     assert "fc.weight" in torch.load(io.BytesIO(content), weights_only=True)
+
+
+def test_timm_resizes_to_the_same_size_from_the_share() -> None:
+    for size in range(1, 600):
+        for resize_to in range(size, 2 * size):
+            assert math.floor(size / crop_share(size, resize_to)) == resize_to, (size, resize_to)

@@ -366,6 +366,12 @@ def test_the_preprocessing_beside_a_file_of_timm_is_taken_and_reported(theirs, t
     assert "image_size, resize_to, mean, fit: from config.json beside the file" in imported.notes[-2]
     assert "not bicubic" in imported.notes[-2]
     assert imported.model.classes == tuple(NAMES)
+    assert "borders" not in imported.notes[-2]
+    config["pretrained_cfg"]["crop_mode"] = "border"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    imported = import_model(path, tmp_path / "padded.safetensors", classes=NAMES)
+    assert imported.model.preprocessing.fit == "pad"
+    assert any("borders are black here, those of timm have the mean colour" in note for note in imported.notes)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,18 @@ def test_a_model_file_alone_brings_the_scores_and_the_rejection_of_its_validatio
     assert 'resnetlab.load("hf:me/eighteen")' in text
     assert 'timm.create_model("hf_hub:me/eighteen", pretrained=True)' in text
     assert read.data.library_name == "timm"
+
+
+def test_the_borders_of_timm_are_told(eighteen, tmp_path):
+    model = read_model(eighteen)
+    padded = replace(model.preprocessing, fit="pad")
+    save_model(tmp_path / "padded.safetensors", model.network, model.classes, padded, {})
+    told = (
+        "without the temperature of the model file, and its transform has borders of the mean colour, not black ones:"
+    )
+    for file, is_told in ((eighteen, False), (tmp_path / "padded.safetensors", True)):
+        folder = card(file, tmp_path / f"card-{is_told}")
+        assert (told in (folder / "README.md").read_text(encoding="utf-8")) == is_told
 
 
 def test_timm_loads_the_folder_and_computes_the_same_logits(eighteen, tmp_path):

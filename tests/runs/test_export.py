@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.inference import onnx_file, verification
-from resnetlab.inference.model_file import Model
+from resnetlab.inference.model_file import Model, read_model
 from resnetlab.inference.predict import Classifier
 from resnetlab.runs import experiment, recipes
 from resnetlab.runs import export as module
@@ -225,3 +226,14 @@ def test_data_that_has_changed_is_named(run: Path) -> None:
     (run / "split.json").write_text(json.dumps(stored))
     with pytest.raises(BadInput, match=r"are not those of .*; undo that: the export is compared with the model"):
         export(run, "onnx")
+
+
+def test_the_borders_of_timm_are_named(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "to_timm", lambda _: ({}, {}, None))
+    model = read_model(alone)
+    for fit, told in (
+        ("crop", "temperature"),
+        ("pad", "temperature, black borders (those of timm have the mean colour)"),
+    ):
+        fitted = replace(model, preprocessing=replace(model.preprocessing, fit=fit))
+        assert module.build("timm", fitted, None)[1]["not_inside"] == told

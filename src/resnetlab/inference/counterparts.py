@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def timm_config(model: Model, name: str) -> dict[str, Any]:
             "input_size": size,
             "fixed_input_size": False,
             "interpolation": "bilinear",
-            "crop_pct": settings.image_size / settings.resize_to,
+            "crop_pct": crop_share(settings.image_size, settings.resize_to),
             "crop_mode": CROPS[settings.fit],
             "mean": list(settings.mean),
             "std": list(settings.std),
@@ -116,6 +117,12 @@ def timm_config(model: Model, name: str) -> dict[str, Any]:
             "classifier": "fc",
         },
     }
+
+
+def crop_share(image_size: int, resize_to: int) -> float:
+    """Return image_size / resize_to, rounded so that floor(image_size / share), as timm computes it, is resize_to."""
+    share = image_size / resize_to
+    return share if math.floor(image_size / share) == resize_to else math.nextafter(share, 0)
 
 
 def predictor(network: nn.Module, model: Model) -> Predict:

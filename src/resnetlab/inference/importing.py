@@ -218,6 +218,7 @@ def timm_preprocessing(config: Path) -> tuple[dict[str, Any], str]:
     except (OSError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError):
         return {}, ""
     other = "" if resampling == "bilinear" else f"; images are resized bilinearly here, not {printable(resampling)}"
+    other += "; borders are black here, those of timm have the mean colour" if known["fit"] == "pad" else ""
     return known, f"from {config.name} beside the file{other}"
 
 

@@ -236,7 +236,10 @@ def use(subject: Subject, repository: str | None) -> Iterator[str]:
     yield "```"
     if (name := timm_name(subject.model)) is not None:
         yield ""
-        yield f"timm has the same network ({name}); it gives logits, without the temperature of the model file:"
+        pads = subject.model.preprocessing.fit == "pad"
+        borders = ", and its transform has borders of the mean colour, not black ones" if pads else ""
+        lacks = f"without the temperature of the model file{borders}"
+        yield f"timm has the same network ({name}); it gives logits, {lacks}:"
         yield ""
         yield "```python"
         yield "import timm  # pip install timm"

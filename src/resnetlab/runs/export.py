@@ -228,7 +228,8 @@ def build(kind: Format, model: Model, own: OwnData | None) -> tuple[dict[str, by
         return {"": content}, facts | {"not_inside": "resizing, normalisation, temperature, class names"}, predict
     if kind == "timm":
         files, facts, predict = to_timm(model)
-        return files, facts | {"not_inside": "temperature"}, predict
+        borders = ", black borders (those of timm have the mean colour)" if model.preprocessing.fit == "pad" else ""
+        return files, facts | {"not_inside": f"temperature{borders}"}, predict
     outside = {"not_inside": "decoding the file, turning it upright, transparency, grey or RGB"}
     if model.preprocessing.range is not None:
         low, high = model.preprocessing.range
