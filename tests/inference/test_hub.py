@@ -103,7 +103,9 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         _, may_read = self.begin()
         if self.path.startswith("/api/models/"):
-            self.answer(*(200, {"id": self.path[12:]}) if may_read else (401, {"error": "Invalid credentials"}))
+            name = self.path[12:]
+            found = {"id": name, "private": self.repositories.get(name, {}).get("private", False)}
+            self.answer(*(200, found) if may_read else (401, {"error": "Invalid credentials"}))
             return
         owner, repository, _, revision, file = unquote(self.path).strip("/").split("/", 4)
         found = self.repositories.get(f"{owner}/{repository}")
@@ -243,6 +245,17 @@ def test_what_the_hub_refuses_is_a_sentence(double, model, monkeypatch):
             resnetlab.push(model, name)
         with pytest.raises(BadInput, match="give hf:owner/name"):
             resnetlab.load(f"hf:{name}")
+
+
+def test_nothing_private_is_uploaded_where_everybody_can_read_it(double, model, command):
+    resnetlab.push(model, "me/pets")
+    before = dict(double.repositories["me/pets"]["revisions"])
+    assert "me/pets exists on the Hub, and everybody can read it" in command.refuse(
+        "push", model, "me/pets", "--private"
+    )
+    assert double.repositories["me/pets"]["revisions"] == before
+    for _ in range(2):
+        resnetlab.push(model, "me/secret", private=True)
 
 
 def test_a_file_of_others_on_the_hub_is_not_read_as_a_model(double, model):

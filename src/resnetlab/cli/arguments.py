@@ -275,7 +275,7 @@ class PushArguments(Arguments):
     repository: Annotated[str, Positional("OWNER/NAME")]
     """name of the repository on the Hub"""
     private: bool = False
-    """create a repository that only you see; default: everybody"""
+    """create a repository that only you see, and refuse one that everybody sees; default: everybody"""
     license: str | None = None
     """licence of the weights: an SPDX name such as apache-2.0, or an address; default: that of the model file"""
 

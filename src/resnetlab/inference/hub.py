@@ -51,8 +51,8 @@ def download(source: str) -> Path:
 def upload(folder: Path, name: str, *, private: bool = False) -> str:
     """Upload the files of a folder in one commit to the repository owner/name, and return the commit's address.
 
-    The repository is created if there is none; `private` is for a new one. The token is that of `hf auth login` or
-    $HF_TOKEN. Raises BadInput if the name is wrong, or the Hub cannot be reached or refuses.
+    The repository is created if there is none; with `private`, one that everybody can read is refused. The token is
+    that of `hf auth login` or $HF_TOKEN. Raises BadInput if the name is wrong, or the Hub cannot be reached or refuses.
     """
     require_name(name)
     hub = import_hub()
@@ -60,6 +60,11 @@ def upload(folder: Path, name: str, *, private: bool = False) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     with sentences(name):
         api.create_repo(name, private=private, exist_ok=True)
+        if private and not api.model_info(name).private:
+            raise BadInput(
+                f"{printable(name)} exists on the Hub, and everybody can read it; make it private there, or give "
+                "another name"
+            )
         added = [hub.CommitOperationAdd(path.name, path) for path in files]
         commit = api.create_commit(name, added, commit_message="Upload model and card with resnetlab")
     return str(commit.commit_url)

@@ -73,8 +73,9 @@ def push(
 ) -> str:
     """Upload a model with its card to the Hugging Face Hub, in one commit, and return the address of the commit.
 
-    `repository` is owner/name; it is created if there is none, for the owner alone if `private`. The files are those of
-    `card`. Log in with `hf auth login` or $HF_TOKEN. `resnetlab.load("hf:owner/name")` loads the model again.
+    `repository` is owner/name; it is created if there is none, for the owner alone if `private`: then one that
+    everybody can read is refused. The files are those of `card`. Log in with `hf auth login` or $HF_TOKEN.
+    `resnetlab.load("hf:owner/name")` loads the model again.
 
     Needs `pip install 'resnetlab[hub]'`. Raises BadInput if that is missing, or the Hub cannot be reached or refuses.
 
