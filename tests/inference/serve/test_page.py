@@ -282,3 +282,79 @@ def test_the_page_fits_every_width(server: Any, open_tab: Any, make_picture: Cal
         tab.drop((f"{'long-name' * 20}.png", make_picture(1, 900, 30)), ("tall.png", make_picture(1, 30, 900)))
         tab.wait_for_status("Done.")
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+DROP_FAKE = """files => {
+  const given = files.map(([name, text, isGone]) => {
+    const file = new File(text ? [text] : [], name);
+    if (isGone) file.slice = () => ({arrayBuffer: () => Promise.reject(new DOMException("gone", "NotFoundError"))});
+    return file;
+  });
+  dispatchEvent(Object.assign(new Event("drop", {cancelable: true}), {dataTransfer: {files: given}}));
+}"""
+
+
+def test_what_is_no_file_is_told_apart_from_a_server_that_does_not_answer(server: Any, open_tab: Any) -> None:
+    with open_tab(server.url) as tab:
+        tab.page.evaluate(DROP_FAKE, [["folder", "x", True], ["empty.png", "", False]])
+        tab.wait_for_status("empty.png: it cannot be read: it is empty, gone, or a folder")
+        assert "folder: it cannot be read" in tab.page.inner_text("#status")
+        tab.page.evaluate(DROP_FAKE, [])
+        tab.wait_for_status("What you dropped has no file in it")
+        assert not [url for url in tab.requests if "/predict" in url]
+
+
+def test_a_second_click_starts_no_second_camera(server: Any, open_tab: Any) -> None:
+    with open_tab(server.url) as tab:
+        page = tab.page
+        page.evaluate(
+            """() => {
+              const plain = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+              globalThis.streams = [];
+              navigator.mediaDevices.getUserMedia = async given => {
+                const stream = await plain(given);
+                streams.push(stream);
+                return stream;
+              };
+              document.getElementById("take").click();
+              document.getElementById("take").click();
+            }"""
+        )
+        page.wait_for_function("() => document.getElementById('video').videoWidth > 0")
+        page.click("#leave")
+        page.wait_for_function(
+            "() => streams.every(one => one.getTracks().every(track => track.readyState === 'ended'))"
+        )
+        assert page.evaluate("streams.length") == 1
+        page.click("#take")
+        page.wait_for_selector("#camera[open]")
+        assert not tab.complaints
+
+
+def test_shares_are_rounded_without_becoming_all_or_nothing(server: Any, open_tab: Any) -> None:
+    with open_tab(server.url) as tab:
+        source = tab.page.evaluate("fetch('/static/page.js').then(answer => answer.text())")
+        function = re.search(r"^function percent.*?^}$", source, re.DOTALL | re.MULTILINE)
+        assert function is not None
+        shares = [1, 0.99995, 0.9996, 0.95, 0.05, 0.00001, 0]
+        shown = tab.page.evaluate(f"shares => {{ {function[0]}; return shares.map(percent); }}", shares)
+    assert shown == ["100.0 %", "> 99.99 %", "99.96 %", "95.0 %", "5.00 %", "< 0.01 %", "0.00 %"]
+
+
+def test_a_browser_that_keeps_nothing_shows_the_page(
+    server: Any, open_tab: Any, make_picture: Callable[..., bytes]
+) -> None:
+    with open_tab(server.url) as tab:
+        forbidden = "{get() { throw new DOMException('no', 'SecurityError'); }}"
+        tab.page.add_init_script(f"Object.defineProperty(window, 'sessionStorage', {forbidden})")
+        tab.page.reload(wait_until="networkidle")
+        tab.drop(("a.png", make_picture(1)))
+        tab.wait_for_status("Done.")
+        assert not tab.complaints
+
+
+def test_a_file_that_is_too_large_is_not_sent(start_server: Any, open_tab: Any, model_file: Path) -> None:
+    with start_server(model_file, "--max-mb", "0.001") as server, open_tab(server.url) as tab:
+        tab.drop(("large.png", b"x" * 1001))
+        tab.wait_for_status("large.png: it is larger than 0.001 MB, the most that this server takes")
+        assert not [url for url in tab.requests if "/predict" in url]

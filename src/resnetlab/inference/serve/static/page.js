@@ -2,8 +2,16 @@
 // for the predicted class over the picture. Nothing leaves for another server.
 const by = id => document.getElementById(id);
 const LARGEST_SIDE = 800; // pixels of a drawn picture
-let token = sessionStorage.getItem("token") ?? "";
+const kept = use => { // a browser that keeps nothing throws an error
+  try {
+    return use(sessionStorage);
+  } catch {
+    return null;
+  }
+};
+let token = kept(storage => storage.getItem("token")) ?? "";
 let isReady = false;
+let most = Infinity; // bytes of a file: of a larger one, a slow connection is cut before it has the answer
 
 const ask = async (path, options = {}) => {
   const headers = token ? {authorization: `Bearer ${token}`} : {};
@@ -26,7 +34,8 @@ const say = (text, isProblem = false) => {
 
 const start = async () => {
   // An anonymous request to a server with a token is refused; asking without one would be an error on the console.
-  const {needs_token: needsToken} = await ask("/readyz");
+  const {needs_token: needsToken, max_bytes: mostOfServer} = await ask("/readyz");
+  most = mostOfServer;
   if (needsToken && !token) {
     by("token-form").hidden = false;
     by("token").focus();
@@ -51,7 +60,8 @@ const describe = async () => {
 function percent(share) {
   if (share > 0.9999 && share < 1) return "> 99.99 %";
   if (share < 0.0001 && share > 0) return "< 0.01 %";
-  return `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
+  const digits = share < 0.1 || (share > 0.999 && share < 1) ? 2 : 1; // 99.96 % is not 100 %
+  return `${(100 * share).toFixed(digits)} %`;
 }
 
 const bar = ({name, probability}) => {
@@ -110,6 +120,9 @@ const draw = (canvas, picture, evidence, covers) => {
 };
 
 const predict = async file => {
+  if (file.size > most) throw new Error(`it is larger than ${most / 1e6} MB, the most that this server takes`);
+  const head = await file.slice(0, 1).arrayBuffer().catch(() => new ArrayBuffer(0));
+  if (!head.byteLength) throw new Error("it cannot be read: it is empty, gone, or a folder");
   const model = encodeURIComponent(by("model").value);
   const body = {method: "POST", body: file, headers: {"content-type": "application/octet-stream"}};
   const found = await ask(`/predict?model=${model}`, body);
@@ -165,13 +178,18 @@ const choose = input => {
 // The camera in the page; where the page may not use it, the picker of the phone, which has one.
 const [pickFiles, pickCapture] = [choose(by("files")), choose(by("capture"))];
 let stream = null;
+let isOpening = false; // a second click would start a second stream, which nothing stops
 
 const openCamera = async () => {
+  if (isOpening) return;
+  isOpening = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
   } catch {
     pickCapture();
     return;
+  } finally {
+    isOpening = false;
   }
   by("video").srcObject = stream;
   by("camera").showModal();
@@ -180,6 +198,7 @@ const openCamera = async () => {
 
 const shoot = async () => {
   const video = by("video");
+  if (!video.videoWidth) return; // the camera has not begun
   const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
   canvas.getContext("2d").drawImage(video, 0, 0);
   const file = new File([await canvas.convertToBlob({type: "image/jpeg", quality: 0.95})], "camera.jpg");
@@ -199,7 +218,7 @@ by("model").addEventListener("change", () => describe().catch(problem => say(pro
 by("token-form").addEventListener("submit", event => {
   event.preventDefault();
   token = by("token").value.trim();
-  sessionStorage.setItem("token", token);
+  kept(storage => storage.setItem("token", token));
   start().catch(problem => say(problem.message, true));
 });
 addEventListener("paste", event => {
@@ -215,6 +234,8 @@ for (const name of ["dragenter", "dragover"]) {
 for (const name of ["dragleave", "drop"]) addEventListener(name, () => by("drop").classList.remove("over"));
 addEventListener("drop", event => {
   event.preventDefault();
-  predictAll([...event.dataTransfer.files]);
+  const files = [...event.dataTransfer.files];
+  if (files.length) predictAll(files);
+  else say("What you dropped has no file in it; save the picture first, and drop the file.", true);
 });
 start().catch(problem => say(problem.message, true));
