@@ -74,7 +74,7 @@ def settings_of(given: ServeArguments) -> Settings:
         raise BadInput(f"--reject is {given.reject:g}; a risk lies between 0 and 1")
     largest = round(given.max_mb * MB)
     return Settings(
-        hosts=tuple(dict.fromkeys(["127.0.0.1", "localhost", "::1", given.host, *map(str.lower, given.allow_host)])),
+        hosts=tuple(dict.fromkeys([*Settings.hosts, *names_of(given)])),
         any_address=is_any(given.host),
         token=None if given.token_file is None else read_token(given.token_file),
         reject=given.reject,
@@ -87,6 +87,20 @@ def settings_of(given: ServeArguments) -> Settings:
     )
 
 
+def names_of(given: ServeArguments) -> Iterator[str]:
+    """Yield the names that a Host header may have. Raises BadInput for one that no Host header has."""
+    from resnetlab.inference.serve.settings import host_name
+
+    for text in (given.host, *given.allow_host):
+        name = host_name(text)
+        if name is not None:
+            yield name
+        elif text != given.host:
+            raise BadInput(
+                f"--allow-host is {printable(text)!r}; give a name such as birds.example.org, without https:// and *"
+            )
+
+
 def warnings_of(given: ServeArguments) -> Iterator[str]:
     """Yield what a person should know before others can reach the server."""
     if is_loopback(given.host):
@@ -97,11 +111,14 @@ def warnings_of(given: ServeArguments) -> Iterator[str]:
 
 
 def is_any(host: str) -> bool:
-    return host in ("0.0.0.0", "::", "")
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host in ("", "0")
 
 
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"

@@ -20,6 +20,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from resnetlab.cli.arguments import ServeArguments
+from resnetlab.cli.parsing import parse
+from resnetlab.cli.serving import settings_of, warnings_of
 from resnetlab.errors import BadInput, LabError, NonFinite
 from resnetlab.inference.explain import grad_cam_map
 from resnetlab.inference.predict import Classifier
@@ -93,6 +96,23 @@ def test_predictions_are_rejected_by_the_threshold_of_the_model(
     assert [answer["rejected"] for answer in answers] == rejected
 
 
+def test_a_risk_without_a_threshold_is_refused_before_the_server_starts(
+    classifier: Classifier, model_file: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"^pets: this model has no rejection threshold for a risk of 0.3; choose from"):
+        client_of(classifier, reject=0.3)
+    with pytest.raises(BadInput, match=r"^a b: this model has no rejection threshold for a risk of 0.3"):
+        run.serve(run.Models({"a b": str(model_file)}, "cpu"), Settings(reject=0.3), port=0, workers=2)
+
+
+def test_a_form_has_at_most_as_many_images_as_may_wait(classifier: Classifier, make_picture: Picture) -> None:
+    files = [("images", make_picture(seed)) for seed in range(3)]
+    with client_of(classifier, max_images=2) as client:
+        assert len(client.post("/predict/batch", files=files[:2]).json()["predictions"]) == 2
+        refused = client.post("/predict/batch", files=files)  # 503 would say that it fits in a second
+    assert (refused.status_code, "2" in refused.json()["error"]) == (400, True)
+
+
 def test_an_explanation_is_the_grad_cam_map(client: TestClient, classifier: Classifier, make_picture: Picture) -> None:
     content = make_picture(2)
     pixels = classifier.pixels(content)
@@ -147,6 +167,7 @@ def test_the_description_of_a_model_has_what_its_file_has(client: TestClient, cl
         ("/predict?top_k=0", {"content": b"x"}, 400, "top_k"),
         ("/predict?top_k=٣", {"content": b"x"}, 400, "top_k"),
         ("/predict?top_k=" + "9" * 5000, {"content": b"x"}, 400, "top_k"),
+        ("/predict?top_k=000000001" + "0" * 5000, {"content": b"x"}, 400, "top_k"),
         ("/predict?reject=nan", {"content": b"x"}, 400, "reject"),
         ("/predict?topk=1", {"content": b"x"}, 400, "unknown parameter 'topk'; did you mean 'top_k'?"),
         ("/predict/batch?top_k=1&Reject=0.05", {"content": b"x"}, 400, "unknown parameter 'Reject'"),
@@ -254,6 +275,43 @@ def test_the_servers_own_hosts_are_served(client: TestClient, classifier: Classi
         assert public.get("/healthz", headers={"host": "evil.example"}).status_code == 421
 
 
+def served_as(*words: str) -> ServeArguments:
+    return parse(ServeArguments, ["model.safetensors", *words], "resnetlab serve")
+
+
+def test_names_are_served_however_they_were_given(classifier: Classifier) -> None:
+    names = ("Birds.Example.org.:8443", "2001:DB8:0::7", "[::2]:80")
+    given = served_as("--host", "MyBox.local", *(word for name in names for word in ("--allow-host", name)))
+    with TestClient(application({"pets": classifier}, settings_of(given)), base_url=HOST) as client:
+        for host in ("mybox.local:8000", "birds.example.org", "[2001:db8::7]", "[::2]:9", "localhost"):
+            assert client.get("/healthz", headers={"host": host}).status_code == 200, host
+        for host in (
+            "evil@mybox.local",
+            "mybox.local/x",
+            "mybox.local#",
+            "mybox.local:80:80",
+            "box.local",
+            "a mybox.local",
+        ):
+            assert client.get("/healthz", headers={"host": host}).status_code == 421, host
+        answer = client.get("/healthz", headers={"host": "fish.example.org:8443"})
+    assert answer.json()["error"].endswith("allow the name with --allow-host fish.example.org")
+
+
+@pytest.mark.parametrize("name", ["https://birds.example.org", "*", "*.example.org", "birds.example.org/x", ""])
+def test_a_name_that_no_host_header_has_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="give a name such as birds"):
+        settings_of(served_as("--allow-host", name))
+
+
+def test_every_way_to_write_all_networks_or_this_machine_is_known() -> None:
+    for host in ("0.0.0.0", "::", "0:0:0:0:0:0:0:0", "0"):
+        assert settings_of(served_as("--host", host)).any_address
+    for host in ("127.0.0.1", "LocalHost", "0:0::1"):
+        assert not settings_of(served_as("--host", host)).any_address
+        assert not list(warnings_of(served_as("--host", host)))
+
+
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/readyz", 200), ("/model", 421)])
 def test_a_probe_in_http_1_0_needs_no_host(client: TestClient, path: str, status: int) -> None:
     scope = {"type": "http", "http_version": "1.0", "method": "GET", "path": path, "query_string": b"", "headers": []}
@@ -272,7 +330,9 @@ def test_a_probe_in_http_1_0_needs_no_host(client: TestClient, path: str, status
 
 def test_pages_of_another_origin_are_refused(client: TestClient, make_picture: Picture) -> None:
     for origin in ("http://evil.example", "null", "http://127.0.0.1:9", "http://[", "file://"):
-        assert client.post("/predict", content=make_picture(), headers={"origin": origin}).status_code == 403
+        refused = client.post("/predict", content=make_picture(), headers={"origin": origin})
+        assert refused.status_code == 403
+        assert f"{origin!r}; a proxy before this server must pass on the Host header" in refused.json()["error"]
     for origin in ("http://127.0.0.1:8000", "https://127.0.0.1:8000"):
         assert client.post("/predict", content=make_picture(), headers={"origin": origin}).status_code == 200
 
@@ -305,6 +365,11 @@ def test_every_answer_has_the_security_headers(client: TestClient, make_picture:
     for answer in [*answers, client.post("/predict", content=make_picture())]:
         assert answer.headers["content-security-policy"].startswith("default-src 'self';")
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_old_script_is_not_used_with_a_new_page(client: TestClient) -> None:
+    for path in ("/", "/static/page.js", "/static/page.css"):
+        assert client.get(path).headers["cache-control"] == "no-cache"
 
 
 def test_the_page_needs_no_other_server() -> None:
@@ -480,6 +545,21 @@ def test_the_engine_refuses_before_it_decodes(classifier: Classifier, make_pictu
         return answers
 
     assert all(isinstance(answer, Answer) for answer in asyncio.run(fill()))
+
+
+def test_the_engine_goes_on_when_its_numbers_cannot_be_written(classifier: Classifier, make_picture: Picture) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    async def predict() -> list[Answer | LabError]:
+        engine = Engine({"pets": classifier}, max_images=2, max_batch=2, on_batch=full)
+        engine.start()
+        answers = [*await engine.predict("pets", [make_picture()]), *await engine.predict("pets", [make_picture()])]
+        await asyncio.to_thread(engine.stop)
+        return answers
+
+    for answer in asyncio.run(asyncio.wait_for(predict(), 30)):
+        assert "internal error: OSError: the disk is full" in str(answer)
 
 
 def test_a_server_without_models_is_refused() -> None:

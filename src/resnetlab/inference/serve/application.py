@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 
 from resnetlab import __version__
 from resnetlab.data.limits import TooManyPixels
-from resnetlab.errors import BadInput, LabError, unknown
+from resnetlab.errors import BadInput, LabError, printable, unknown
 from resnetlab.inference.explain import grad_cam_map
 from resnetlab.inference.predict import Classifier
 from resnetlab.inference.serve.engine import Answer, Engine, Full
@@ -253,7 +253,8 @@ class Server:
             if not parser.is_complete:
                 raise MultiPartException("it ends before its last boundary")
 
-        parser = FormParser(request.headers, chunks(), max_files=self.settings.max_batch, max_fields=100)
+        most = min(self.settings.max_batch, self.settings.max_images)  # more would be refused for ever as too busy
+        parser = FormParser(request.headers, chunks(), max_files=most, max_fields=100)
         parser.spool_max_size = self.settings.max_body + 1  # in memory; the body is there already
         try:
             form = await parser.parse()
@@ -290,7 +291,10 @@ class Server:
         request.state.record.route = "/readyz"
         if self.gate.is_draining:
             return error(503, "the server is stopping")
-        return JSONResponse({"status": "ready", "needs_token": self.settings.token is not None})
+        settings = self.settings
+        return JSONResponse(
+            {"status": "ready", "needs_token": settings.token is not None, "max_bytes": settings.max_body}
+        )
 
     async def model(self, request: Request) -> Response:
         name = self.chosen(request)
@@ -332,7 +336,20 @@ def application(models: Mapping[str, Classifier], settings: Settings | None = No
     """
     if not models:
         raise BadInput("a server needs at least one model")
-    return Server(models, settings or Settings()).gate
+    settings = settings or Settings()
+    require_thresholds(models, settings.reject)
+    return Server(models, settings).gate
+
+
+def require_thresholds(models: Mapping[str, Classifier], risk: float | None) -> None:
+    """Raise BadInput, with its name, for a model without a rejection threshold for the risk; None: none is needed."""
+    if risk is None:
+        return
+    for name, classifier in models.items():
+        try:
+            classifier.model.rejection(risk)
+        except BadInput as error:
+            raise BadInput(f"{printable(name)}: {error}") from error
 
 
 def require_known_parameters(request: Request, path: str) -> None:
@@ -349,8 +366,8 @@ def require_known_parameters(request: Request, path: str) -> None:
 
 def top_k_of(request: Request) -> int:
     text = request.query_params.get("top_k", str(TOP_K))
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= 100_000:
-        raise HTTPException(400, f"top_k is {text[:50]!r}; give a whole number of at least 1")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6) or not 1 <= int(text) <= 100_000:
+        raise HTTPException(400, f"top_k is {text[:50]!r}; give a whole number from 1 to 100000")
     return int(text)
 
 

@@ -159,6 +159,8 @@ class Engine:
         began = time.perf_counter()
         try:
             probabilities = self.classifiers[name].probabilities(np.stack([job.pixels for job in jobs])).numpy()
+            seconds = time.perf_counter() - began
+            self.on_batch(name, len(jobs), seconds)  # if it fails (a full disk), clients get an answer and we go on
         except NonFinite as error:
             if len(jobs) == 1:
                 self._deliver([(jobs[0], error)])
@@ -169,8 +171,6 @@ class Engine:
         except Exception as error:
             self._deliver([(job, as_lab_error(error)) for job in jobs])
             return
-        seconds = time.perf_counter() - began
-        self.on_batch(name, len(jobs), seconds)
         answers = zip(jobs, probabilities, strict=True)
         self._deliver([(job, Answer(row, job.decode_seconds, began - job.decoded_at, seconds)) for job, row in answers])
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resnetlab.inference.serve.metrics import Metrics
-from resnetlab.inference.serve.settings import Settings
+from resnetlab.inference.serve.settings import Settings, host_name
 
 LOGGER = logging.getLogger("resnetlab.serve")
 ACCESS = logging.getLogger("resnetlab.access")
@@ -66,6 +66,8 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
+                if scope["path"].startswith("/static/"):
+                    headers["cache-control"] = "no-cache"  # a new page needs the script of its own version
                 if self.is_draining:
                     headers["connection"] = "close"  # the client's next request goes to another server
             await send(message)
@@ -101,26 +103,25 @@ class Gate:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         is_probe_without_host = scope["http_version"] == "1.0" and "host" not in headers and scope["path"] in PROBES
-        if not is_probe_without_host and (len(headers.getlist("host")) != 1 or not self.is_ours(host)):
-            return error(421, f"this server is not {host[:200]!r}; allow the name with --allow-host")
+        name = host_name(host) if len(headers.getlist("host")) == 1 else None
+        if not is_probe_without_host and (name is None or not self.is_ours(name)):
+            advice = "send one Host header" if name is None else f"allow the name with --allow-host {name[:200]}"
+            return error(421, f"this server is not {host[:200]!r}; {advice}")
         origin = headers.get("origin")
         if origin is not None and origin_of(origin) != host.lower():
-            return error(403, "requests from pages of another origin are refused")
+            proxy = "a proxy before this server must pass on the Host header of the browser"
+            return error(403, f"requests from pages of another origin are refused: {origin[:200]!r}; {proxy}")
         if self.settings.token is not None and scope["path"] not in OPEN and not scope["path"].startswith("/static/"):
             scheme, _, token = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self.settings.is_token(token.strip()):
                 return error(401, "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
         return None
 
-    def is_ours(self, host: str) -> bool:
-        """Return True for a Host header with a name of this server. The port is not compared.
+    def is_ours(self, name: str) -> bool:
+        """Return True for a name of this server, from a Host header. The port is not compared.
 
         A page of another site can let its own name point to this machine (DNS rebinding), but not an IP address.
         """
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")  # the dot of a complete name
-        except ValueError:
-            return False
         if name in self.settings.hosts:
             return True
         return self.settings.any_address and (is_address(name) or name == socket.gethostname().lower())

@@ -24,7 +24,7 @@ from uvicorn.supervisors import Multiprocess
 
 from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.inference.predict import Classifier, load
-from resnetlab.inference.serve.application import application
+from resnetlab.inference.serve.application import application, require_thresholds
 from resnetlab.inference.serve.connection import Connection
 from resnetlab.inference.serve.gate import ACCESS, LOGGER, Gate
 from resnetlab.inference.serve.metrics import FOLDER
@@ -79,6 +79,7 @@ def serve(
     Raises BadInput for models that cannot be loaded and an address that cannot be used.
     """
     classifiers = models.load()
+    require_thresholds(classifiers, settings.reject)
     with listening(host, port) as sock:
         address = url(sock)
         if workers == 1:

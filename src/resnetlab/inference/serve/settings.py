@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from resnetlab.files import open_regular
 
 MB = 1_000_000
 HEAD_BYTES = 64 * 1024  # of request line and headers
+HOST = re.compile(r"(\[[^\[\]\s]+\]|[^\s\[\]:/?#@\\*]+)(?::\d*)?")  # of a header: a name or [address], and the port
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,22 @@ class Settings:
     def is_token(self, given: str) -> bool:
         """Compare in a time that does not depend on where the two differ."""
         return self.token is None or hmac.compare_digest(given.encode(), self.token)
+
+
+def host_name(text: str) -> str | None:
+    """Return the name in a Host header, without its port: in lower case, an address in its shortest form.
+
+    None for anything else, such as an address with a scheme, or a pattern.
+
+    >>> host_name("Birds.Example.org.:8443"), host_name("[0:0::1]:8000"), host_name("https://birds.example.org")
+    ('birds.example.org', '::1', None)
+    """
+    found = HOST.fullmatch(text)
+    name = found[1].strip("[]").lower().removesuffix(".") if found else text  # an IPv6 address without brackets
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name if found and name and not found[1].startswith("[") else None
 
 
 def read_token(file: Path) -> bytes:
