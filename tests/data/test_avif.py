@@ -59,3 +59,20 @@ def test_what_is_no_avif_or_damaged_has_no_size_and_takes_no_time():
 def test_nested_boxes_are_refused_like_other_damage():
     with pytest.raises(BadInput):
         read_image(io.BytesIO(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0\0\0\0moov" * 5000))
+
+
+class Stream(io.RawIOBase):
+    """Bytes that arrive once, as from a socket."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        return self.content.readinto(buffer)
+
+
+def test_a_stream_that_cannot_be_rewound_is_read():
+    assert read_image(Stream(avif("RGB", (30, 24)))).size == (30, 24)

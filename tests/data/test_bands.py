@@ -165,3 +165,15 @@ def test_without_the_number_of_bands_the_way_out_is_named(values):
         match=r"has \d bands of another kind than grey or RGB; to train on TIFF .* give their number \(`channels`",
     ):
         read_image(tiff(values, planarconfig="contig", photometric="minisblack"))
+
+
+def test_an_open_file_of_bands_is_read_from_its_beginning(tmp_path):
+    preprocessing = Preprocessing(6, 6, 5, (0.5,) * 5, (0.2,) * 5)
+    values = (BANDS[:, :6] % 256).astype(np.uint8)
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(values, planarconfig="contig", photometric="minisblack").read())
+    with path.open("rb") as file:
+        for _ in range(2):
+            assert np.array_equal(preprocessing.read(file), values)
+    with pytest.raises(BadInput, match=r"cannot be read: .*closed file"):
+        preprocessing.read(file)

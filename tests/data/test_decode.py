@@ -134,6 +134,19 @@ def test_exif_orientation_is_applied(kind, orientation):
     assert grey[12].max() < 12
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_an_orientation_in_xmp_data_is_not_used_beside_exif_either(kind):
+    """Pillow uses it if the EXIF data has none; browsers do not."""
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    file = saved(Image.new("RGB", (32, 16)), kind, exif=exif, xmp=xmp)
+    assert Image.open(file).getexif()[0x0112] == 6
+    assert read_image(file).size == (32, 16)
+    exif[0x0112] = 8
+    assert read_image(saved(Image.new("RGB", (32, 16)), kind, exif=exif, xmp=xmp)).size == (16, 32)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_an_image_with_damaged_exif_is_read():
     file = saved(Image.new("RGB", (8, 8), "red"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")

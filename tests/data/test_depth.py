@@ -330,3 +330,75 @@ def test_ranges_of_unusual_values():
     assert chosen(0, 255, True) == (0, 255)
     assert chosen(0, 0, True) == (0, 255)
     assert chosen(-2.0, -2.0, False) == (-2.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: png_of_16_bits(COLOURS[..., :3], 2),
+        lambda: png_of_16_bits(COLOURS, 6),
+        lambda: png_of_16_bits(COLOURS[..., 2:], 4),
+        lambda: tiff(COLOURS[..., :3]),
+        lambda: tiff(np.moveaxis(COLOURS[..., :3], 2, 0), planarconfig="separate"),
+        lambda: b"P6 7 5 65535\n" + COLOURS[..., :3].astype(">u2").tobytes(),
+    ],
+    ids=["png", "with opacity", "grey with opacity", "tiff", "planes", "ppm"],
+)
+def test_an_opened_image_of_16_bits_gives_the_pixels_of_its_file(make):
+    """Pillow would keep the high bytes, so that 12 bits become nearly black."""
+    content = make()
+    file = io.BytesIO(content)
+    expected = np.asarray(read_image(io.BytesIO(content), value_range=(0, 4095)))
+    opened = Image.open(file)
+    assert np.array_equal(np.asarray(to_image(opened, value_range=(0, 4095))), expected)
+    assert np.array_equal(np.asarray(opened), np.asarray(Image.open(io.BytesIO(content))))  # it is as it was
+    plain = np.asarray(read_image(io.BytesIO(content)))
+    assert np.array_equal(np.asarray(to_image(Image.open(io.BytesIO(content)))), plain)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"rowsperstrip": 2}, {"byteorder": ">"}])
+def test_planes_of_16_bits_without_a_range_are_read_like_pixels(options):
+    """For a model of 8-bit images. Pillow reads the planes as if they had 8 bits."""
+    planes = tiff(np.moveaxis(COLOURS[..., :3] * 16, 2, 0), planarconfig="separate", **options)
+    pixels = tiff(COLOURS[..., :3] * 16)
+    found, expected = (np.asarray(read_image(io.BytesIO(content))).astype(int) for content in (planes, pixels))
+    assert np.abs(found - expected).max() <= 1
+    assert np.array_equal(np.asarray(to_image(Image.open(io.BytesIO(planes)))), found)
+
+
+def test_an_open_file_is_read_from_its_beginning_with_a_range_too(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_of_16_bits(COLOURS[..., :3], 2))
+    expected = np.asarray(read_image(path, value_range=(0, 4095)))
+    with path.open("rb") as file:
+        for _ in range(2):
+            assert np.array_equal(np.asarray(read_image(file, value_range=(0, 4095))), expected)
+
+
+def test_one_image_with_far_larger_values_is_pointed_out(tmp_path):
+    """Its range is that of all images, which makes the others nearly black."""
+    write(tmp_path, lambda r: r.integers(0, 4096, (9, 9)).astype(np.uint16), count=30)
+    dead = np.full((9, 9), 2000, np.uint16)
+    dead[0, 0] = 65535
+    for i in range(3):
+        Image.fromarray(dead).save(tmp_path / f"a/{i}.png")
+        Image.fromarray(dead).save(tmp_path / f"b/{i}.png")
+    opened = open_dataset(tmp_path)
+    assert opened.preprocessing.range == (0, 65535)
+    (note,) = [note for note in opened.notes if "of 256 levels" in note]
+    assert note.startswith("most training images use 16 of 256 levels, because some have values far from theirs; `ran")
+    wide = write(tmp_path / "wide", lambda r: r.integers(0, r.integers(4096, 65536), (9, 9)).astype(np.uint16))
+    assert not [note for note in open_dataset(wide).notes if "of 256 levels" in note]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_colours_that_are_multiplied_by_their_opacity_use_the_range_too(order):
+    """Pillow keeps the high bytes, so that 12 bits become nearly black."""
+    opacity = np.full((5, 7, 1), 65535)
+    opacity[0] = 0x8080
+    colours = COLOURS[..., :3]
+    multiplied = np.concatenate([np.rint(colours * (opacity / 65535)), opacity], axis=2).astype(f"{order}u2")
+    content = tiff(multiplied, extrasamples=["assocalpha"], byteorder=order)
+    pixels = np.asarray(read_image(io.BytesIO(content), value_range=(0, 4095)))
+    over_white = colours * (255 / 4095) * (opacity / 65535) + 255 * (1 - opacity / 65535)
+    assert np.abs(pixels - over_white).max() <= 1.5

@@ -8,7 +8,7 @@ from typing import IO
 
 from PIL.Image import Image
 
-from resnetlab.data.decode import read_bytes
+from resnetlab.data.decode import read_bytes, read_from_start
 from resnetlab.data.depth import DeepPixels
 from resnetlab.data.limits import MAX_PIXELS
 from resnetlab.data.shards import open_image
@@ -29,7 +29,13 @@ def read_bands(
     shown = printable(name if name is not None else source if isinstance(source, str | Path) else "the file")
     if isinstance(source, Image):
         raise BadInput(f"a Pillow image has 1, 3 or 4 known channels; give {channels} bands as a TIFF file or an array")
-    content = read_bytes(source, name=name) if isinstance(source, str | Path) else source.read()
+    if isinstance(source, str | Path):
+        content = read_bytes(source, name=name)
+    else:
+        try:
+            content = read_from_start(source)
+        except (OSError, ValueError) as error:  # it is closed, for example
+            raise BadInput(f"{shown} cannot be read: {printable(error)}") from error
     if content[:4] not in SIGNATURES:
         raise BadInput(f"{shown} is not a TIFF file; {channels} channels are read from TIFF files of {channels} bands")
     return DeepPixels(read_tiff(content, channels, shown, max_pixels), shown)

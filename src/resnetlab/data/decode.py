@@ -70,7 +70,7 @@ _TRANSPOSE = {
 }
 _PLUGINS = ("Jpeg", "Png", "WebP", "Bmp", "Gif", "Tiff", "Ppm", "Jpeg2K", "Avif")
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}  # brands
-_DEEP = {f"{bands};16{order}" for bands in ("RGB", "RGBX", "RGBA", "R", "G", "B", "A") for order in "BLN"}
+_DEEP = {f"{bands};16{order}" for bands in ("RGB", "RGBX", "RGBA", "RGBa", "R", "G", "B", "A") for order in "BLN"}
 
 
 class _UnreadTiff(Exception):
@@ -124,7 +124,11 @@ def to_image(
     if isinstance(source, np.ndarray):
         return Image.fromarray(from_array(source, name or "the array", max_pixels))
     if isinstance(source, Image.Image):
-        pixels = _load(source, printable(name or getattr(source, "filename", "") or "the image"), max_pixels)
+        shown = str(name or getattr(source, "filename", "") or "the image")
+        content = _content_of(source, keep_depth=value_range is not None)
+        if content is not None:
+            return read_image(io.BytesIO(content), name=shown, max_pixels=max_pixels, value_range=value_range)
+        pixels = _load(source, printable(shown), max_pixels)
         return Image.fromarray(pixels.to_8bit(value_range)) if isinstance(pixels, DeepPixels) else pixels
     return read_image(source, name=name, at_least=at_least, max_pixels=max_pixels, value_range=value_range)
 
@@ -147,12 +151,15 @@ def decode(
     try:
         # Reading all bytes at once, unbuffered, takes half the time of giving Pillow the path.
         file = io.BytesIO(read_bytes(source, name=name)) if isinstance(source, str | Path) else source
-        if keep_depth and not isinstance(file, io.BytesIO):
-            file = io.BytesIO(file.read())
+        if not isinstance(file, io.BytesIO) and (keep_depth or not _is_seekable(file)):
+            file = io.BytesIO(read_from_start(file))
         image = _open(file, shown)
         if image.format == "AVIF":
             _require_frame(file, shown, max_pixels)
         _draft(image, at_least, shown, max_pixels)
+        content = None
+        if keep_depth or _has_deep_planes(image):
+            content = file.getvalue() if isinstance(file, io.BytesIO) else read_from_start(file)
     except BadInput:
         raise
     except _UnreadTiff:
@@ -164,7 +171,7 @@ def decode(
         ) from error
     except Exception as error:  # parsers of hostile files can raise anything
         raise BadInput(f"{shown} cannot be read: {_reason(error)}") from error
-    return _load(image, shown, max_pixels, file.getvalue() if isinstance(file, io.BytesIO) and keep_depth else None)
+    return _load(image, shown, max_pixels, content)
 
 
 def from_array(array: np.ndarray, name: str, max_pixels: int, channels: int = 3) -> np.ndarray:
@@ -249,6 +256,17 @@ def read_bytes(path: str | Path, *, name: str | None = None) -> bytes:
     if not content:
         raise BadInput(f"{printable(path if name is None else name)} is an empty file")
     return content
+
+
+def read_from_start(file: IO[bytes]) -> bytes:
+    """Return all bytes of an open file, wherever it was read to; of a stream, those that are left."""
+    with contextlib.suppress(AttributeError, io.UnsupportedOperation):
+        file.seek(0)
+    return file.read()
+
+
+def _is_seekable(file: IO[bytes]) -> bool:
+    return hasattr(file, "seekable") and file.seekable()
 
 
 @cache
@@ -358,12 +376,12 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
         return None
     tiles = list(getattr(image, "tile", ()))
     names = {_raw_mode(tile) for tile in tiles}
-    stored = {name: name for name in names}
-    if image.format == "TIFF" and names <= set("RGBA") and set(image.tag_v2.get(_BITS, ())) == {16}:  # type: ignore[attr-defined]
+    stored = {name: name.replace("RGBa", "RGBA") for name in names}  # Pillow would divide by a single byte of opacity
+    if _has_deep_planes(image):
         order = "L" if content[:1] == b"I" else "B"
-        stored = {name: f"{name};16{order}" for name in names}  # planes, of which Pillow forgets the 16 bits
+        stored = {name: f"{name};16{order}" for name in names}
         names = set(stored.values())
-    if len(tiles) == 1 and tiles[0][0] == "ppm" and image.mode == "RGB" and tiles[0][3][1] > 255:
+    if _is_deep_ppm(image):
         return DeepPixels(_deep_ppm(image, content), shown)
     if names == {"LA;16B"}:  # four bytes per pixel, like RGBA of 8 bits
         pixels = _decoded_as(image, {"LA;16B": "RGBA"}).astype(np.uint16)
@@ -375,9 +393,45 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
     low, high = _decoded_as(_open(io.BytesIO(content), shown), swapped), _decoded_as(image, stored)
     values = (high.astype(np.uint16) << 8 | low)[..., :3]
     opacity = high[..., 3] if high.shape[2] == 4 else None
+    if opacity is not None and any(name.startswith("RGBa") for name in names):  # colours are multiplied by it
+        whole = values * (255 / np.maximum(opacity, 1)[..., None])
+        values = np.rint(np.minimum(whole, 65535)).astype(np.uint16)
     if isinstance(key := image.info.get("transparency"), tuple):  # the transparent colour of a PNG
         opacity = np.where((values == key).all(-1), np.uint8(0), np.uint8(255))
     return DeepPixels(np.ascontiguousarray(values), shown, opacity)
+
+
+def _has_deep_planes(image: Image.Image) -> bool:
+    """Return True for an opened TIFF of colour in planes of 16 bits, which Pillow decodes as if they had 8."""
+    if image.format != "TIFF":
+        return False
+    names = {_raw_mode(tile) for tile in getattr(image, "tile", ())}
+    is_deep = set(image.tag_v2.get(_BITS, ())) == {16}  # type: ignore[attr-defined]
+    return bool(names) and names <= set("RGBA") and is_deep
+
+
+def _is_deep_ppm(image: Image.Image) -> bool:
+    tiles = list(getattr(image, "tile", ()))
+    return len(tiles) == 1 and tiles[0][0] == "ppm" and image.mode == "RGB" and tiles[0][3][1] > 255
+
+
+def _content_of(image: Image.Image, *, keep_depth: bool) -> bytes | None:
+    """Return the file of an opened image that is not decoded yet, if Pillow would lose bits that are needed.
+
+    These are colours of 16 bits with `keep_depth`, and planes of 16 bits. None for any other image.
+    """
+    file = getattr(image, "fp", None)
+    try:
+        names = {_raw_mode(tile) for tile in getattr(image, "tile", ())}
+        is_deep = bool(names) and (names <= _DEEP or names == {"LA;16B"} or _is_deep_ppm(image))
+        if file is None or image.tell() or not (_has_deep_planes(image) or (keep_depth and is_deep)):
+            return None
+        at = file.tell()
+        content: bytes = read_from_start(file)
+        file.seek(at)
+    except Exception:  # a closed or damaged file; decoding gives the reason
+        return None
+    return content
 
 
 def _deep_grey(upright: Image.Image, image: Image.Image, shown: str) -> DeepPixels:
@@ -433,10 +487,20 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     if "exif" not in image.info and not (image.format == "PNG" and "Raw profile type exif" in image.info):
         return image  # the common case: parsing would cost more than decoding a small image
     try:
-        turn = _TRANSPOSE.get(image.getexif().get(_ORIENTATION, 1))
+        has_xmp = "xmp" in image.info or "XML:com.adobe.xmp" in image.info
+        exif = _exif_alone(image) if has_xmp else image.getexif()  # which looks for an orientation in XMP data, too
+        turn = _TRANSPOSE.get(exif.get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF data; viewers show such an image as it is stored
         turn = None
     return image if turn is None else image.transpose(turn)
+
+
+def _exif_alone(image: Image.Image) -> Image.Exif:
+    given = image.info.get("exif")
+    text = "" if given is not None else image.info["Raw profile type exif"]
+    exif = Image.Exif()
+    exif.load(bytes.fromhex("".join(text.split("\n")[3:])) if given is None else given)
+    return exif
 
 
 def _to_8bit(image: Image.Image) -> Image.Image:

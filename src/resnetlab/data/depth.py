@@ -167,10 +167,18 @@ def choose_range(found: Mapping[str, Limits], total: int) -> tuple[Range, tuple[
         f"{lowest:g} to {highest:g})"
     ]
     levels = 256 * (highest - lowest) / (chosen[1] - chosen[0])
+    low = np.quantile([one.lowest for one in found.values()], 0.25).item()
+    high = np.quantile([one.highest for one in found.values()], 0.75).item()
+    levels_of_most = 256 * (high - low) / (chosen[1] - chosen[0])
     if levels < _FEW_LEVELS:
         sentences.append(
             f"the training images use {max(1, round(levels))} of 256 levels; `range=({lowest:g}, {highest:g})` would "
             "use them all"
+        )
+    elif low < high and levels_of_most < _FEW_LEVELS:
+        sentences.append(
+            f"most training images use {max(1, round(levels_of_most))} of 256 levels, because some have values far "
+            f"from theirs; `range=({low:g}, {high:g})` would suit most of them"
         )
     return chosen, (*sentences, *mixed(found, total))
 
