@@ -138,3 +138,13 @@ def test_a_list_is_read_while_it_arrives() -> None:
             paths = read_paths(stream, separator=separator)
             pipe.write(b"a.png" + separator)
             assert next(paths) == "a.png"
+
+
+def test_a_folder_with_brackets_in_its_name_is_meant_as_it_is(photos: Path) -> None:
+    photos.rename("photos [1]")
+    assert find_images("photos [1]/*.jpg").files == ("photos [1]/2.jpg", "photos [1]/10.jpg")
+    assert find_images("photos [1]/nothing.jpg").files == ("photos [1]/nothing.jpg",)
+    Path("photos 1").mkdir()
+    Path("photos 1/x.jpg").touch()
+    Path("photos [1]").rename("others")
+    assert find_images("photos [1]/*.jpg").files == ("photos 1/x.jpg",)

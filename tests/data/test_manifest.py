@@ -10,6 +10,7 @@ from PIL import Image
 from resnetlab.data import open_dataset
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import scan
+from resnetlab.data.shards import Member, write_shard
 from resnetlab.errors import BadInput
 
 
@@ -245,3 +246,45 @@ def test_a_table_is_opened_as_a_data_set(tmp_path):
     assert sum(map(len, (opened.train, opened.val, opened.test))) == 40
     plants = [{int(name[:-4]) // 4 for name in part.names} for part in (opened.train, opened.val, opened.test)]
     assert sorted(plant for split in plants for plant in split) == list(range(10))
+
+
+def test_eval_in_a_table_is_the_split_that_a_folder_of_this_name_is(tmp_path):
+    files = [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(4)]
+
+    def listed(*splits):
+        rows = [f"{name}/{i}.png,{name},{split}" for name in ("cat", "dog") for i, split in enumerate(splits)]
+        return scan(write(tmp_path, "\n".join(["file,label,split", *rows]), files=files))
+
+    listing = listed("train", "valid", "eval")
+    assert (listing.layout, listing.test.names) == ("train/val/test", ("cat/2.png", "dog/2.png"))
+    listing = listed("train", "Evaluation", "test")
+    assert (listing.layout, listing.val.names) == ("train/val/test", ("cat/1.png", "dog/1.png"))
+    with pytest.raises(BadInput, match="2 of 8 rows have an unknown split, first in line 5: 'eval'"):
+        listed("train", "val", "test", "eval")
+
+
+def test_a_table_lists_images_in_shards(tmp_path):
+    members = [(Member(f"{name}/{i}.png", name, 0), bytes([i + 1])) for name in ("cat", "dog") for i in range(3)]
+    write_shard(tmp_path / "a.tar", members, 0)
+    rows = [f"a.tar/{member.name},{member.label}" for member, _ in members]
+    table = write(tmp_path, "\n".join(["file,label", *rows]), files=())
+    assert scan(table).train.names == tuple(sorted(f"a.tar/{member.name}" for member, _ in members))
+    table.write_text("\n".join(["file,label", *rows, "a.tar/cat/9.png,cat"]))
+    with pytest.raises(BadInput, match=r"1 of 7 rows has a file that is not in .*'a\.tar/cat/9\.png'"):
+        scan(table)
+
+
+def test_images_and_lists_in_the_cells_of_parquet_are_refused(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    table = write(tmp_path, "", "m.parquet")
+    columns = {"file": ["a/1.png", "b/3.png"], "label": ["cat", b"dog"], "vector": [np.ones(3), np.ones(3)]}
+
+    def read(**changed):
+        monkeypatch.setattr(pandas, "read_parquet", lambda _: pandas.DataFrame({**columns, **changed}))
+        return scan(table)
+
+    assert read().classes == ("cat", "dog")
+    images = [{"bytes": b"\xff\xd8", "path": "1.png"}, {"bytes": b"\xff\xd8", "path": "2.png"}]
+    for changed in ({"file": images}, {"file": [b"\xff\xd8", b"\xff"]}, {"label": [["cat"], ["dog", "cat"]]}):
+        with pytest.raises(BadInput, match=r"2 of 2 rows have an image, a list or a structure in a cell, .*; give"):
+            read(**changed)

@@ -230,3 +230,41 @@ def test_listing_shards_keeps_few_bytes_for_a_sample(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(listing) == count
     assert kept < 160 * count
+
+
+def test_eval_beside_val_and_test_is_refused(tmp_path: Path) -> None:
+    """It replaced the val split."""
+    folder = photos(tmp_path / "photos", ("train", "val", "eval", "test"), count=3)
+    (tmp_path / "shards").mkdir()
+    for split in ("train", "val", "eval"):
+        with tarfile.open(tmp_path / "shards" / f"{split}-000.tar", "w") as archive:
+            archive.add(folder / split, ".")
+    listing = scan(tmp_path / "shards")
+    assert {name.partition("-")[0] for name in listing.val.names} == {"val"}
+    assert {name.partition("-")[0] for name in listing.test.names} == {"eval"}
+    with tarfile.open(tmp_path / "shards" / "test-000.tar", "w") as archive:
+        archive.add(folder / "test", ".")
+    with pytest.raises(BadInput, match=r"has shards of val, test and a fourth split \(eval or holdout\)"):
+        scan(tmp_path / "shards")
+
+
+def test_packing_tells_what_is_skipped_and_that_groups_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "resnetlab")
+    folder = photos(tmp_path / "photos", count=3)
+    (folder / "cat" / "notes.txt").touch()
+    list(pack(folder, tmp_path / "shards"))
+    assert "skipped: 1 .txt file in cat" in caplog.text
+    assert "groups" not in caplog.text
+    rows = [f"{name}/{name}.{i}.png,{name},g{i}" for name in ("cat", "dog") for i in range(3)]
+    (folder / "pets.csv").write_text("\n".join(["file,label,group", *rows]))
+    list(pack(folder / "pets.csv", tmp_path / "others"))
+    assert "shards hold no groups, and the images have no test and no val split" in caplog.text
+
+
+def test_a_folder_with_brackets_in_its_name_is_meant_as_it_is(shards: Path) -> None:
+    odd = shards.rename(shards.with_name("shards [v2]"))
+    assert len(shards_in(f"{odd}/*.tar")) == len(shards_in(f"{odd}/images-{{00000..00003}}-of-00004.tar")) == 4
+    with pytest.raises(BadInput, match="no shard matches"):
+        shards_in(f"{odd}/other-*.tar")

@@ -127,6 +127,15 @@ def test_a_folder_of_classes_that_tar_packed(tmp_path):
     assert read_index(path).skipped == 2
 
 
+def test_hidden_and_system_folders_in_a_shard_are_no_classes(tmp_path):
+    """As in a folder of images: thumbnails of a NAS, checkpoints of notebooks, and what macOS adds to archives."""
+    names = ["cat/1.jpg", "dog/1.jpg", "cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", ".ipynb_checkpoints/1.jpg"]
+    names += ["__MACOSX/cat/1.jpg", "dog/.cache/index.json", "cat/Thumbs.db"]
+    path = pack(tmp_path / "a.tar", [(name, b"image") for name in names])
+    assert labels(path) == {"cat/1.jpg": "cat", "dog/1.jpg": "dog"}
+    assert read_index(path).skipped == 5
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -169,6 +169,11 @@ def test_the_val_split_of_data_like_imagenet_is_the_test_split() -> None:
     assert val.names == HoldOut(0.1, 0.2, 0).draw(("a", "b"), given, None, own)[0][1].names  # as if it were named test
 
 
+def test_data_without_a_val_split_cannot_be_tested_on_it_and_a_note_has_this() -> None:
+    _, notes = HoldOut(0.1, 0.2, 0, val_is_test=True).draw(("a", "b"), files("train", 10), None, None)
+    assert notes[0] == ("`data.val_is_test` has no effect, because the data has no val split: a test split is drawn")
+
+
 @pytest.mark.parametrize("val", [files("val", 3), None])
 def test_data_with_a_test_split_keeps_it(val: Files | None) -> None:
     own = files("test", 2)

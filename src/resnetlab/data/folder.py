@@ -13,7 +13,7 @@ from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, alike, counted, notes_on_alike, quoted, require_two, shortened
 from resnetlab.data.groups import named_groups
 from resnetlab.data.manifest import SUFFIXES as TABLES
-from resnetlab.data.manifest import read_manifest
+from resnetlab.data.manifest import read_manifest, root_of_table
 from resnetlab.data.named import find_named
 from resnetlab.data.shard_list import find_in_shards, is_shards, name_of_shards
 from resnetlab.data.shards import SUFFIX
@@ -177,7 +177,7 @@ def find(
     if is_shards(source):
         return _grouped(_in_shards(source), group_by)
     if path.suffix.lower() in TABLES and not path.is_dir():
-        return _in_manifest(path, path.parent if root is None else Path(root), group_by, may_lack_files)
+        return _in_manifest(path, root_of_table(path) if root is None else Path(root), group_by, may_lack_files)
     if not path.exists():
         raise BadInput(f"folder not found: {printable(path)}; give a folder of images, or one of {', '.join(DATASETS)}")
     if not path.is_dir():

@@ -99,7 +99,11 @@ def _in_folder(folder: Path) -> ImagePaths:
 def _matching(pattern: str) -> ImagePaths:
     """Return the images that match a pattern, and those in the folders that match it."""
     path = Path(pattern)
-    fixed = next(i for i, part in enumerate(path.parts) if _PATTERN.search(part))
+    # a folder that exists under such a name, as "photos [1]", is meant as it is
+    wild = (i for i, part in enumerate(path.parts) if _PATTERN.search(part))
+    fixed = next((i for i in wild if not os.path.lexists(Path(*path.parts[: i + 1]))), None)
+    if fixed is None:
+        return ImagePaths((pattern,))
     base, rest = Path(*path.parts[:fixed]), str(Path(*path.parts[fixed:]))
     skipped: Counter[tuple[Kind, str]] = Counter()
     files: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import operator
 import os
 import posixpath
 import re
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from resnetlab.data.classes import quoted
 from resnetlab.data.groups import named_groups
-from resnetlab.data.words import split_of
+from resnetlab.data.shards import contents_in_shards
+from resnetlab.data.words import splits_of
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import read_regular
 
@@ -29,6 +31,8 @@ COLUMNS = {
 """Names of the columns, in any case, with any dashes and spaces. The first name comes before the others."""
 
 _UTF8 = "save the table as CSV in UTF-8 (in Excel: CSV UTF-8)"
+_NO_TEXT = "\0"
+_ONE_TEXT = "give each row the path of an image file and one class, both as text; images inside the table are not read"
 _FORMULA = re.compile(r"'+[=+\-@\t\r]")  # text that `resnetlab.runs.csv_files` marks as text for spreadsheets
 
 
@@ -86,6 +90,9 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_la
         )
     if not rows:
         raise BadInput(f"{shown} lists no images")
+    cells_of = operator.attrgetter("file", "label", "split", "group")
+    nested = [row for row in rows if any(_NO_TEXT in (cell or "") for cell in cells_of(row))]
+    _refuse(shown, rows, nested, "an image, a list or a structure in a cell", advice=_ONE_TEXT)
     if not any(row.split for row in rows):  # a column without a single value says nothing
         rows, column["split"] = [replace(row, split=None) for row in rows], None
     if not any(row.group for row in rows):
@@ -97,10 +104,13 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_la
     _refuse(shown, rows, other, "text that is not UTF-8", "label", advice=_UTF8)
     rows = _normalised(shown, rows, root)
     rows, notes = _without_repetition(shown, rows)
-    rows = [replace(row, split=row.split and (split_of(row.split) or row.split)) for row in rows]
+    meant = splits_of(row.split for row in rows if row.split)
+    rows = [replace(row, split=row.split and meant[row.split]) for row in rows]
     strange = [row for row in rows if row.split not in (None, "train", "val", "test")]
     _refuse(shown, rows, strange, "an unknown split", "split", advice="use train, val and test")
     gone = [row for row in rows if not os.path.isfile(root / row.file)]  # noqa: PTH113 - a Path's takes longer
+    packed = contents_in_shards(str(root), [row.file for row in gone])
+    gone = [row for row in gone if row.file not in packed]
     if may_lack_files:
         lost = {row.file for row in gone}
         rows, gone = [row for row in rows if row.file not in lost], []
@@ -115,6 +125,26 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_la
         notes.append(f"images of one group stay in one split: {len({row.group for row in rows}):,} groups")
     ordered = tuple(sorted(rows, key=lambda row: (row.label, row.file)))
     return Manifest(ordered, rows[0].split is not None, has_groups, tuple(notes))
+
+
+def root_of_table(path: Path) -> Path:
+    """Return the folder that the files of a table are relative to, if none is given: that of the table.
+
+    Of a link to a table elsewhere, it is the folder of the link or, if no file is there, that of the table itself.
+    """
+    target = path.resolve().parent
+    if not path.is_symlink() or target == path.parent.resolve():
+        return path.parent
+    return target if not _lists_files(path, path.parent) and _lists_files(path, target) else path.parent
+
+
+def _lists_files(path: Path, root: Path) -> bool:
+    """Return True if some files of a table are in a folder."""
+    try:
+        read_manifest(path, root, may_lack_files=True)
+    except BadInput:
+        return False
+    return True
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -163,13 +193,24 @@ def _parquet(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise BadInput(f"{printable(path)} cannot be read as Parquet: {printable(error)[:200]}") from error
     if any(table.index.names):
         table = table.reset_index()
-    columns = [["" if pandas.isna(value) else _plain(value) for value in table[name]] for name in table.columns]
+    columns = [[_plain(value) for value in table[name]] for name in table.columns]
     rows = [list(row) for row in zip(*columns, strict=True)]
     return [str(name).strip() for name in table.columns], list(enumerate(rows, start=1))
 
 
 def _plain(value: object) -> str:
-    """Return a cell as text; a whole number that an empty cell in its column made a float is whole again."""
+    """Return a cell as text; a whole number that an empty cell in its column made a float is whole again.
+
+    `_NO_TEXT` stands for bytes that are no text, and for lists and structures, such as an image with its name.
+    """
+    import pandas
+
+    if isinstance(value, bytes):
+        return value.decode(errors="replace").replace("\N{REPLACEMENT CHARACTER}", _NO_TEXT)
+    if not pandas.api.types.is_scalar(value):
+        return _NO_TEXT
+    if pandas.isna(value):
+        return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -191,7 +232,7 @@ def _refuse(
     if not wrong:
         return
     have = "has" if len(wrong) == 1 else "have"
-    detail = "" if cell is None else f": {printable(getattr(wrong[0], cell))!r}"
+    detail = "" if cell is None else f": {printable(getattr(wrong[0], cell))[:200]!r}"
     raise BadInput(
         f"{shown}: {len(wrong):,} of {len(rows):,} rows {have} {what}, first in line {wrong[0].line}{detail}; {advice}"
     )

@@ -14,7 +14,7 @@ from resnetlab.data.folder import Files, Listing, scan
 from resnetlab.data.random import RandomTables
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.shards import INDEX_SUFFIX, SUFFIX, Member, index_of, read_index, write_shard
-from resnetlab.data.tree import require_outside
+from resnetlab.data.tree import require_outside, sentences
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import as_path
 
@@ -50,7 +50,21 @@ def pack(
     listing = scan(source)
     plan = _plan(listing, images_per_shard, seed)
     _prepare(folder, plan)
+    for note in (*sentences(listing.skipped), *_note_on_groups(listing)):
+        log.info("note: %s", note)
     return _write(folder, listing, plan)
+
+
+def _note_on_groups(listing: Listing) -> tuple[str, ...]:
+    """Return a sentence if a table has groups that splits drawn from the shards would not keep together."""
+    missing = [part for part, files in (("test", listing.test), ("val", listing.val)) if files is None]
+    if listing.train.groups is None or not missing:
+        return ()
+    return (
+        f"shards hold no groups, and the images have no {' and no '.join(missing)} split: a split that is drawn from "
+        "the shards may have images of one group on both sides; give the table a column split, or train on the shards "
+        "with a regular expression for the groups (data.group_by)",
+    )
 
 
 def _plan(listing: Listing, images_per_shard: int, seed: int) -> dict[str, Files]:

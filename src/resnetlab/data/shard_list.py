@@ -67,7 +67,7 @@ def shards_in(source: str | os.PathLike[str]) -> list[Path]:
     names = [text] if os.path.lexists(text) else list(_expanded(text, shown))
     paths: list[str] = []
     for name in names:
-        paths += sorted(glob.glob(name)) if _WILD.search(name) and not os.path.lexists(name) else [name]  # noqa: PTH207 - text
+        paths += _existing(name) if _WILD.search(name) and not os.path.lexists(name) else [name]
     if not paths:
         raise BadInput(f"no shard matches {shown}; give the paths of tar files, such as 'shards/{{000..099}}.tar'")
     if missing := [name for name in paths if not os.path.lexists(name)]:
@@ -79,6 +79,16 @@ def shards_in(source: str | os.PathLike[str]) -> list[Path]:
     if len(names) == 1:
         _require_all(list(map(Path, paths)), shown)
     return list(map(Path, paths))
+
+
+def _existing(pattern: str) -> list[str]:
+    """Return the paths that match a pattern, sorted; a folder that exists under such a name is meant as it is."""
+    parts = Path(pattern).parts
+    for place, part in enumerate(parts):
+        if _WILD.search(part) and not os.path.lexists(Path(*parts[: place + 1])):
+            start = glob.escape(str(Path(*parts[:place]))) if place else ""
+            return sorted(glob.glob(os.path.join(start, *parts[place:])))  # noqa: PTH207, PTH118 - text
+    return [pattern]
 
 
 def _shards_elsewhere(pattern: str) -> list[Path]:
@@ -142,6 +152,11 @@ def find_in_shards(source: str | os.PathLike[str]) -> tuple[Path, Parts, tuple[s
         raise BadInput(f"{printable(os.fspath(source))} has no images, but {counted(skipped, 'other file')}; {kinds}")
     if None in found:
         found = _by_folder(found[None])
+    if "eval" in found and {"val", "test"} <= found.keys():
+        raise BadInput(
+            f"{printable(os.fspath(source))} has shards of val, test and a fourth split (eval or holdout), which is "
+            "neither; leave its shards out"
+        )
     if "eval" in found:
         found["test" if "val" in found and "test" not in found else "val"] = found.pop("eval")
     parts: Parts = {}

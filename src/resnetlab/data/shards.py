@@ -29,7 +29,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
 from resnetlab.data.contents import content_digest
 from resnetlab.data.remote import is_remote, opened, read_range, read_small, size_of
-from resnetlab.data.tree import SUFFIXES
+from resnetlab.data.tree import SUFFIXES, skipped_by_name
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.files import cache_folder, open_regular, read_regular, read_whole, replacing, write_text
 
@@ -334,7 +334,7 @@ def _scan(shard: str, file: IO[bytes], size: int) -> Index:
             kind = _suffix(name)
             if name in images or name in labels:
                 raise BadInput(f"{shown} has {printable(name)} twice; pack it again, with each name once")
-            if name.rpartition("/")[2].startswith("."):
+            if _is_skipped(name):
                 skipped += 1
             elif kind in (".cls", ".json"):
                 labels[name] = _content(file, info, shown, most=_MOST_LABEL_BYTES)
@@ -467,6 +467,14 @@ def _inside(name: str, shown: str) -> str:
     if not _is_inside(plain):
         raise BadInput(f"{shown} has a member named {printable(name)}, which leads out of it; pack it again without it")
     return plain
+
+
+def _is_skipped(name: str) -> bool:
+    """Return True for a member that is hidden or of the system, or in such a folder, as in a folder of images."""
+    *folders, file = name.split("/")
+    return any(skipped_by_name(folder, is_folder=True) for folder in folders) or bool(
+        skipped_by_name(file, is_folder=False)
+    )
 
 
 def _is_inside(name: str) -> bool:

@@ -197,6 +197,8 @@ class HoldOut:
         if self.val_is_test and val is not None and test is None:
             notes.append(f"test: the {len(val.labels):,} images of the data's val split (`data.val_is_test`)")
             val, test = None, val
+        elif self.val_is_test and test is None:
+            notes.append("`data.val_is_test` has no effect, because the data has no val split: a test split is drawn")
         if self.folds is not None and test is not None:
             raise BadInput(
                 f"folds are test splits, but the data has {len(test.labels):,} test images of its own; give the other "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _WORDS = {
     **dict.fromkeys(("train", "training", "trainval", "tr", "trn", "learn", "learning"), "train"),
@@ -53,3 +54,17 @@ def split_of(name: str) -> str | None:
     """
     found = part_of(name)
     return None if found is None or found[1] else found[0].replace("eval", "val")
+
+
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Map each name to the split that it means, or to itself for any other name.
+
+    As for folders, "eval" means val or, beside a val split, test. Beside both it has no meaning.
+
+    >>> splits_of(["Training", "eval", "pred"]), splits_of(["train", "valid", "eval"])["eval"]
+    ({'Training': 'train', 'eval': 'val', 'pred': 'pred'}, 'test')
+    """
+    found = {name: part_of(name) for name in dict.fromkeys(names)}
+    parts = {name: part[0] if part is not None and not part[1] else name for name, part in found.items()}
+    free = next((split for split in ("val", "test") if split not in parts.values()), "eval")
+    return {name: free if part == "eval" else part for name, part in parts.items()}
