@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab.runs import experiment
+from resnetlab.runs import experiment, recipes
+from resnetlab.runs.build import resolved
 
 TINY = ("train", "--model", "tiny", "--batch-size", "16", "--precision", "fp32", "--steps", "1")
 
@@ -103,3 +105,31 @@ def test_a_manifest_is_trained_resumed_and_scored_from_another_folder(
     assert code == 0, err
     code, out, err = command("evaluate", "../run", "--split", "test")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("beside", ["link", "table"])
+def test_a_link_to_a_table_has_its_images_beside_the_link_or_beside_the_table(
+    command: Any, tmp_path: Path, beside: str
+) -> None:
+    """The first as in a folder that a cache of downloads has filled with links, the second as on a user's desk."""
+    (tmp_path / "link").mkdir()
+    (tmp_path / "table").mkdir()
+    pictures(tmp_path / beside, "cat", "dog")
+    rows = [f"{c}/{i}.png,{c}" for c in ("cat", "dog") for i in range(20)]
+    (tmp_path / "table/0123abc").write_text("\n".join(["file,label", *rows]))
+    (tmp_path / "link/pets.csv").symlink_to(tmp_path / "table/0123abc")
+    code, _, err = command(*TINY, "--data", "link/pets.csv", "--out", "run")
+    assert code == 0, err
+    assert json.loads((tmp_path / "run/config.json").read_text())["data"]["name"] == str(tmp_path / "link/pets.csv")
+    assert command("evaluate", "run")[0] == 0
+    shutil.copy("run/best.safetensors", "model.safetensors")
+    code, out, err = command("evaluate", "model.safetensors", "--data", "link/pets.csv")
+    assert code == 0, err
+    assert "all 40 images" not in out + err  # its own split, drawn again
+
+
+def test_a_relative_folder_of_a_named_set_is_found_from_anywhere() -> None:
+    config = recipes.folder().changed({"data": {"name": "cifar10", "root": "downloads"}})
+    assert resolved(config).data.root == str(Path("downloads").absolute())
+    for root in (None, "~/downloads"):
+        assert resolved(config.changed({"data": {"root": root}})).data.root == root

@@ -185,6 +185,11 @@ def test_other_data_is_scored_whole(root: Path, caplog: pytest.LogCaptureFixture
         evaluate(run.path, str(other), "test", out=run.evaluation("test"))
     with pytest.raises(BadInput, match="is for other scores of the run"):
         evaluate(run.path, split="val", out=run.evaluation("test"))
+    caplog.clear()
+    shutil.copy(root / "pets" / stored(root, "test")[0], other / "cat" / "tested.png")
+    assert evaluate(run.path, str(other), "val")["images"] == 14
+    assert "1 of these 14 images are test images of the run (cat/tested.png): score them with" in caplog.text
+    assert stored(root, "test")[0].startswith("cat/")
 
 
 @pytest.mark.parametrize("classes", [("cat", "owl"), ("owl",)])
@@ -211,16 +216,23 @@ def test_unknown_classes_and_unlabelled_images_are_refused(root: Path) -> None:
     (root / "empty").mkdir()
     with pytest.raises(BadInput, match="no images"):
         evaluate(root / "run", str(root / "empty"), "test")
+    fill(root / "spelled", 3, Cat=2, dog=1)
+    with pytest.raises(BadInput, match=r"does not have: Cat; .* \('Cat' and 'cat' differ only in case, spaces or Unic"):
+        evaluate(root / "run", str(root / "spelled"), "test")
 
 
-def test_a_table_without_images_of_the_split_names_the_ways_to_score_it(root: Path) -> None:
+def test_a_table_without_images_of_the_split_names_the_ways_to_score_it(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = fill(root / "other", 3, cat=1, dog=1)
     table = other / "other.csv"
     table.write_text("file,label,split\ncat/00.png,cat,test\ndog/00.png,dog,train\n")
     sentence = r"other.csv has train, test, but no val images; give `split='test'` or a table without splits, all of"
     with pytest.raises(BadInput, match=sentence):
         evaluate(root / "run", str(table), "val")
+    caplog.set_level("INFO", "resnetlab")
     assert evaluate(root / "run", str(table), "test")["images"] == 1
+    assert f"all 1 test images of {table} are scored" in caplog.text
 
 
 def test_images_that_all_have_other_names_are_named(root: Path) -> None:

@@ -300,13 +300,15 @@ def compare_with(
                 same[split].append(name)
                 labels[name] = had
     if lost and new:
+        found_again: set[str] = set()  # lists would take minutes for a hundred thousand images
         for name, content in images.contents(new).items():
             if lost.get(content):
                 before, had = lost[content].pop()
-                gone.remove(before)
-                new.remove(name)
+                found_again |= {before, name}
                 kind = renamed if label.get(images.classes[name]) == had else moved
                 kind.append(f"{before}, now {name}")
+        gone = [name for name in gone if name not in found_again]
+        new = [name for name in new if name not in found_again]
     return same, labels, Changes(tuple(gone), tuple(moved), tuple(renamed), tuple(changed), tuple(new))
 
 

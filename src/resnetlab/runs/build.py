@@ -20,6 +20,7 @@ from resnetlab.data.balance import class_weights
 from resnetlab.data.datasets import ImageData, open_dataset
 from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.manifest import SUFFIXES as TABLES
 from resnetlab.data.mirrored import confusable_when_mirrored
 from resnetlab.data.mixing import Mixing
 from resnetlab.data.policy import Policy
@@ -428,6 +429,13 @@ def resolved(config: RunConfig) -> RunConfig:
         return config
     if is_shards(source):
         return config.changed({"data": {"name": os.path.abspath(source)}})  # noqa: PTH100 - may be a pattern
-    if is_named(config.data.name) or not source.exists():
+    if is_named(config.data.name):
+        if not root or root.startswith("~"):  # the home folder is the same from anywhere
+            return config
+        return config.changed({"data": {"root": os.path.abspath(root)}})  # noqa: PTH100 - as `_opened` has it
+    if not source.exists():
         return config
-    return config.changed({"data": {"name": str(source.resolve()), "root": root and str(Path(root).resolve())}})
+    # A link to a table keeps its name and its place: the images may be beside it, and what it leads to has any name.
+    is_table = source.suffix.lower() in TABLES and not source.is_dir()
+    place = source.parent.resolve() / source.name if is_table else source.resolve()
+    return config.changed({"data": {"name": str(place), "root": root and str(Path(root).resolve())}})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from resnetlab.data.classes import alike, shortened
 from resnetlab.data.datasets import ImageData, lacking_classes
 from resnetlab.data.folder import WHOLE, Files, Found, find
 from resnetlab.data.preprocess import Preprocessing
@@ -92,7 +93,8 @@ def split_of_model(model: Model, data: str, split: SplitName, *, allow_changed: 
     settings = model.provenance.get("data_settings") or {}
     config = data_config(data, settings)
     place = Path(data).resolve()
-    names = {data} if is_named(data) else {name_of_shards(data)} if is_shards(data) else {place.name, place.stem}
+    spellings = {place.name, place.stem, Path(data).stem}  # the last one for a table that is a link
+    names = {data} if is_named(data) else {name_of_shards(data)} if is_shards(data) else spellings
     is_named_alike = model.provenance.get("data") in names
     if not is_named(data) and not is_named_alike:
         return other_data(model, data, split, config)
@@ -154,7 +156,8 @@ def other_data(
     if not len(images):
         raise BadInput(f"none of the {len(files):,} images in {printable(data)} can be read")
     where = printable(data if Path(data).is_file() else found.root / found.shown[part])
-    notes = [f"all {len(files):,} images of {where} are scored", *found.notes, *sentences(found.skipped), *bad.notes()]
+    which = f"{found.shown[part]} images" if Path(data).is_file() and part != WHOLE else "images"
+    notes = [f"all {len(files):,} {which} of {where} are scored", *found.notes, *sentences(found.skipped), *bad.notes()]
     notes += lacking_classes({where: images}, model.classes)
     seen = [] if run is None else seen_before(images, run)
     is_known = run is None or stored_splits(run).has_contents
@@ -169,6 +172,12 @@ def other_data(
             else f"{images_seen} have names of images that the run was trained or validated on ({few(seen)}), and "
             f"their contents were not recorded by the older version that began it; {here}, the scores are too good: "
             f"{elsewhere}"
+        )
+    tested = [] if run is None or split == "test" or not is_known else seen_before(images, run, ("test",))
+    if tested:
+        notes.append(
+            f"{len(tested):,} of these {len(images):,} images are test images of the run ({few(tested)}): score them "
+            "with `split='test'`, so that their use is recorded"
         )
     facts = {
         "whole_folder": str(data if Path(data).is_file() else found.root / found.shown[part]),
@@ -257,9 +266,12 @@ def known_files(found: Found, part: str, classes: tuple[str, ...], merged: Mappi
     where = printable(found.root / found.shown[part])
     if strange := [name for name in by_class if name not in classes]:
         total = sum(len(by_class[name]) for name in strange)
+        same = [group for group in alike([*strange, *classes]) if set(group) & set(strange)]
+        pairs = shortened([" and ".join(repr(printable(name)) for name in group) for group in same], 3)
+        hint = f" ({pairs} differ only in case, spaces or Unicode form)" if same else ""
         raise BadInput(
             f"{where} has {total:,} images of classes that the model does not have: {few(strange)}; it has "
-            f"{few(classes)}. Move them away, or rename their folders; `resnetlab predict` needs no labels"
+            f"{few(classes)}{hint}. Move them away, or rename their folders; `resnetlab predict` needs no labels"
         )
     names = [name for label in classes for name in by_class.get(label, ())]
     if not names:
@@ -268,16 +280,16 @@ def known_files(found: Found, part: str, classes: tuple[str, ...], merged: Mappi
     return Files(tuple(names), labels)
 
 
-def seen_before(images: Split, run: RunFolder) -> list[str]:
-    """The names of images that are among a run's training or validation images: with the same contents.
+def seen_before(images: Split, run: RunFolder, parts: Sequence[str] = ("train", "val")) -> list[str]:
+    """The names of images that are in these splits of a run: with the same contents.
 
     The contents of a run of an older version are unknown: of such a run, those with the same names.
     """
     stored = stored_splits(run)
     if not stored.has_contents:
-        names = {name for part in ("train", "val") for name in stored.splits[part].names}
+        names = {name for part in parts for name in stored.splits[part].names}
         return [name for name in images.names if name in names]
-    known = {content for part in ("train", "val") for content in stored.splits[part].contents}
+    known = {content for part in parts for content in stored.splits[part].contents}
     return [name for name, content in zip(images.names, images.contents, strict=True) if content in known]
 
 

@@ -16,6 +16,7 @@ from resnetlab.data.classes import counted
 from resnetlab.data.loaders import EvalBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages
+from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split, names_digest
 from resnetlab.data.stored import Images, images_of
@@ -206,7 +207,7 @@ def other_images(model: Model, run: RunFolder | None, data: str, progress: Progr
     if is_named(data):
         own = data_config(data, model.provenance.get("data_settings"))
         names, noun = list(open_data(own).train.names), "training image"
-    elif Path(data).is_dir():  # also those that are in no folder of a class
+    elif Path(data).is_dir() and not is_shards(data):  # also those that are in no folder of a class
         names = [name.removeprefix("/") for name in walk(Path(data)).files()]
     if not names:
         raise BadInput(f"{printable(data)} has no images to compare with")
