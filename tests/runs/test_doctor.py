@@ -260,5 +260,34 @@ def test_table_of_a_cross_validation_can_be_trained_on(command: Any, folder: Pat
     assert command(*again)[0] == 0
 
 
+def test_table_of_a_cross_validation_keeps_the_groups(command: Any, folder: Path) -> None:
+    """Without them, a training on the corrected table would have images of one group on both sides of a split."""
+    pytest.importorskip("cleanlab")
+    words = (*SMALL[:4], "--data.image-size", 16, "--steps", 1)
+    pattern = r"(\d)\.png"  # ten groups
+    grouped = ("train", "--data", folder / "train", *words, "--folds", 2, "--data.group-by", pattern, "--out", "cv")
+    code, _, err = command(*grouped)
+    assert code == 0, err
+    assert command("label-issues", "cv", "--out", "labels")[0] == 0
+    rows = list(csv.DictReader(Path("labels/labels.csv").read_text().splitlines()))
+    assert {(row["file"][-5], row["group"]) for row in rows} == {(str(i), str(i)) for i in range(10)}
+    again = ("train", "--data", "labels/labels.csv", "--data.root", folder / "train", *words, "--out", "again")
+    code, out, err = command(*again)
+    assert code == 0, err
+    assert "images of one group stay in one split" in out
+
+
+def test_table_of_shards_can_be_trained_on(command: Any, folder: Path) -> None:
+    pytest.importorskip("cleanlab")
+    words = (*SMALL[:4], "--data.image-size", 16, "--steps", 1)
+    assert command("pack", folder, "--out", "shards")[0] == 0
+    assert command("train", "--data", "shards", *words, "--out", "run")[0] == 0
+    assert command("label-issues", "run", "--out", "labels")[0] == 0
+    again = ("train", "--data", "labels/labels.csv", "--data.root", "shards", *words, "--out", "again")
+    code, _, err = command(*again)
+    assert code == 0, err
+    assert command("evaluate", "again")[0] == 0
+
+
 def test_folder_without_a_run_is_refused(command: Any) -> None:
     assert "neither a run nor a series of folds" in command.refuse("label-issues", ".")

@@ -115,3 +115,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 ) -> None:
     assert sentence in command.refuse("train", *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_may_be_called_like_a_column(command: Any, tmp_path: Path) -> None:
+    """The probabilities of such a class are in a column with a longer name."""
+    words = ("--data.classes", "0,1", "--data.merge", "true=0", "predicted=1", "--folds", 2, "--out", "cv")
+    code, _, err = command(*TINY, *words)
+    assert code == 0, err
+    assert [row["name"] for row in read(tmp_path / "cv")["pooled"]["per_class"]] == ["true", "predicted"]

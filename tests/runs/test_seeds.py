@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from resnetlab.errors import Stopped
@@ -223,3 +224,24 @@ def test_a_series_resumes_strictly_if_asked(command: Any, monkeypatch: pytest.Mo
     assert command(*TINY, "--out", "out", "--seeds", 2, "--max-minutes", 0)[0] == 6
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     assert "threads was 1, now 7" in command.refuse("resume", "out", "--strict-resume")
+
+
+def test_a_series_is_not_continued_on_other_images(command: Any, tmp_path: Path) -> None:
+    """The scores of its runs could not be compared, although the test split of a folder of its own is the same."""
+    for seed, (split, count) in enumerate((("train", 12), ("val", 4), ("test", 4))):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng([seed, i, ord(name[0])]).integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pets" / split / name / f"{i}.png")
+    words = (*TINY, "--data", "pets", "--data.image-size", 8, "--out", "out", "--resume", "auto")
+    assert command(*words, "--seeds", 2)[0] == 0
+    new = tmp_path / "pets/train/cat/new.png"
+    new.write_bytes((tmp_path / "pets/train/cat/1.png").read_bytes())
+    refusal = command.refuse(*words, "--seeds", 3)
+    assert "the images in" in refusal
+    assert "are not those of" in refusal
+    assert "1 image is new (train/cat/new.png)" in refusal
+    assert not (tmp_path / "out/seed-2").exists()
+    new.unlink()
+    assert command(*words, "--seeds", 3)[0] == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from resnetlab.runs.csv_files import write_csv
 from resnetlab.runs.evaluation_files import make_folder
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.log import RunLog
-from resnetlab.runs.saved_data import open_saved, own_config, root_of
+from resnetlab.runs.saved_data import groups_of, open_saved, own_config, root_of
 from resnetlab.runs.score import record_access, score_split
 from resnetlab.runs.scoring_data import ScoringData, SplitName
 from resnetlab.runs.series import is_series
@@ -71,6 +71,7 @@ class Examined:
     images: Sequence[Cropped]  # of one run after another
     everything: dict[str, tuple[str, str | None]]  # label and split of each image of the run
     issues: LabelIssues
+    groups: Mapping[str, str] | None = None  # of each image, if the run kept groups in one split
 
     def suspects(self) -> list[Suspect]:
         """Return the suspected images, the most suspect first. The suggestion is never the label itself."""
@@ -104,7 +105,8 @@ class Examined:
         if path.exists():
             raise BadInput(f"{printable(path)} exists and may hold corrections; give another folder with `out`")
         split = ["split"] if self.has_splits else []
-        write_csv(path, ["file", "label", *split, "rank", "suggested", "label_probability"], self._rows())
+        group = [] if self.groups is None else ["group"]
+        write_csv(path, ["file", "label", *split, *group, "rank", "suggested", "label_probability"], self._rows())
 
     @property
     def has_splits(self) -> bool:
@@ -115,13 +117,17 @@ class Examined:
         quality = dict(zip(self.names, self.probabilities[np.arange(len(self.labels)), self.labels], strict=True))
         first = self.suspects()
         for rank, suspect in enumerate(first, start=1):
-            places = self.everything[suspect.name][1:] if self.has_splits else ()
+            places = self._split_and_group(suspect.name)
             yield [suspect.name, suspect.label, *places, rank, suspect.suggested, round(suspect.quality, 6)]
         rest = self.everything.keys() - {suspect.name for suspect in first}
         for name in sorted(rest):
-            label, split = self.everything[name]
+            label, _ = self.everything[name]
             known = round(float(quality[name]), 6) if name in quality else None
-            yield [name, label, *([split] if self.has_splits else []), None, None, known]
+            yield [name, label, *self._split_and_group(name), None, None, known]
+
+    def _split_and_group(self, name: str) -> list[str | None]:
+        split = [self.everything[name][1]] if self.has_splits else []
+        return [*split, *([] if self.groups is None else [self.groups[name]])]
 
     def next_command(self, table: Path) -> str | None:
         """Return the command that trains on the corrected table; None for a named data set, which has no files."""
@@ -173,7 +179,10 @@ def examine_labels(
     title = f"{runs[0].config.model.name} on {first.name}"
     config = own_config(runs[0], data)
     place, root = config.name, root_of(config)
-    return Examined(title, source, place, root, classes, names, labels, probabilities, images, everything, issues)
+    groups = groups_of(config)
+    return Examined(
+        title, source, place, root, classes, names, labels, probabilities, images, everything, issues, groups
+    )
 
 
 def _scored(run: RunFolder, config: DataConfig, split: SplitName, device: str) -> tuple[ImageData, Any, np.ndarray]:

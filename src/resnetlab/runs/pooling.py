@@ -14,7 +14,7 @@ import torch
 from resnetlab.data.splits import Split
 from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.inference.model_file import read_model
-from resnetlab.runs.csv_files import read_csv
+from resnetlab.runs.csv_files import class_columns, read_csv
 from resnetlab.runs.evaluation_files import Evaluation, read_metrics, read_predictions, write_evaluation
 from resnetlab.runs.series import Series
 
@@ -61,6 +61,6 @@ def all_probabilities(folder: Path, classes: list[str], images: int) -> np.ndarr
         scores = np.array([row[4:] for row in rows], dtype=np.float64)
     except (OSError, csv.Error, ValueError) as error:
         raise Damaged(f"{printable(file)} cannot be read: {printable(error)}; {again}") from error
-    if header[4:] != classes or scores.shape != (images, len(classes)):
+    if header[4:] != class_columns(classes, header[:4]) or scores.shape != (images, len(classes)):
         raise Damaged(f"{printable(file)} lacks the probability of every class; {again}")
     return scores

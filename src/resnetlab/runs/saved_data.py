@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from resnetlab.data import SPLITS
 from resnetlab.data.balance import class_weights
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import find
+from resnetlab.data.manifest import root_of_table
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages
 from resnetlab.data.remote import is_remote
@@ -206,4 +207,15 @@ def root_of(config: DataConfig) -> Path | None:
         return root_of_shards(shards_in(source))
     if source.is_dir():
         return source
-    return Path(config.root) if config.root else source.parent
+    return Path(config.root) if config.root else root_of_table(source)
+
+
+def groups_of(config: DataConfig) -> Mapping[str, str] | None:
+    """The group of each file of a run's data; None without groups, and for a named data set without image files."""
+    if is_named(config.name) and published_side(config.name) is not None:
+        return None
+    settings = listing_settings(config)
+    found = find(
+        config.name, settings["choice"], group_by=config.group_by, root=config.root, may_download=config.download
+    )
+    return found.groups

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resnetlab.data.tree import require_outside
 from resnetlab.errors import BadInput, Stopped, printable
+from resnetlab.runs import saved_data
 from resnetlab.runs.build import resolved
 from resnetlab.runs.config import HARMLESS, RunConfig
 from resnetlab.runs.differences import differences
@@ -136,12 +137,18 @@ def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, s
 
 
 def train_one(series: Series, number: int, stop: StopRequest, on_event: OnEvent | None, *, strict: bool) -> None:
-    """Train one run of a series to its end; resume it if it has been begun."""
+    """Train one run of a series to its end; resume it if it has been begun.
+
+    Raises BadInput, before a new run is trained, if the images are no longer those of the earlier runs.
+    """
     config, path = series.config_of(number), series.run(number).path
     if series.is_begun(number):
         resume(path, changes=config.to_json(), strict=strict, stop=stop, on_event=on_event)
-    else:
-        train(config, path, stop=stop, on_event=on_event)
+        return
+    earlier = next(filter(series.is_begun, series.numbers), None)
+    if earlier is not None:
+        saved_data.require_unchanged(series.run(earlier), config.data)
+    train(config, path, stop=stop, on_event=on_event)
 
 
 @contextmanager
