@@ -13,7 +13,8 @@ import xxhash
 from PIL import Image
 
 from resnetlab.data import contents, open_dataset
-from resnetlab.data.contents import content_digest, contents_of, remember
+from resnetlab.data.contents import contents_of, remember
+from resnetlab.data.digests import content_digest
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetlab.data import shards
-from resnetlab.data.contents import content_digest
+from resnetlab.data.digests import content_digest
 from resnetlab.data.shards import Member, contents_in_shards, index_of, open_image, read_index, read_member, write_shard
 from resnetlab.errors import BadInput
 

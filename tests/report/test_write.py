@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resnetlab.data.splits import names_digest
+from resnetlab.data.digests import names_digest
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.evaluation.intervals import wilson
 from resnetlab.report.render import Picture, rounded

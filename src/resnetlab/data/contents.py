@@ -1,4 +1,4 @@
-"""Digests of the contents of images, and a cache of them that spares reading unchanged files again."""
+"""The digests of a folder's images, and a cache of them that spares reading unchanged files again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 from xxhash import xxh3_128_hexdigest
 
+from resnetlab.data.digests import content_digest
+from resnetlab.data.shards import contents_in_shards
 from resnetlab.errors import BadInput, DiskTrouble
 from resnetlab.files import cache_folder, read_regular, read_whole, replacing
 
@@ -23,26 +24,12 @@ LEAST_FILES, LEAST_BYTES = 1000, 100_000_000
 _BETWEEN = "\0"  # two fields of the cache; no file name has it
 
 
-def content_digest(content: bytes | bytearray | memoryview | np.ndarray) -> str:
-    """Compute the digest of the bytes of a file, or of an array: their number and XXH3 (128 bits), hexadecimal.
-
-    It finds changes and equal images. It is no protection against a person who wants two images to seem equal.
-
-    >>> content_digest(b"abc")
-    '3-06b05ab6733a618578af5f94892f3950'
-    """
-    view = np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else memoryview(content)
-    return f"{view.nbytes}-{xxh3_128_hexdigest(view)}"
-
-
 def contents_of(root: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the content digests of files by name, without those that are not regular files or cannot be read.
 
     A file is read only if it is not in the cache, or if its size or one of its times has changed. The digests of
     images in shards are in the indexes of these.
     """
-    from resnetlab.data.shards import contents_in_shards  # which needs `content_digest`
-
     began, base = time.time_ns(), str(root)
     found = contents_in_shards(base, names)
     before = _read_cache(root)

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from xxhash import xxh3_128_hexdigest
 
-from resnetlab.data.contents import content_digest
+from resnetlab.data.digests import content_digest
 from resnetlab.data.reading import Decoder
 from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.files import cache_folder, read_regular, replacing, write_json

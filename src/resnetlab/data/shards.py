@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
-from resnetlab.data.contents import content_digest
+from resnetlab.data.digests import content_digest
 from resnetlab.data.remote import is_remote, opened, read_range, read_small, size_of
 from resnetlab.data.tree import SUFFIXES, skipped_by_name
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from resnetlab.data.classes import quoted
+from resnetlab.data.digests import names_digest
 from resnetlab.data.groups import fold, hold_out
 from resnetlab.errors import BadInput, printable
 
@@ -27,7 +27,7 @@ class Split:
     The images are a tensor or, if they are not held in memory, an object that is indexed like one by rows (see
     `resnetlab.data.pixels`).
 
-    `contents` are content digests (see `resnetlab.data.contents`), one for each image: of the bytes of its file or, for
+    `contents` are content digests (see `resnetlab.data.digests`), one for each image: of the bytes of its file or, for
     a named data set, of its published pixels. Equal digests mean equal files. It is empty where nothing was published
     or read, as for arrays.
 
@@ -78,18 +78,6 @@ class Split:
         contents = tuple(self.contents[i] for i in places) if self.contents else ()
         groups = tuple(self.groups[i] for i in places) if self.groups else ()
         return Split(images, self.labels[chosen], names, contents, groups)
-
-
-def names_digest(names: Sequence[str], labels: Sequence[int], contents: Sequence[str] = ()) -> str:
-    """Compute the SHA-256, hexadecimal, of the sorted lines "name, tab, label[, tab, content digest]".
-
-    >>> names_digest(["b", "a"], [1, 0]) == names_digest(["a", "b"], [0, 1])
-    True
-    """
-    ends = [f"\t{content}\n" for content in contents] or ["\n"] * len(names)
-    lines = sorted(f"{name}\t{label}{end}" for name, label, end in zip(names, labels, ends, strict=True))
-    # surrogateescape: a file name on Linux need not be valid UTF-8
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def stratified(

@@ -19,7 +19,7 @@ import numpy as np
 from resnetlab.data import SPLITS
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.classes import ClassChoice, counted
-from resnetlab.data.contents import content_digest
+from resnetlab.data.digests import content_digest
 from resnetlab.data.decode import decode, header, read_bytes
 from resnetlab.data.depth import DeepPixels
 from resnetlab.data.duplicates import SIDE, Fingerprint, fingerprint

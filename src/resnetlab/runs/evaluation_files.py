@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnetlab.data.digests import names_digest
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 from resnetlab.evaluation.calibration import Temperature, calibration
 from resnetlab.evaluation.intervals import intervals
@@ -216,8 +217,6 @@ def read_predictions(folder: Path, metrics: Metrics) -> Predictions:
     Raises Damaged if it is missing, is not CSV of ours, or does not belong to `metrics`: the images, their labels and
     the accuracy are compared.
     """
-    from resnetlab.data.splits import names_digest  # imports torch, which readers of metrics.json do not need
-
     file = folder / "predictions.csv"
     number = {row["name"]: place for place, row in enumerate(metrics["per_class"])}
     try:

@@ -18,7 +18,8 @@ from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named
-from resnetlab.data.splits import Split, names_digest
+from resnetlab.data.digests import names_digest
+from resnetlab.data.splits import Split
 from resnetlab.data.stored import Images, images_of
 from resnetlab.data.stores import Storage, bytes_of
 from resnetlab.data.tree import walk
