@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnetlab.data.folder import Files
 from resnetlab.data.digests import names_digest
+from resnetlab.data.folder import Files
 from resnetlab.data.splits import HoldOut, Split, stratified
 from resnetlab.errors import BadInput
 

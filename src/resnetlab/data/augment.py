@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnetlab.kernels.images import sample
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -133,10 +135,7 @@ def resized_crop(images: Tensor, uniform: Tensor, size: int, min_area: float) ->
     places = torch.linspace(-1, 1, size, device=images.device) * (size - 1) / size
     x = places * (crop_width / width)[:, None] + ((2 * left + crop_width) / width - 1)[:, None]
     y = places * (crop_height / height)[:, None] + ((2 * top + crop_height) / height - 1)[:, None]
-    grid = torch.stack([x[:, None, :].expand(-1, size, size), y[:, :, None].expand(-1, size, size)], 3)
-    pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)  # which is faster
-    sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1)
+    return sample(images, x, y)
 
 
 def rotation(images: Tensor, uniform: Tensor, degrees: float) -> Tensor:

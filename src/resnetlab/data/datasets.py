@@ -14,8 +14,8 @@ import numpy as np
 from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, Order, quoted
 from resnetlab.data.contents import contents_of, remember
-from resnetlab.data.digests import content_digest
 from resnetlab.data.decoded import remember_finding, remembered, versions
+from resnetlab.data.digests import content_digest
 from resnetlab.data.folder import Listing, scan
 from resnetlab.data.groups import notes_on_groups
 from resnetlab.data.limits import MAX_PIXELS

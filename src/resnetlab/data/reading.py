@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from resnetlab.data.bands import bands_header, read_bands
-from resnetlab.data.digests import content_digest
 from resnetlab.data.decode import decode, header, read_bytes, read_image
 from resnetlab.data.depth import DeepPixels, Limits, LostContrast, choose_range
+from resnetlab.data.digests import content_digest
 from resnetlab.data.folder import Files
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels
 from resnetlab.data.preprocess import Preprocessing

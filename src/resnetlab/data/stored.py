@@ -12,9 +12,9 @@ import numpy as np
 from resnetlab.data import SPLITS
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.contents import contents_of, remember
-from resnetlab.data.digests import content_digest
 from resnetlab.data.datasets import ImageData, lacking_classes, resized
 from resnetlab.data.decode import read_image
+from resnetlab.data.digests import content_digest, names_digest
 from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.folder import Files, Found, find
 from resnetlab.data.limits import MAX_PIXELS
@@ -22,7 +22,6 @@ from resnetlab.data.named import open_named
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import MOST_SKIPPED, BadImages
 from resnetlab.data.sources import is_named, published_side
-from resnetlab.data.digests import names_digest
 from resnetlab.data.splits import Split
 from resnetlab.data.stores import IN_MEMORY, Storage, Store, bytes_of, read_splits
 from resnetlab.data.tree import sentences

@@ -19,9 +19,9 @@ import numpy as np
 from resnetlab.data import SPLITS
 from resnetlab.data.bands import bands_header, read_bands
 from resnetlab.data.classes import ClassChoice, counted
-from resnetlab.data.digests import content_digest
 from resnetlab.data.decode import decode, header, read_bytes
 from resnetlab.data.depth import DeepPixels
+from resnetlab.data.digests import content_digest
 from resnetlab.data.duplicates import SIDE, Fingerprint, fingerprint
 from resnetlab.data.folder import scan
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels

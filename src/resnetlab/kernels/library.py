@@ -24,7 +24,7 @@ import torch
 from resnetlab.files import cache_folder, replacing
 
 HERE = Path(__file__).parent / "csrc"
-SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "floats.c", "tiles.c", "stems.c", "vectors.h")
+SOURCES = ("norms.c", "pools.c", "winograd.c", "blocks.c", "floats.c", "tiles.c", "stems.c", "images.c", "vectors.h")
 # No -ffast-math: NaN must stay NaN. Contraction into fused multiply-adds is the compiler's default here.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -120,6 +120,7 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.winograd_spread.argtypes = [pointer, pointer, *[count] * 3]
     kernels.winograd_kernels_back.argtypes = [pointer, pointer, count, count]
     kernels.stem_convolve.argtypes = [*[pointer] * 3, *[count] * 5]
+    kernels.crop_sample.argtypes = [*[pointer] * 4, *[count] * 5]
     if kernels.blocks_there():
         kernels.blocks_pack.argtypes = [pointer, pointer, count, count, yes]
         kernels.blocks_convolve.argtypes = [*[pointer] * 5, *[count] * 4, yes]

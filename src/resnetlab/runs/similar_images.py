@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from resnetlab.data.classes import counted
+from resnetlab.data.digests import names_digest
 from resnetlab.data.loaders import EvalBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.reading import BadImages
 from resnetlab.data.shard_list import is_shards
 from resnetlab.data.sources import is_named
-from resnetlab.data.digests import names_digest
 from resnetlab.data.splits import Split
 from resnetlab.data.stored import Images, images_of
 from resnetlab.data.stores import Storage, bytes_of
