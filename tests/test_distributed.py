@@ -5,18 +5,20 @@ Here every process is this one; what they exchange is tested in tests/robustness
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import HashStore, Store
 
 from resnetlab.data.augment import Augmentation, crop, flip
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.mixing import Mixing
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
-from resnetlab.distributed import ALONE, Processes, from_environment, joined
+from resnetlab.distributed import ALONE, Processes, from_environment, joined, meet
 from resnetlab.errors import BadInput
 from resnetlab.runs.build import require_shares
 from resnetlab.runs.config import RunConfig
@@ -126,8 +128,33 @@ def test_what_several_processes_would_do_several_times_is_refused(
     assert command.refuse("train", "--folds", "2").startswith("--folds is for one process")
     assert command("train", "--print-config")[1]
     monkeypatch.setenv("RANK", "1")
+    assert command("runs")[2].startswith("resnetlab: runs is for one process"), "on another machine"
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert command("runs") == (2, "", ""), "the first process has said it"
     assert command("train", "--print-config") == (0, "", "")
+
+
+def test_processes_meet_whatever_killed_ones_have_left_in_the_store() -> None:
+    store = HashStore()
+
+    def met(count: int) -> list[Store]:
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda rank: meet(store, rank, count, 20), reversed(range(count))))
+
+    before = met(3)
+    before[0].set("address", "of the first")
+    assert [part.get("address") for part in before] == [b"of the first"] * 3
+    for count in (3, 2, 4):
+        parts = met(count)
+        assert not parts[0].check(["address"])
+        parts[0].set("address", "of another")
+        assert [part.get("address") for part in parts] == [b"of another"] * count
+    with pytest.raises(TimeoutError, match="process 1 and 2 and 3 did not come"):
+        meet(store, 0, 4, 0.1)
+    with pytest.raises(TimeoutError, match="process 0 did not come"):
+        meet(store, 3, 4, 0.1)
+    with pytest.raises(TimeoutError, match="process 4 did not come"):
+        meet(store, 0, 5, 0.1)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), 1e9])

@@ -6,7 +6,9 @@ A process alone is rank 0 of 1; for it, every operation here does nothing or cal
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -222,8 +224,13 @@ def is_main_process() -> bool:
 
 
 def is_told_by_another_process(error: LabError) -> bool:
-    """Return True for an error whose message another process prints."""
-    return error.is_told if isinstance(error, ProcessLost) else not is_main_process()
+    """Return True for an error whose message another process prints.
+
+    That is the main process for an error that was raised in all of them; before they are connected, each machine
+    has an error of its own, which its first process prints.
+    """
+    is_first = is_main_process() or os.environ["LOCAL_RANK"] == "0"
+    return error.is_told or not (is_first or isinstance(error, ProcessLost))
 
 
 @contextlib.contextmanager
@@ -244,16 +251,12 @@ def joined(device_type: str, timeout: float | None = None) -> Iterator[Processes
         return
     require_device(device_type, processes)
     import torch.distributed as dist
-    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     limit = timedelta(seconds=timeout)
     try:
         store, rank, world_size = next(rendezvous("env://", timeout=limit))
-        # torchrun's store outlives a restart: without a prefix, processes would find the addresses of killed ones there
-        store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        store.set(f"process/{rank}", f"{os.getpid()} {machine()}")
-        wait_for_all(store, world_size, timeout)
+        store = meet(store, rank, world_size, timeout)
         backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     except (RuntimeError, TimeoutError) as error:  # also the errors of torch.distributed
@@ -267,6 +270,9 @@ def joined(device_type: str, timeout: float | None = None) -> Iterator[Processes
     processes = replace(processes, store=store)
     try:
         yield processes
+    except LabError as error:
+        error.is_told = not processes.is_main  # what is raised in one process is raised in all of them: `together`
+        raise
     except RuntimeError as error:
         if not is_connection_error(error):
             raise
@@ -275,21 +281,48 @@ def joined(device_type: str, timeout: float | None = None) -> Iterator[Processes
         processes.close()
 
 
-def wait_for_all(store: Store, world_size: int, timeout: float) -> None:
-    """Return when all processes have come to the store. Raises TimeoutError, with their ranks, if some do not.
+def meet(store: Store, rank: int, world_size: int, timeout: float) -> Store:
+    """Return a part of the store that belongs to the processes that are here now, when all have come.
 
-    `timeout` is in seconds. The wait is cut into parts, because a signal does not end one of torch.
+    torchrun's store outlives a restart, with everything that killed processes have left in it. The number of restarts
+    does not tell old from new: each machine counts its own. So each process draws a number, the main process lists the
+    numbers, and those that find their own in the list confirm it; a list that all have confirmed has no old number.
+
+    `timeout` is in seconds. Raises TimeoutError with the ranks of the processes that do not come.
     """
-    from torch.distributed import DistStoreError
+    from torch.distributed.distributed_c10d import PrefixStore
 
-    places = [f"process/{rank}" for rank in range(world_size)]
+    own, listed, pause = secrets.token_hex(8), "", 0.01
+    places, confirmed = ([f"{name}/{one}" for one in range(world_size)] for name in ("here", "process"))
+    store.set(places[rank], own)
     end = time.monotonic() + timeout
-    while not store.check(places):
+    while True:
+        if rank == 0 and store.check(places):
+            found = " ".join(store.get(place).decode() for place in places)
+            if found != listed:
+                store.set("list", found)
+        listed = store.get("list").decode() if store.check(["list"]) else ""
+        numbers = listed.split()
+        part: Store | None = None
+        if len(numbers) == world_size and numbers[rank] == own:
+            part = PrefixStore(f"group/{hashlib.sha256(listed.encode()).hexdigest()}", store)
+            part.set(confirmed[rank], f"{os.getpid()} {machine()}")
+            if rank == 0 and part.check(confirmed):
+                part.set("complete", "")
+            if part.check(["complete"]):
+                return part
         if time.monotonic() > end:
-            missing = [str(rank) for rank, place in enumerate(places) if not store.check([place])]
-            raise TimeoutError(f"process {' and '.join(missing)} did not come")
-        with contextlib.suppress(DistStoreError):  # the time of this part is over
-            store.wait(places, timedelta(seconds=min(0.5, timeout)))
+            raise TimeoutError(f"process {' and '.join(map(str, absent(store, places, part, confirmed)))} did not come")
+        time.sleep(pause)  # and no wait in torch, which a signal does not end
+        pause = min(1.5 * pause, 0.25)
+
+
+def absent(store: Store, places: Sequence[str], part: Store | None, confirmed: Sequence[str]) -> list[int]:
+    """Return the ranks without a number in `places`, or else those that have not confirmed the list."""
+    missing = [rank for rank, place in enumerate(places) if not store.check([place])]
+    if part is not None and not missing:
+        missing = [rank for rank, place in enumerate(confirmed) if not part.check([place])]
+    return missing or [0]  # the main process has not listed this one
 
 
 def require_device(device_type: str, processes: Processes) -> None:

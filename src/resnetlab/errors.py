@@ -20,6 +20,7 @@ class LabError(Exception):
     """
 
     exit_code = 1
+    is_told = False  # another process has the sentence to print
 
 
 class BadInput(LabError, ValueError):
@@ -62,8 +63,6 @@ class Stopped(LabError, RuntimeError):
 
 class ProcessLost(Stopped):
     """A training of several processes, one of which no longer answers; it can be resumed."""
-
-    is_told = False  # another process has the sentence to print
 
 
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> BadInput:

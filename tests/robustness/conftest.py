@@ -137,11 +137,16 @@ class Launcher:
         *words: object,
         each: dict[int, dict[str, Any]] | None = None,
         ranks: Sequence[int] | None = None,
+        again: bool = False,
     ) -> list[Program]:
-        """Begin a command `count` times, or `ranks` of it only; `each` are situations of single ranks."""
+        """Begin a command `count` times, or `ranks` of it only; `each` are situations of single ranks.
+
+        If `again`, they are restarted: the store is that of the processes before them.
+        """
         from torch.distributed import TCPStore
 
-        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        if not again:
+            self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         return [
             self.machine.start(
                 *words, one_of={"rank": rank, "count": count, "port": self.store.port}, **(each or {}).get(rank, {})

@@ -215,6 +215,11 @@ def one_of(rank: int, count: int, port: int) -> None:
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
 
 
+def restarts(count: int) -> None:
+    """As torchrun counts them on this machine; another one may count otherwise."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(count)
+
+
 def other_words(words: list[str]) -> None:
     """Another command than that of the other processes."""
     sys.argv = ["resnetlab", *words]
@@ -305,6 +310,7 @@ SITUATIONS: dict[str, Callable[..., None]] = {
         in_group,
         decoding,
         on_host,
+        restarts,
         other_words,
         pause,
         kill,

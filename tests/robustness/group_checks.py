@@ -5,13 +5,13 @@ No test itself: fork_server.py calls a function in each process of a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
 from resnetlab.distributed import Processes
@@ -21,7 +21,7 @@ from resnetlab.evaluation.metrics import confusion
 from resnetlab.models.build import build_model
 from resnetlab.models.zoo import Architecture
 from resnetlab.runtime import Runtime
-from resnetlab.training.loop import Plan, TrainState, train_step
+from resnetlab.training.loop import Batches, Plan, TrainState, fit, train_step
 from resnetlab.training.optim import make_optimizer
 from resnetlab.training.replicas import replicate
 from resnetlab.training.sync_norm import synchronized
@@ -33,7 +33,7 @@ SIZES = (*range(1, 18), 101)
 
 def everything(processes: Processes) -> dict[str, Any]:
     """All checks, so that one set of processes does for them."""
-    return {check.__name__: check(processes) for check in (exchange, errors, evaluation, norms, training)}
+    return {check.__name__: check(processes) for check in (exchange, errors, evaluation, norms, training, reading)}
 
 
 def exchange(processes: Processes) -> dict[str, Any]:
@@ -133,3 +133,30 @@ def training(processes: Processes) -> dict[str, Any]:
                 train_step(state, batch, plan, runtime)
         found[compress] = {"loss": float(state.sums[0]), "weights": [each.detach() for each in model.parameters()]}
     return found
+
+
+def reading(processes: Processes) -> tuple[int, str]:
+    """The steps before process 1 cannot read its part of the third batch, and the error that each process sees."""
+    images = torch.zeros(36, 8, 8, 3, dtype=torch.uint8)
+    split = Split(images, torch.arange(36) % 3, tuple(map(str, range(36))))
+    runtime = Runtime(CPU, processes=processes)
+
+    class Damaged(TrainBatches):
+        def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+            for number, batch in enumerate(super().epoch(epoch, start, stop)):
+                if number == 2 and processes.rank == 1:
+                    raise BadInput("000.tar does not agree with its index")
+                yield batch
+
+    model = build_model(Architecture("basic", (1, 1), width=8, stem="cifar"), 3, seed=1)
+    state = TrainState.begin(model, make_optimizer(model, "sgd", lr=0.05), runtime)
+    replicate(state, torch.zeros(2, 3, 8, 8), runtime)
+    plan = Plan(steps=3, schedule=lambda _step, _scores: 0.05, loss_fn=nn.CrossEntropyLoss())
+    scored = EvalBatches(split, SEE, 4, runtime)
+    steps = 0
+    try:
+        for _ in fit(state, Batches(Damaged(split, SEE, (), 12, 0, runtime), scored, scored), plan, runtime):
+            steps += 1
+    except BadInput as error:
+        return steps, str(error)
+    return steps, ""

@@ -72,6 +72,8 @@ def test_processes_compute_together_what_one_computes_alone(
         for name, value in alone["norms"].items():
             np.testing.assert_allclose(one["norms"][name].detach(), value.detach(), rtol=1e-4, atol=2e-5, err_msg=name)
             assert torch.equal(one["norms"][name], found[0]["norms"][name]), "each process has the same bits"
+        sentence = "000.tar does not agree with its index"
+        assert one["reading"] == (2, sentence if rank == 1 else f"process 1: {sentence}")
         for compress, trained in one["training"].items():
             of_first = found[0]["training"][compress]["weights"]
             assert all(map(torch.equal, trained["weights"], of_first)), "each process has the same bits"
@@ -166,6 +168,26 @@ def test_killed_at_any_instant_they_continue_to_the_same_weights(
         if run.path.exists():
             ask.sound(run)
         ask.same(launcher.train(count, run.path, *words), twin)
+
+
+def test_processes_that_are_restarted_find_each_other_whatever_their_machines_count(
+    launcher: Any, ground: Path, ask: Any
+) -> None:
+    """The machine of the killed process counts one restart more; one that takes the place of a lost one counts none."""
+    words = ("train", "quickstart", *ask.brief, *MIXED, "--resume", "auto", "--out")
+    twin, mark = launcher.train(2, ground / "twin", *MIXED), ground / "mark"
+    pause = {1: {"pause": {"where": "train", "call": 8, "seconds": 60, "mark": str(mark)}}}
+    killed = launcher.start(2, *words, ground / "run", each=pause)
+    ask.until(mark)
+    killed[1].send(signal.SIGKILL)
+    assert [program.wait() for program in killed] == [6, -signal.SIGKILL]
+    for counts in ((0, 1), (2, 0)):  # of the second, nothing is left to train
+        each = {rank: {"restarts": {"count": count}} for rank, count in enumerate(counts)}
+        began = time.monotonic()
+        programs = launcher.start(2, *words, ground / "run", "--process-timeout", 20, each=each, again=True)
+        assert [program.wait() for program in programs] == [0, 0], [program.output for program in programs]
+        assert time.monotonic() - began < 20
+    ask.same(RunFolder(ground / "run"), twin)
 
 
 @pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (4, 1)])
@@ -275,6 +297,19 @@ def test_different_settings_are_refused(launcher: Any, ground: Path, ask: Any) -
     assert "process 1: its settings differ from those of process 0" in programs[0].sentence
 
 
+@pytest.mark.parametrize("others", [("--minutes", "3"), ("--augment.policy", "auto", "--augment.flip")])
+def test_settings_of_what_comes_before_training_are_compared_first(
+    others: tuple[str, ...], launcher: Any, ground: Path, ask: Any
+) -> None:
+    """Probes and measured steps exchange values, too; a process without them would exchange others in their place."""
+    words = ["train", "quickstart", *ask.brief[:2], *ask.brief[4:], "--steps", "400"]
+    changed = [*words[: -2 if others[0] == "--minutes" else None], *others, "--out", str(ground / "run")]
+    each = {1: {"other_words": {"words": [*changed, "--process-timeout", "20"]}}}
+    programs = launcher.run(2, *words, "--out", ground / "run", "--process-timeout", 20, each=each)
+    assert [program.code for program in programs] == [2, 2], [program.output for program in programs]
+    assert "process 1: its settings differ from those of process 0" in programs[0].sentence
+
+
 def test_a_process_that_waits_for_the_others_to_come_names_them_and_can_be_stopped(
     launcher: Any, ground: Path, ask: Any
 ) -> None:
@@ -284,7 +319,7 @@ def test_a_process_that_waits_for_the_others_to_come_names_them_and_can_be_stopp
     assert "process 1 of 3 could not connect to the others" in early.output
     assert "within 2 s: process 0 and 2 did not come" in early.output
     (waiting,) = launcher.start(3, *words, 60, ranks=[1])
-    launcher.store.wait(["attempt/0/process/1"], timedelta(seconds=20))
+    launcher.store.wait(["here/1"], timedelta(seconds=20))
     time.sleep(0.1)
     waiting.send(signal.SIGTERM)
     began = time.monotonic()

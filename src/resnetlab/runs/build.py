@@ -111,6 +111,19 @@ class Experiment(Training):
         unique = tuple(dict.fromkeys(notes))  # those of a run's stored data have the copies already
         return cls(state, batches, plan, runtime, config, data, network, unique, tuple(extended))
 
+    def require_same(self, **others: object) -> None:
+        """Raise BadInput if the processes have other settings, images, or values of `others`. All of them call this.
+
+        Before anything else is exchanged: with other settings they would not exchange the same things.
+        """
+        processes = self.runtime.processes
+        if processes.is_alone:
+            return
+        settings = {path: value for path, value in flat(self.config.to_json()).items() if path not in HARMLESS}
+        del settings["data.name"]  # a path may differ between machines; the images are compared
+        images = [(split.digest, split.contents_digest) for split in (self.data.train, self.data.val)]
+        processes.require_same({"settings": repr((settings, others)), "images": repr(images)})
+
     def replicate(self) -> None:
         """Give all processes the same state. All call this, after building or loading the experiment and before `fit`.
 
@@ -119,10 +132,7 @@ class Experiment(Training):
         preprocessing, processes = self.data.preprocessing, self.runtime.processes
         if processes.is_alone:
             return
-        settings = {path: value for path, value in flat(self.config.to_json()).items() if path not in HARMLESS}
-        del settings["data.name"]  # a path may differ between machines; the images are compared
-        images = [(split.digest, split.contents_digest) for split in (self.data.train, self.data.val)]
-        processes.require_same({"settings": repr(settings), "images": repr(images)})
+        self.require_same()
         shape = (2, preprocessing.channels, preprocessing.image_size, preprocessing.image_size)
         example = torch.zeros(shape, device=self.runtime.device)
         replicate(self.state, example, self.runtime, compress=self.config.compress_gradients)

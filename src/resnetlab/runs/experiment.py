@@ -92,6 +92,7 @@ def train(
         if path is not None and processes.is_main:
             RunFolder.require_free(path)
         experiment = Experiment.of(config, processes=processes)
+    experiment.require_same(minutes=minutes)
     if minutes is not None:
         experiment = planned(experiment, minutes, began)
     if config.augment.policy == "auto":
@@ -247,7 +248,7 @@ def draw_batch(experiment: Experiment, run: RunFolder) -> None:
         labels[:MOST].cpu().numpy(),
         classes=data.classes,
         subtitle=augmentation_words(config.augment),
-        total=len(first.labels),
+        total=min(config.batch_size, len(data.train)),  # of all processes
     )
     save(figure, run.path / "augmented.png")
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnetlab.data.loaders import Batch
 from resnetlab.data.random import derived_seed
+from resnetlab.distributed import Processes
 from resnetlab.errors import NonFinite, printable
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.metrics import Score
@@ -154,7 +155,7 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
         state.model.train()
         began = time.perf_counter() - state.seconds
         stop = min(len(batches.train), state.batch + plan.steps - state.step)
-        for batch in batches.train.epoch(state.epoch, state.batch, stop):
+        for batch in together(batches.train.epoch(state.epoch, state.batch, stop), runtime.processes):
             with runtime.deterministic_algorithms(), own_generators(plan.seed, "model", state.step, runtime.device):
                 train_step(state, batch, plan, runtime)
             state.seconds = time.perf_counter() - began
@@ -164,6 +165,19 @@ def fit(state: TrainState, batches: Batches, plan: Plan, runtime: Runtime) -> It
         with runtime.deterministic_algorithms(), own_generators(plan.seed, "score", state.epoch, runtime.device):
             report = finish_epoch(state, batches, plan, runtime)
         yield report
+
+
+def together(batches: Iterator[Batch], processes: Processes) -> Iterator[Batch]:
+    """Yield batches. An error in reading those of one process, such as a damaged image, is raised in all of them.
+
+    Otherwise the others would only notice that it has ended.
+    """
+    while True:
+        with processes.together():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 @contextlib.contextmanager
