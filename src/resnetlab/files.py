@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import reprlib
 import shutil
@@ -24,8 +25,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 
+try:
+    import fcntl
+except ImportError:  # Windows: there nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 KEY = "resnetlab"  # the only metadata key, because safetensors writes several in random order
 UNSEALED = "0" * 64
@@ -150,6 +158,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
+    """Hold a file that one process at a time can hold. The system releases that of a process that was killed.
+
+    If another process holds it, log the sentence `waiting`, and wait. Raises DiskTrouble if it cannot be opened.
+    """
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise DiskTrouble(f"could not write to {printable(path.parent)}: {error.strerror or error}") from error
+    with file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: several processes may hold it
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if waiting:
+                        log.info("%s", waiting)
+                    fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def as_path(value: object, name: str) -> Path:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,39 @@ def test_cifar_is_downloaded_checked_and_split(archive, tmp_path, request):
     assert sorted(file.name for file in root.iterdir()) == sorted([kind.base_folder, kind.filename])
     again = open_dataset(name, root=root, download=False)
     assert again.val.digest == opened.val.digest
+
+
+def test_processes_that_open_at_once_fetch_once(archive, tmp_path, monkeypatch, caplog):
+    """Threads: each opens the lock on its own, so it is as with the processes of torchrun."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fetched, found, at_once = [], [], threading.Barrier(3)
+    fetch, splits = named._fetch, named._splits
+
+    def slowly(*arguments):
+        fetched.append(arguments)
+        time.sleep(0.2)
+        fetch(*arguments)
+
+    def missing_for_all(*arguments):
+        if not hasattr(mine, "begun"):
+            mine.begun = at_once.wait(20)
+        return splits(*arguments)
+
+    mine = threading.local()
+    monkeypatch.setattr(named, "_fetch", slowly)
+    monkeypatch.setattr(named, "_splits", missing_for_all)
+    caplog.set_level("INFO", "resnetlab")
+    threads = [
+        threading.Thread(target=lambda: found.append(len(named.open_named("cifar10", root=tmp_path / "root").train)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200, 200, 200]
+    assert len(fetched) == 1
+    assert caplog.messages.count("waiting for another process that fetches cifar10") == 2
 
 
 def test_an_archive_downloaded_by_hand_is_used(archive, tmp_path):

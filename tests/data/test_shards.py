@@ -231,6 +231,25 @@ def test_a_shard_that_was_replaced(tmp_path):
         read_member(str(path), name)
 
 
+def test_classes_that_were_changed_in_a_shard_of_the_same_size_are_read(tmp_path, caplog):
+    content = [("1.jpg", b"a"), ("1.cls", b"3"), ("2.jpg", b"b"), ("2.cls", b"4")]
+    path = pack(tmp_path / "a.tar", content)
+    assert labels(path) == {"1.jpg": "3", "2.jpg": "4"}
+    made = index_of(path).stat().st_mtime_ns
+    pack(path, [*content[:1], ("1.cls", b"5"), *content[2:]])
+    os.utime(path, ns=(made + 10**12, made + 10**12))  # the clock of another machine
+    assert labels(path) == {"1.jpg": "5", "2.jpg": "4"}
+    assert "a.tar has 1 image in another class than its index, which is made again" in caplog.text
+    assert read_member(str(path), "1.jpg") == b"a"
+    before = index_of(path).stat().st_mtime_ns
+    assert labels(path) == {"1.jpg": "5", "2.jpg": "4"}
+    assert index_of(path).stat().st_mtime_ns == before, "it is not read a third time"
+    pack(path, [("1.jpg", b"x"), *content[1:]])
+    os.utime(path, ns=(made + 2 * 10**12, made + 2 * 10**12))
+    with pytest.raises(BadInput, match=r"a.tar does not agree with its index: 1.jpg has other bytes"):
+        read_index(path)
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format": 1}', None])
 def test_an_index_that_is_damaged_is_made_again(tmp_path, damage):
     path = written(tmp_path / "a.tar")

@@ -29,7 +29,7 @@ from xxhash import xxh3_128_hexdigest
 from resnetlab.data.digests import content_digest
 from resnetlab.data.reading import Decoder
 from resnetlab.errors import BadInput, DiskTrouble, printable
-from resnetlab.files import cache_folder, read_regular, replacing, write_json
+from resnetlab.files import cache_folder, locked, read_regular, replacing, write_json
 
 try:
     import fcntl
@@ -134,7 +134,7 @@ class Decoded:
     def locked(self, digest: str) -> Iterator[Path]:
         """Let one process at a time build the file of the contents with this digest; yield its path."""
         path = self.path(digest)
-        with _lock(path):
+        with locked(_lock_file(path)):
             if fcntl is not None:
                 for other in folder().glob(f"*{PART}"):
                     _remove_abandoned(other, path)
@@ -284,20 +284,6 @@ def remember_finding(name: str, what: Sequence[object], found: Any) -> None:
     """Keep something JSON-able that was found out about images."""
     with suppress(DiskTrouble):  # it is found out again
         write_json(folder() / f"{key(name, *what)}.json", {"found": found, "digest": key(found)})
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process has locked `path`. The system releases the lock of a process that was killed."""
-    try:
-        file = _lock_file(path).open("a")
-    except OSError as error:
-        raise DiskTrouble(f"could not write to {printable(path.parent)}: {error.strerror or error}") from error
-    with file:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: two processes may build the same file
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _lock_file(path: Path) -> Path:

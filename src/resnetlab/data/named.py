@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_128_hexdigest
 
 from resnetlab.archives import unpack
 from resnetlab.data.classes import ClassChoice, require_two
@@ -16,7 +18,7 @@ from resnetlab.data.groups import named_groups
 from resnetlab.data.sources import Resource, Source, source_of
 from resnetlab.download import by_hand, download, has_digest
 from resnetlab.errors import BadInput, Damaged, printable
-from resnetlab.files import cache_folder
+from resnetlab.files import cache_folder, locked
 
 UNREADABLE = (RuntimeError, OSError, ValueError, LookupError)
 """What torchvision's classes raise for files that are missing or have other contents."""
@@ -140,9 +142,13 @@ def _opened(name: str, source: Source, given_root: str | Path | None, may_downlo
     root = place.absolute()
     if archive is not None and (len(source.resources) > 1 or not has_digest(archive, "md5", source.resources[0].md5)):
         raise BadInput(f"data.root {printable(archive)} is a file, but {_needed(name, source)}")
-    try:
+    with suppress(*UNREADABLE):
         return _splits(kind, source, root)
-    except UNREADABLE:
+    with ExitStack() as held:
+        with suppress(OSError):  # without a place for it: several processes then fetch the same files
+            held.enter_context(locked(_lock_file(name, root), f"waiting for another process that fetches {name}"))
+        with suppress(*UNREADABLE):  # it has fetched them
+            return _splits(kind, source, root)
         _fetch(name, source, root, archive, may_download)
     try:
         return _splits(kind, source, root)
@@ -150,6 +156,13 @@ def _opened(name: str, source: Source, given_root: str | Path | None, may_downlo
         raise Damaged(
             f"{name} in {printable(root)} cannot be read ({printable(error)}); remove it there and try again"
         ) from error
+
+
+def _lock_file(name: str, root: Path) -> Path:
+    """Return the file that the process holds which fetches a data set into a folder."""
+    folder = cache_folder() / "locks"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{xxh3_128_hexdigest(os.fsencode(f'{root}/{name}'))}.lock"
 
 
 def _splits(kind: Any, source: Source, root: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128_hexdigest
 
+from resnetlab.data.classes import counted
 from resnetlab.data.digests import content_digest
 from resnetlab.data.remote import is_remote, opened, read_range, read_small, size_of
 from resnetlab.data.tree import SUFFIXES, skipped_by_name
@@ -149,10 +150,7 @@ def read_member(shard: str, name: str) -> bytes:
                 raise BadInput(f"{printable(shard)} cannot be read: {error.strerror or error}") from error
     _note_slow(shard, time.monotonic() - began, len(content))
     if xxh3_128_hexdigest(content) != digest:
-        raise Damaged(
-            f"{printable(shard)} does not agree with its index: {printable(name)} has other bytes; if the shard was "
-            f"replaced, remove {printable(_found_index(shard))}, so that it is made again; else use another copy"
-        )
+        raise _disagrees(shard, name)
     return content
 
 
@@ -189,28 +187,66 @@ def index_of(shard: str | Path) -> Path:
     return Path(f"{os.fspath(shard)}{INDEX_SUFFIX}")
 
 
-def read_index(shard: str | Path) -> Index:
+def read_index(shard: str | Path, *, trusts: bool = False) -> Index:
     """Return the index of a shard; make it if there is none, or if the size of the shard is another than it was.
 
-    It is written beside the shard or, where that is not allowed, into the cache folder. Raises BadInput for a shard
-    that is missing, and Damaged for one that ends early or is no tar file.
+    It is written beside the shard or, where that is not allowed, into the cache folder. A shard that was written later
+    than its index is read again, unless one `trusts` it: the images must be the same, but may have other classes.
+
+    Raises BadInput for a shard that is missing, and Damaged for one that ends early, is no tar file, or has other
+    images than its index.
     """
     path = os.fspath(shard)
     if is_remote(path):
         return _read_remote_index(path)
+    before: Index | None = None
     with io.BufferedReader(open_regular(path), 1 << 20) as file:
-        size = os.fstat(file.fileno()).st_size
+        status = os.fstat(file.fileno())
+        size, written = status.st_size, status.st_mtime_ns
         for place in (index_of(path), _cached_index(path)):
             if (known := _load_index(place, size)) is not None:
-                return known
+                if trusts or _time_of(place) >= written:
+                    return known
+                before = before or known
         began = time.monotonic()
         index = _scan(path, file, size)
     _note_slow(path, time.monotonic() - began, size)
+    if before is not None:
+        _require_same_images(path, before, index)
     try:
-        _write_index(index_of(path), size, index.samples, index.skipped)
+        _write_index(index_of(path), size, index.samples, index.skipped, written)
     except DiskTrouble:
-        _write_cached_index(path, size, index)
+        _write_cached_index(path, size, index, written)
     return index
+
+
+def _require_same_images(path: str, before: Index, now: Index) -> None:
+    """Raise Damaged unless a shard has the images of its index; log how many have other classes."""
+    found = {sample.name: sample for sample in now.samples}
+    others = 0
+    for sample in before.samples:
+        same = found.get(sample.name)
+        if same is None or same._replace(label=sample.label) != sample:
+            raise _disagrees(path, sample.name)
+        others += same.label != sample.label
+    if others:
+        which = counted(others, "image")
+        log.warning("%s has %s in another class than its index, which is made again", printable(path), which)
+
+
+def _disagrees(shard: str, name: str) -> Damaged:
+    return Damaged(
+        f"{printable(shard)} does not agree with its index: {printable(name)} has other bytes; if the shard was "
+        f"replaced, remove {printable(_found_index(shard))}, so that it is made again; else use another copy"
+    )
+
+
+def _time_of(place: Path) -> int:
+    """Return the time of the last change of a file, ns; 0 if it is gone."""
+    try:
+        return place.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _read_remote_index(path: str) -> Index:
@@ -227,11 +263,11 @@ def _read_remote_index(path: str) -> Index:
     return known
 
 
-def _write_cached_index(path: str, size: int, index: Index) -> None:
+def _write_cached_index(path: str, size: int, index: Index, since: int = 0) -> None:
     with suppress(OSError):  # without an index the shard is read again
         place = _cached_index(path)
         place.parent.mkdir(exist_ok=True)
-        _write_index(place, size, index.samples, index.skipped)
+        _write_index(place, size, index.samples, index.skipped, since)
 
 
 def _note_slow(shard: str, seconds: float, size: int) -> None:
@@ -248,9 +284,13 @@ def _found_index(shard: str) -> Path:
     return beside if beside.exists() else _cached_index(shard)
 
 
-def _write_index(path: Path, size: int, samples: Sequence[Sample], skipped: int) -> None:
+def _write_index(path: Path, size: int, samples: Sequence[Sample], skipped: int, since: int = 0) -> None:
+    """Write an index. It is not older than `since`, the time of its shard in ns, whatever the clock says."""
     text = json.dumps({"format": _FORMAT, "size": size, "skipped": skipped, "samples": samples}, separators=(",", ":"))
     write_text(path, text + "\n")
+    if _time_of(path) < since:
+        with suppress(OSError):  # then the shard is read again the next time
+            os.utime(path, ns=(since, since))
 
 
 def _load_index(path: Path, size: int) -> Index | None:
@@ -313,7 +353,7 @@ def _hash(name: str) -> int:
 
 @cache
 def _places(shard: str, identity: tuple[int, ...]) -> _Places:  # noqa: ARG001 - a shard that was replaced has another
-    return _Places(read_index(shard).samples)
+    return _Places(read_index(shard, trusts=True).samples)
 
 
 def _scan(shard: str, file: IO[bytes], size: int) -> Index:
