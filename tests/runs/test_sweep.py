@@ -278,6 +278,32 @@ def test_what_is_no_fault_of_a_trial_costs_none(tmp_path: Path) -> None:
     assert states(tmp_path / "sweep", f"sqlite:///{tmp_path / 'sweep' / 'study.db'}") == ["WAITING"]
 
 
+@pytest.mark.parametrize("where", ["resnetlab.runs.sweeps.study.write_json", "optuna.Study.set_user_attr"])
+def test_a_process_that_dies_while_it_begins_a_sweep_leaves_one_that_can_begin(
+    where: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise Dead
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, die)
+        with pytest.raises(Dead):
+            run(tmp_path / "sweep", 1)
+    assert [trial.state for trial in run(tmp_path / "sweep", 1).trials] == ["complete"]
+
+
+def test_a_full_disk_is_no_fault_of_a_trial(tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise DiskTrouble("could not write checkpoints: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps, "train", full)
+        for _ in range(3):
+            with pytest.raises(DiskTrouble, match="No space left"):
+                run(tmp_path / "sweep", 1)
+    assert [trial.state for trial in run(tmp_path / "sweep", 1).trials] == ["complete"]
+
+
 def test_an_undefined_score_is_a_failed_trial(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sweeps, "score_of", lambda *_: math.nan)
     assert run(tmp_path / "sweep", 1).trials[0].why == "its accuracy is undefined"

@@ -170,6 +170,15 @@ def require_optuna() -> None:
         raise BadInput("a sweep needs another package: pip install 'resnetlab[sweep]'") from error
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """Raise any error of a storage as BadInput."""
+    try:
+        yield
+    except Exception as error:  # of any data base
+        raise BadInput(f"could not open the storage of the sweep: {storage_reason(error)}") from error
+
+
 def open_study(
     folder: Path, name: str, storage: str | None, settings: Mapping[str, Any], seed: int, *, maximize: bool
 ) -> SweepStudy:
@@ -185,7 +194,7 @@ def open_study(
         had = RunFolder(folder).read_json(SETTINGS) if path.exists() else None
         if had is not None:
             require_same(folder, had, record)
-        try:
+        with opening():
             opened = open_storage(storage, folder)
             study = optuna.create_study(
                 study_name=name,
@@ -196,17 +205,17 @@ def open_study(
             )
             identity = had["id"] if had is not None else uuid.uuid4().hex
             owner = study.user_attrs.get(FOLDER)
-            if owner is None and not study.get_trials(deepcopy=False):
-                study.set_user_attr(FOLDER, identity)
-        except Exception as error:  # of any data base
-            raise BadInput(f"could not open the storage of the sweep: {storage_reason(error)}") from error
-        if study.user_attrs.get(FOLDER) != identity:
+            is_free = owner is None and not study.get_trials(deepcopy=False)
+        if not is_free and owner != identity:
             raise BadInput(
                 f"the storage has a study {name!r} that does not belong to {printable(folder)}; give `study` another "
                 "name, or the folder of that study: all processes of a sweep share one folder and one storage"
             )
         if had is None:
             write_json(path, {"id": identity, **record})
+        if is_free:  # last: a process that is killed before it leaves a study that is free
+            with opening():
+                study.set_user_attr(FOLDER, identity)
     return SweepStudy(folder, study, opened, space, seed)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,7 @@ class Worker:
     def run(self, trial: Trial) -> None:
         """Run one trial to its end, early or not, and record it."""
         from optuna import TrialPruned
+        from optuna.exceptions import OptunaError
         from optuna.trial import TrialState
 
         number, values = trial.number, self.study.space.suggested(trial)
@@ -193,6 +195,10 @@ class Worker:
             self.study.put_back(number)
             where = str(error).split("; ")[0]
             raise Stopped(f"trial {number}: {where}; {AGAIN}") from None
+        except DiskTrouble:  # no fault of the trial; the storage may be on the same disk
+            with suppress(OptunaError):
+                self.study.put_back(number)
+            raise
         except (BadInput, NoSoundCheckpoint, torch.OutOfMemoryError) as error:
             self.require_some_success(number, error)
             state, why = TrialState.FAIL, str(error) if isinstance(error, LabError) else "out of memory"
