@@ -302,3 +302,19 @@ def test_an_unknown_tracker_is_refused_with_the_nearest() -> None:
 def test_a_tracker_that_is_given_twice_is_opened_once(tmp_path: Path) -> None:
     run = tracking.TrackedRun(tmp_path, tiny())
     assert len(tracking.Tracking.of(["wandb", "wandb"], run, Any).channels) == 1
+
+
+def test_a_trackers_own_copies_of_the_pictures_are_not_sent(tmp_path: Path) -> None:
+    """W&B keeps those of the session before in the folder of the run, which was extended then."""
+    for name in ("curves.png", "wandb/run-1/files/media/images/curves_0.png", "evaluation/val/samples.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    tracked = tracking.Tracking.of(["wandb"], tracking.TrackedRun(tmp_path, tiny()), Any)
+    tracked.results(tmp_path, {}, tmp_path / "best.safetensors")
+    sent, faulty = [], Faulty("none")
+    faulty.picture = lambda name, file: sent.append(name)  # type: ignore[method-assign, assignment]
+    while not tracked.channels[0].calls.empty():
+        call = tracked.channels[0].calls.get()
+        assert call is not None
+        call(faulty)
+    assert sent == ["curves", "val/samples"]

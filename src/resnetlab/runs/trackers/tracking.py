@@ -123,6 +123,8 @@ class Tracking:
         flat = {f"final_{split}_{name}": at(one, path) for split, one in scores.items() for name, path in names.items()}
         self.send(lambda tracker: tracker.scores(flat))
         for file in sorted(folder.rglob("*.png")):
+            if file.relative_to(folder).parts[0] in OPENERS:  # a tracker's own copies, of before the run was extended
+                continue
             name = file.relative_to(folder).with_suffix("").as_posix().removeprefix("evaluation/")
             self.send(lambda tracker, name=name, file=file: tracker.picture(name, file))  # type: ignore[misc]
         self.send(lambda tracker: tracker.model(model))
