@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,9 @@ def report(done: Mapping[str, Mapping[str, Outcome]]) -> dict[str, Any]:
         "seconds of the process": lambda sample: float(sample["process_seconds"]),
         "% of test images": lambda sample: 100 * float(sample["accuracy"]),
     }
+    for outcomes in done.values():
+        ours = next(iter(outcomes.values()))
+        ours.samples = with_commits(ours.samples)
     groups = [
         group(
             name,
@@ -166,3 +169,17 @@ def report(done: Mapping[str, Mapping[str, Outcome]]) -> dict[str, Any]:
         for unit, value in values.items()
     ]
     return {"groups": groups, "samples": {name: details(outcomes) for name, outcomes in done.items()}}
+
+
+def with_commits(samples: Sequence[Sample]) -> list[Sample]:
+    """Note the commits of samples that were not all measured at the same one.
+
+    >>> with_commits([{"seed": 0, "commit": "a"}, {"seed": 1, "commit": "b"}])[0]["notes"]
+    ['seed 0 at commit a, 1 at b']
+    """
+    commits = [str(sample.get("commit")) for sample in samples]
+    if len(set(commits)) < 2:
+        return list(samples)
+    told = [f"{sample['seed']} at {commit}" for sample, commit in zip(samples, commits, strict=True)]
+    note = f"seed {', '.join(told)}".replace(" at ", " at commit ", 1)
+    return [{**sample, "notes": [note]} for sample in samples]
