@@ -10,18 +10,24 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import resnetlab
+from resnetlab.host import warnings_ignored
 from resnetlab.runs import recipes
+from resnetlab.runs.experiment import draw_curves
+from resnetlab.runs.folder import RunFolder
+from resnetlab.runs.history import COLUMNS, History
 
 
 def host() -> dict[str, Any]:
@@ -96,3 +102,51 @@ def test_a_thread_that_outlives_the_main_thread_reads_and_trains(tmp_path: Path)
     command = [sys.executable, "-c", THREAD]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_two_threads_that_ignore_warnings_at_once_leave_the_filters_alone() -> None:
+    before = list(warnings.filters)
+    is_in, may_leave, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with warnings_ignored():
+            is_in.set()
+            may_leave.wait(10)
+
+    def second() -> None:
+        is_in.wait(10)
+        with warnings_ignored("second"):
+            may_end.wait(10)
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    is_in.wait(10)
+    time.sleep(0.05)  # the second begins
+    may_leave.set()
+    threads[0].join()
+    may_end.set()
+    threads[1].join()
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.slow
+def test_runs_that_draw_at_once_leave_matplotlibs_settings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each restored the settings that it had found, and these were those of the other one."""
+    monkeypatch.setattr("resnetlab.plots.style.DPI", 30)
+    history = History(None, [dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "step": epoch} for epoch in (1, 2, 3)])
+
+    def draw(name: str) -> bytes:
+        run = RunFolder(tmp_path / name)
+        run.path.mkdir()
+        for _ in range(3):
+            draw_curves(recipes.quickstart(), run, history)
+        return (run.path / "curves.png").read_bytes()
+
+    alone, before = draw("alone"), dict(mpl.rcParams)
+    with ThreadPoolExecutor(3) as threads:
+        drawn = list(threads.map(draw, "abc"))
+    assert dict(mpl.rcParams) == before
+    assert drawn == [alone] * 3

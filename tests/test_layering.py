@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 LAYERS = """
-errors files archives download models kernels distributed runtime data evaluation training interpret inference plots
-runs report cli __init__ __main__
+errors host files archives download models kernels distributed runtime data evaluation training interpret inference
+plots runs report cli __init__ __main__
 """.split()  # noqa: SIM905
 BLIND = {("data", "models"), ("models", "kernels"), ("inference", "training")}  # neighbours that stay apart
 SOURCE = Path(__file__).parents[1] / "src" / "resnetlab"

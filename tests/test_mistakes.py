@@ -19,6 +19,13 @@ def any_config(config: Any) -> list[Callable[[], object]]:
     return [lambda: resnetlab.train(config), lambda: resnetlab.find_lr(config)]
 
 
+TYPES: list[tuple[dict[str, Any], str]] = [
+    ({"max_minutes": "5"}, "max_minutes is '5', but must be a number"),
+    ({"stop": 3}, "stop is 3, but must be a StopRequest"),
+    ({"on_event": 3}, "on_event is 3, but must be a function"),
+]
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -52,9 +59,17 @@ def any_config(config: Any) -> list[Callable[[], object]]:
         ),
         (lambda: resnetlab.resnet20(weights=True), "the weights are True; give 'imagenet'"),
         (lambda: resnetlab.resnet20(weights={}), "the weights are {}; give 'imagenet'"),
+        (lambda: resnetlab.load_pretrained(torch.nn.Flatten(), "imagenet"), "model is a Flatten, but must be"),
         (lambda: resnetlab.resnet20(weights="nope"), "file not found: nope; give 'imagenet'"),
         (lambda: resnetlab.resnet20(weights=Path.cwd()), "is a folder; .*`resnetlab.load_model` reads"),
         (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), tries=5), "^`tries` is 5"),
+        (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), tries=12.5), "^`tries` is 12.5, .*a whole number"),
+        (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), lowest="a"), "^lowest is 'a', but must be a num"),
+        (lambda: resnetlab.find_lr(resnetlab.recipes.quickstart(), on_event=3), TYPES[-1][1]),
+        *((lambda more=more: resnetlab.train(resnetlab.recipes.mnist(), **more), said) for more, said in TYPES),
+        *((lambda more=more: resnetlab.resume("run", **more), said) for more, said in TYPES),
+        (lambda: resnetlab.resume("run", changes=3), "changes is 3, but must be a table of settings"),
+        (lambda: resnetlab.train(resnetlab.recipes.quickstart(), minutes="5"), "minutes is '5', but must be a number"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -160,14 +161,19 @@ def one_thread_after_fork(device: torch.device = CPU) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def isolated(device: torch.device = CPU) -> Iterator[None]:
+def isolated(device: torch.device = CPU, *, gradients: bool = False) -> Iterator[None]:
     """Compute as in a fresh process, in whatever mode of torch the caller is. Also a decorator.
 
-    An autocast of the caller would change the precision, and a default device would take tensors that belong on the
-    CPU. Includes `one_thread_after_fork`, with its error.
+    An autocast of the caller would change the precision, a default device would take tensors that belong on the CPU,
+    and NumPy's errors could be exceptions. With `gradients`, they can be computed also under the caller's `no_grad` or
+    `inference_mode`. Includes `one_thread_after_fork`, with its error.
     """
     with contextlib.ExitStack() as modes:
         modes.enter_context(one_thread_after_fork(device))
+        modes.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))  # NumPy's defaults
+        if gradients:
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.enable_grad())
         for kind in {CPU.type, device.type}:
             if torch.is_autocast_enabled(kind):
                 modes.enter_context(torch.autocast(kind, enabled=False))

@@ -117,6 +117,7 @@ def test_the_shortcut_is_the_papers_unless_named():
         ({"name": "resnet18", "shortcut": "b"}, "unknown shortcut 'b'"),
         ({"name": "resnet18", "image_size": 0}, "image size 0"),
         ({"name": "plain18", "shortcut": "A"}, "plain18 is a plain net"),
+        ({"name": "fast_resnet8", "shortcut": "A"}, "fast_resnet8 has shortcuts of its own; remove the shortcut"),
     ],
 )
 def test_a_wrong_choice_gets_a_sentence(arguments, sentence):

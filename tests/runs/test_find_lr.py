@@ -147,7 +147,7 @@ def test_the_picture_is_saved_where_out_says(command: Any, tmp_path: Path) -> No
         (["--schedule.warmup_steps", "3"], "--schedule.warmup-steps has no effect"),
         (["--out", "rates.jpg"], "must be a .png file in an existing folder"),
         (["--out", "nowhere/rates.png"], "must be a .png file in an existing folder"),
-        (["--tries", "3"], "--tries is 3, but must be at least 10"),
+        (["--tries", "3"], "--tries is 3, but must be a whole number from 10 up"),
         (["--lowest", "1", "--highest", "0.1"], "learning rates from 1 to 0.1"),
         (["quickstrat"], "unknown recipe 'quickstrat'"),
         (["--model", "resnet43"], "unknown model"),

@@ -18,6 +18,8 @@ import resnetlab
 from resnetlab.errors import BadInput, NonFinite, Stopped
 from resnetlab.files import read_sealed
 from resnetlab.kernels.accelerate import count_accelerated
+from resnetlab.models import Architecture, build_model
+from resnetlab.models.stems import is_whitened
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.fit_data import Scaling
 from resnetlab.runs.messages import fit_introduction
@@ -495,3 +497,40 @@ def test_messages_are_logged_and_an_inexact_resume_is_named(
 def test_an_accelerated_network_is_named_by_its_own_class() -> None:
     model = resnetlab.accelerate(resnetlab.resnet20(10))
     assert fit_introduction(RunConfig(steps=1), (1, 1), model, start("cpu"))[1].startswith("network  ResNet, 0.27 M")
+
+
+def test_a_new_whitened_stem_is_computed_from_the_images_and_a_computed_one_stays() -> None:
+    model = build_model(Architecture("pooled", (1,), widths=(16,), stem="whitened"), 3)
+    images = torch.randint(0, 256, (48, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = images, torch.arange(48) % 3
+    assert not is_whitened(model.conv1)
+    resnetlab.fit(model, data, data, **SETTINGS)
+    assert is_whitened(model.conv1)
+    before = model.conv1.weight.clone()
+    resnetlab.fit(model, (images // 2, data[1]), data, **SETTINGS)
+    assert torch.equal(model.conv1.weight, before)
+
+
+class Spare(nn.Module):
+    """A network with a layer that no image goes through, so that its weights never have a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = network(), nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.used(images)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw", "muon"])
+def test_weights_without_a_gradient_are_no_reason_not_to_resume(optim: str, tmp_path: Path) -> None:
+    data, settings = pair(48), SETTINGS | {"optim": optim, "lr": 0.01}
+    whole = resnetlab.fit(Spare(), data, data, **settings)
+    stop, options = StopRequest(), {"folder": tmp_path / "fit", "resume": "auto"}
+    stop.request("the test")
+    with pytest.raises(Stopped):
+        resnetlab.fit(Spare(), data, data, stop=stop, **options, **settings)
+    resumed = resnetlab.fit(Spare(), data, data, **options, **settings)
+    assert bits(resumed.model) == bits(whole.model)
+    with pytest.raises(BadInput, match=r"a training of `resnetlab.fit`, .*resume=\"auto\""):
+        resnetlab.resume(tmp_path / "fit")

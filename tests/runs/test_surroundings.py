@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sklearn.datasets
 import sklearn.metrics  # noqa: F401 - scipy adds warnings filters when it is first imported
@@ -186,3 +187,46 @@ def test_runs_are_compared_and_reported_from_python(tmp_path: Path, monkeypatch:
     assert page == one.path / "report.html"
     assert "report" in page.read_text()
     assert write.write_report(one.path, tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_computed_whatever_the_mode_of_the_caller(mode: Any, tmp_path: Path) -> None:
+    config = tiny(steps=None, epochs=1)
+    alone = resnetlab.train(config, tmp_path / "alone")
+    rates = resnetlab.find_lr(config, tries=10)
+    with mode():
+        run = resnetlab.train(config, tmp_path / "run")
+        assert resnetlab.find_lr(config, tries=10) == rates
+        assert not torch.is_grad_enabled()
+    assert run.final_metrics("val") == alone.final_metrics("val")
+    for changed in (alone, run):
+        with mode() if changed is run else torch.enable_grad():
+            resnetlab.resume(changed, changes={"epochs": 2})
+    assert run.rows[1]["val_loss"] == alone.rows[1]["val_loss"] != run.rows[0]["val_loss"]
+    with mode():
+        assert resnetlab.evaluate(run)["loss"] == resnetlab.evaluate(alone)["loss"]
+        assert resnetlab.explain(run, np.zeros((8, 8), np.uint8), similar=0).classes[0].grad_cam.shape == (8, 8)
+
+
+def test_numpys_errors_may_be_exceptions_for_the_caller(tmp_path: Path) -> None:
+    alone = resnetlab.train(tiny(), tmp_path / "alone")
+    with np.errstate(all="raise"):
+        run = resnetlab.train(tiny(), tmp_path / "run")
+        assert np.geterr()["under"] == "raise"
+    assert run.final_metrics("val") == alone.final_metrics("val")
+
+
+def test_the_default_dtype_of_the_caller_does_not_matter(tmp_path: Path) -> None:
+    shapes = {"resized_crop": 0.5, "rotation": 10, "policy": "trivial", "sizes": (0.75, 1)}
+    augment = {"crop": 1, "flip": True, "mixup": 0.2, "brightness": 0.2, "erasing": 0.5, "cutout": 2, **shapes}
+    config = tiny(augment=augment, optim={"name": "muon"}, steps=None, epochs=1)
+    alone = resnetlab.train(config, tmp_path / "alone")
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = resnetlab.train(config, tmp_path / "run")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert run.final_metrics("val") == alone.final_metrics("val")
+    for changed in (alone, run):  # the checkpoint is that of any other run
+        resnetlab.resume(changed, changes={"epochs": 2})
+    assert run.rows[1]["val_loss"] == alone.rows[1]["val_loss"]

@@ -85,7 +85,7 @@ def test_minutes_beside_another_length_are_refused(command: Any, words: list[Any
 
 @pytest.mark.parametrize("minutes", [0, -1, math.nan, math.inf])
 def test_a_length_that_is_no_time_is_refused(minutes: float, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="must be more than 0"):
+    with pytest.raises(BadInput, match="must be a number above 0"):
         experiment.train(tiny(), tmp_path / "run", minutes=minutes)
     assert not (tmp_path / "run").exists()
 

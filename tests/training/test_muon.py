@@ -84,3 +84,13 @@ def test_weight_decay_leaves_kernels_alone_and_says_so(caplog: pytest.LogCapture
     assert caplog.messages == ["weight decay is not applied to convolution kernels: Muon keeps their norm fixed"]
     assert torch.equal(plain[0].weight, decayed[0].weight)
     assert not torch.equal(plain[3].weight, decayed[3].weight)
+
+
+def test_a_kernel_of_zeros_moves_and_stays_finite() -> None:
+    """As the last convolution of a pre-activation unit starts with `zero_init`."""
+    net = a_net()
+    net(torch.zeros(2, 3, 6, 6))
+    nn.init.zeros_(net[0].weight)
+    learn(net, Muon(net.parameters(), lr=0.01), 3)
+    assert net[0].weight.isfinite().all()
+    assert net[0].weight.any()

@@ -75,10 +75,10 @@ def resize(images: Tensor, size: int) -> Tensor:
     count, channels, full, _ = images.shape
     if full == size:
         return images
-    eye = torch.eye(full, device=images.device)[None, None]
+    eye = torch.eye(full, dtype=torch.float32, device=images.device)[None, None]
     weights = F.interpolate(eye, (size, full), mode="bilinear", antialias=True)[0, 0]
     rows = weights @ images.permute(0, 2, 3, 1).reshape(count, full, full * channels)
-    columns = torch.kron(weights, torch.eye(channels, device=images.device))
+    columns = torch.kron(weights, torch.eye(channels, dtype=torch.float32, device=images.device))
     return (rows.flatten(0, 1) @ columns.t()).view(count, size, size, channels).permute(0, 3, 1, 2)
 
 
@@ -132,7 +132,7 @@ def resized_crop(images: Tensor, uniform: Tensor, size: int, min_area: float) ->
     left, top = uniform[:, 2] * (width - crop_width), uniform[:, 3] * (height - crop_height)
 
     # The same numbers as those of `F.affine_grid`, which multiplies matrices for them in four times the time.
-    places = torch.linspace(-1, 1, size, device=images.device) * (size - 1) / size
+    places = torch.linspace(-1, 1, size, dtype=torch.float32, device=images.device) * (size - 1) / size
     x = places * (crop_width / width)[:, None] + ((2 * left + crop_width) / width - 1)[:, None]
     y = places * (crop_height / height)[:, None] + ((2 * top + crop_height) / height - 1)[:, None]
     return sample(images, x, y)
@@ -145,8 +145,8 @@ def rotation(images: Tensor, uniform: Tensor, degrees: float) -> Tensor:
     """
     height, width = images.shape[1:3]
     angle = ((uniform * 2 - 1) * math.radians(degrees)).view(-1, 1, 1)
-    y = (torch.arange(height, device=images.device) + (0.5 - height / 2)).view(1, -1, 1)
-    x = (torch.arange(width, device=images.device) + (0.5 - width / 2)).view(1, 1, -1)
+    y = (torch.arange(height, dtype=torch.float32, device=images.device) + (0.5 - height / 2)).view(1, -1, 1)
+    x = (torch.arange(width, dtype=torch.float32, device=images.device) + (0.5 - width / 2)).view(1, 1, -1)
     cosine, sine = angle.cos(), angle.sin()
     grid = torch.stack([(cosine * x - sine * y) * (2 / width), (sine * x + cosine * y) * (2 / height)], 3)
     pixels = images.permute(0, 3, 1, 2).float()

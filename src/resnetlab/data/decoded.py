@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from resnetlab.data.digests import content_digest
 from resnetlab.data.reading import Decoder
 from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.files import cache_folder, locked, read_regular, replacing, write_json
+from resnetlab.host import warnings_ignored
 
 try:
     import fcntl
@@ -245,8 +245,7 @@ def versions() -> dict[str, str]:
     for name in ("pillow", "pillow-heif", "tifffile", "imagecodecs"):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about features that this Pillow does not know
+    with warnings_ignored():  # about features that this Pillow does not know
         for name in ("jpg", "libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif", "zlib"):
             found[name] = str(features.version(name))
     return found

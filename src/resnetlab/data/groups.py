@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from resnetlab.data.classes import counted, quoted, shortened
 from resnetlab.errors import BadInput, printable
+from resnetlab.host import warnings_ignored
 
 MOST_PARTS = 20
 """Groups are divided into at most this many parts, of which some are held out: shares are multiples of 1/20 or so."""
@@ -138,8 +138,7 @@ def _divided(labels: np.ndarray, groups: Sequence[str] | None, parts: int, seed:
         raise BadInput(f"no class has {parts} images, one for each of {parts} folds; choose fewer folds")
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     found = np.zeros(len(labels), dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # the splits that lack it are named
+    with warnings_ignored("The least populated class", UserWarning):  # the splits that lack it are named
         splits = kind(parts, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, groups)
         for part, (_, inside) in enumerate(splits):
             found[inside] = part

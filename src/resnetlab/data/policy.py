@@ -56,9 +56,9 @@ class Policy:
         if self.level is not None:
             levels = torch.full_like(levels, self.level)
         strengths = strength_table(self.name, height, width)
-        tables = torch.stack([strengths.get(name, torch.zeros(LEVELS)) for name in OPERATIONS])
+        tables = torch.stack([strengths.get(name, spaced(0, 0)) for name in OPERATIONS])
         signed = torch.tensor([name in SIGNED for name in OPERATIONS])
-        signs = torch.where(signed[chosen] & (numbers[:, 2] < 0.5), -1.0, 1.0)
+        signs = torch.where(signed[chosen] & (numbers[:, 2] < 0.5), -1, 1)
         return chosen, tables[chosen, levels] * signs
 
 
@@ -72,14 +72,19 @@ def strength_table(policy: str, height: int, width: int) -> dict[str, Tensor]:
     shift_y, shift_x = (min(32, side) if wide else 150 / 331 * side for side in (height, width))
     shear, blending = (0.99, 0.99) if wide else (0.3, 0.9)
     return {
-        **dict.fromkeys(("shear_x", "shear_y"), torch.linspace(0, shear, LEVELS)),
-        "translate_x": torch.linspace(0, shift_x, LEVELS).trunc(),
-        "translate_y": torch.linspace(0, shift_y, LEVELS).trunc(),
-        "rotate": torch.linspace(0, 135 if wide else 30, LEVELS),
-        **dict.fromkeys(BLENDS, torch.linspace(0, blending, LEVELS)),
-        "posterize": 8 - (torch.arange(LEVELS) / ((LEVELS - 1) / (6 if wide else 4))).round(),
-        "solarize": 255 * torch.linspace(1, 0, LEVELS),
+        **dict.fromkeys(("shear_x", "shear_y"), spaced(0, shear)),
+        "translate_x": spaced(0, shift_x).trunc(),
+        "translate_y": spaced(0, shift_y).trunc(),
+        "rotate": spaced(0, 135 if wide else 30),
+        **dict.fromkeys(BLENDS, spaced(0, blending)),
+        "posterize": 8 - (torch.arange(LEVELS, dtype=torch.float32) / ((LEVELS - 1) / (6 if wide else 4))).round(),
+        "solarize": 255 * spaced(1, 0),
     }
+
+
+def spaced(first: float, last: float) -> Tensor:
+    """Return equally spaced strengths, float32 (LEVELS,)."""
+    return torch.linspace(first, last, LEVELS, dtype=torch.float32)
 
 
 def changed(images: Tensor, chosen: Tensor, magnitudes: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from resnetlab import __version__
 from resnetlab.data.preprocess import Preprocessing
+from resnetlab.host import warnings_ignored
 from resnetlab.inference.model_file import Model
 
 INPUT, OUTPUTS = "pixels", ("probabilities", "logits")
@@ -45,8 +45,9 @@ class ImageClassifier(nn.Module):
         self.network = network
         self.preprocessing = preprocessing
         self.temperature = temperature
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(preprocessing, name), dtype=torch.float32)
+            self.register_buffer(name, values.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         images = self.resized(pixels.permute(0, 3, 1, 2).float())
@@ -136,8 +137,7 @@ def exported(graph: ImageClassifier) -> Iterator[torch.export.ExportedProgram]:
     size = graph.preprocessing.image_size
     example = torch.zeros(2, size + 3, size + 5, graph.preprocessing.channels, dtype=torch.uint8)
     is_open = torch.export.Dim.DYNAMIC
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_ignored():
         yield torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: is_open, 1: is_open, 2: is_open}})
 
 

@@ -51,6 +51,11 @@ def load_pretrained(model: ResNet, source: str | Path, *, cache: Path | None = N
     ...     print(*load_pretrained(build_model("resnet20", 10), path))
     new head: the weights have 1000 classes, the model has 10
     """
+    if not isinstance(model, ResNet):
+        raise BadInput(
+            f"model is a {type(model).__name__}, but must be a network of resnetlab; another one loads weights by its "
+            "own load_state_dict"
+        )
     weights, notes, head = read_weights(source, model.name, cache)
     own = model.state_dict()
     notes += adapt_head(weights, own)

@@ -63,4 +63,10 @@ def whiten(conv: nn.Conv2d, images: Tensor, floor: float = 5e-4) -> None:
     conv.weight.copy_(torch.cat((filters, -filters)))
 
 
+def is_whitened(conv: nn.Conv2d) -> bool:
+    """True for filters that `whiten` has set: the second half are the negatives of the first."""
+    first, second = conv.weight.chunk(2)
+    return torch.equal(first, -second)
+
+
 STEMS: dict[str, Stem] = {"imagenet": imagenet, "cifar": cifar, "whitened": whitened}

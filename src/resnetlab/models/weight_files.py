@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import open_regular
+from resnetlab.host import warnings_ignored
 
 ENDINGS = ".pth, .pt, .th, .pth.tar, .ckpt, .bin or .safetensors"
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict")  # timm and others validate these, if there are any
@@ -112,8 +112,7 @@ def read_file(path: Path) -> object:
                 f"{shown} is a TorchScript archive, a program, and no program in a file is run. Where the file is "
                 f"trusted, save its weights alone: model = torch.jit.load(path); {RE_SAVE}"
             )
-        with warnings.catch_warnings():  # torch warns about what it then refuses, or reads well
-            warnings.simplefilter("ignore")
+        with warnings_ignored():  # torch warns about what it then refuses, or reads well
             return torch.load(path, weights_only=True, map_location="cpu")
     except BadInput:
         raise

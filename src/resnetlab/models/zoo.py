@@ -167,8 +167,9 @@ def resolve(
         raise BadInput(f"image size {image_size!r}; give the side in pixels, a whole number from 1 up")
     if stem not in ("auto", *STEMS):
         raise unknown("stem", stem, ("auto", *STEMS))
-    if shortcut is not None and architecture.unit == "plain":
-        raise BadInput(f"{name} is a plain net and has no shortcuts; remove the shortcut option ({shortcut!r})")
+    if shortcut is not None and architecture.unit in ("plain", "pooled"):
+        has = "is a plain net and has no shortcuts" if architecture.unit == "plain" else "has shortcuts of its own"
+        raise BadInput(f"{name} {has}; remove the shortcut option ({shortcut!r})")
     if stem == "auto" and (image_size is None or architecture.stem == "whitened"):
         stem = architecture.stem
     elif stem == "auto":

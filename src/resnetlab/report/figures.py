@@ -9,6 +9,7 @@ import numpy as np
 
 from resnetlab.evaluation.calibration import expected_calibration_error
 from resnetlab.files import read_regular
+from resnetlab.host import one_thread_at_a_time
 from resnetlab.interpret.embedding import plane
 from resnetlab.plots.calibration import confidence_histogram, reliability_diagram
 from resnetlab.plots.classes import class_bars, confused_pairs
@@ -37,6 +38,7 @@ class Figures:
     inside: list[Picture]
 
 
+@one_thread_at_a_time()
 def draw(facts: Facts) -> Figures:
     """Draw all figures that the run has data for."""
     samples = samples_of(facts)

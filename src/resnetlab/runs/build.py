@@ -52,6 +52,7 @@ from resnetlab.training.sync_norm import synchronized
 EVAL_BATCH = 256  # always the same, so that a score is the same to the last digit wherever it is computed
 SKIPS = 10  # steps that may be skipped for a loss or gradient that is not finite, with on_nonfinite="skip"
 SAMPLE = 5000  # training images scored beside validation, at most
+MOST_VALUES = 3 * SAMPLE * 40**2  # of images for a whitened stem, whose patches take nine doubles for each of them
 LARGEST_PROBE = 64  # pixels; every network takes larger images
 
 
@@ -134,7 +135,7 @@ class Experiment(Training):
             return
         self.require_same()
         shape = (2, preprocessing.channels, preprocessing.image_size, preprocessing.image_size)
-        example = torch.zeros(shape, device=self.runtime.device)
+        example = torch.zeros(shape, dtype=torch.float32, device=self.runtime.device)
         replicate(self.state, example, self.runtime, compress=self.config.compress_gradients)
 
 
@@ -207,11 +208,21 @@ def make_network(config: RunConfig, data: ImageData) -> tuple[ResNet, list[str]]
     notes = notes_on_stem(config.model.stem, name, full)
     notes += load_pretrained(network, config.model.pretrained) if config.model.pretrained else []
     if network.architecture.stem == "whitened" and not config.model.pretrained:
-        sample = RandomTables(config.data.split_seed, 0, len(data.train)).permutation()[:SAMPLE].sort().values
+        count = images_for_stem(data.preprocessing.channels * full**2)
+        sample = RandomTables(config.data.split_seed, 0, len(data.train)).permutation()[:count].sort().values
         whiten(network.conv1, data.preprocessing.normalize(data.train.images[sample]))
     if config.model.freeze:
         network.freeze_backbone()
     return network, notes
+
+
+def images_for_stem(values: int) -> int:
+    """The number of images, of so many values each, that the filters of a whitened stem are computed from.
+
+    >>> images_for_stem(3 * 32**2), images_for_stem(3 * 224**2)
+    (5000, 159)
+    """
+    return max(1, min(SAMPLE, MOST_VALUES // values))
 
 
 def image_sizes(config: AugmentConfig, full: int) -> list[int]:

@@ -20,6 +20,7 @@ from resnetlab.evaluation.intervals import intervals
 from resnetlab.evaluation.metrics import Floats, Labels, Probabilities, confusion, losses, metrics
 from resnetlab.evaluation.selective import Rejection, selective
 from resnetlab.files import read_regular, write_json
+from resnetlab.host import one_thread_at_a_time
 from resnetlab.runs.csv_files import class_columns, read_csv, write_csv
 
 if TYPE_CHECKING:  # they import torch, which readers of these files do not need
@@ -151,6 +152,7 @@ def write_predictions(path: Path, evaluation: Evaluation, *, every: bool) -> Non
     write_csv(path, header, rows)
 
 
+@one_thread_at_a_time()
 def draw(folder: Path, evaluation: Evaluation, matrix: NDArray[np.int64], result: Mapping[str, Any]) -> None:
     """Draw confusion matrix, classes, calibration, risk and coverage, samples and worst mistakes."""
     from resnetlab.data.pixels import Cropped  # imports Pillow

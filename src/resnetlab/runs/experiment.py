@@ -17,8 +17,10 @@ from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import as_path
+from resnetlab.host import one_thread_at_a_time
 from resnetlab.inference.model_file import Model, read_model, save_model
 from resnetlab.models.resnet import ResNet
+from resnetlab.runs.arguments import require_arguments
 from resnetlab.runs.augmentation_words import augmentation_words
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.completion import complete, measure, with_score
@@ -46,7 +48,7 @@ from resnetlab.training.selection import best_epoch
 DRAW_EVERY = 20  # seconds between two drawings of curves.png; one takes about half a second
 
 
-@isolated()
+@isolated(gradients=True)
 def train(
     config: RunConfig,
     folder: Path | str | None = None,
@@ -82,6 +84,7 @@ def train(
     [2]
     """
     began = time.perf_counter()
+    require_arguments(max_minutes=max_minutes, stop=stop, on_event=on_event)
     stop = StopRequest.within(max_minutes, stop)
     with processes.together():
         if minutes is not None:
@@ -235,6 +238,7 @@ def is_of_others(scores: Mapping[str, Any], model: Model, split: Split) -> bool:
     return (scores["weights_digest"], scores["split_digest"]) != (model.weights_digest, split.digest)
 
 
+@one_thread_at_a_time()
 def draw_batch(experiment: Experiment, run: RunFolder) -> None:
     """Draw augmented.png: the first images of the first batch, as the network sees them."""
     from resnetlab.plots.batch import MOST, batch  # matplotlib takes its time to import
@@ -253,6 +257,7 @@ def draw_batch(experiment: Experiment, run: RunFolder) -> None:
     save(figure, run.path / "augmented.png")
 
 
+@one_thread_at_a_time()
 def draw_curves(config: RunConfig, run: RunFolder, history: History) -> None:
     from resnetlab.plots.curves import curves  # matplotlib takes its time to import
     from resnetlab.plots.style import save

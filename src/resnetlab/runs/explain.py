@@ -151,7 +151,7 @@ def explain(
     similar: int = ...,
     device: str = ...,
 ) -> list[Explanation]: ...
-@isolated()
+@isolated(gradients=True)
 def explain(
     source: Source,
     images: ImageLike | Iterable[ImageLike],

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnetlab.data.loaders import Batch
-from resnetlab.errors import BadInput, NonFinite
+from resnetlab.errors import BadInput, NonFinite, printable
 from resnetlab.evaluation.metrics import Score
+from resnetlab.runs.arguments import is_number, require_arguments
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import RunConfig
 from resnetlab.runtime import isolated
@@ -41,10 +43,14 @@ class Rising:
     steps: int
 
     def __post_init__(self) -> None:
+        for name in ("lowest", "highest"):
+            if not is_number(rate := getattr(self, name)):
+                raise BadInput(f"{name} is {printable(repr(rate))[:60]}, but must be a number")
         if not 0 < self.lowest < self.highest < math.inf:
             raise BadInput(f"learning rates from {self.lowest:g} to {self.highest:g}: they must be above 0, and grow")
-        if self.steps < FEWEST:
-            raise BadInput(f"`tries` is {self.steps}, but must be at least {FEWEST}")
+        if not isinstance(self.steps, Integral) or self.steps < FEWEST:
+            given = printable(repr(self.steps))[:60]
+            raise BadInput(f"`tries` is {given}, but must be a whole number from {FEWEST} up")
 
     def __call__(self, step: int, _scores: Sequence[Score] = ()) -> float:
         return float(self.lowest * (self.highest / self.lowest) ** (step / (self.steps - 1)))
@@ -106,7 +112,7 @@ class RangeTest:
         return asdict(self)
 
 
-@isolated()
+@isolated(gradients=True)
 def find_lr(
     config: RunConfig,
     *,
@@ -124,6 +130,7 @@ def find_lr(
 
     >>> find_lr(resnetlab.recipes.quickstart()).suggestion  # doctest: +SKIP
     """
+    require_arguments(on_event=on_event)
     schedule = Rising(lowest, highest, tries)
     experiment = Experiment.of(resolved(config))
     state = experiment.state

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from resnetlab.data.datasets import ImageData
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference.model_file import WEIGHTS_FORMAT
+from resnetlab.runs.arguments import require_arguments
 from resnetlab.runs.build import Training, begin_state, dropped, make_plan
 from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig
 from resnetlab.runs.differences import differences
@@ -29,7 +28,13 @@ from resnetlab.runs.fit_data import (
     open_source,
     with_classes,
 )
-from resnetlab.runs.fit_network import as_given, number_of_classes, prefers_channels_last, require_trainable
+from resnetlab.runs.fit_network import (
+    as_given,
+    number_of_classes,
+    prefers_channels_last,
+    require_trainable,
+    whiten_stem,
+)
 from resnetlab.runs.folder import RunFolder, is_beginning
 from resnetlab.runs.history import History, Row
 from resnetlab.runs.log import RunLog
@@ -65,7 +70,7 @@ class Fitted:
     best_weights: Mapping[str, Tensor]  # of the best epoch, for `model.load_state_dict`; averaged if `ema` is on
 
 
-@isolated()
+@isolated(gradients=True)
 def fit(
     model: nn.Module,
     train: Source | ImageData,
@@ -96,6 +101,8 @@ def fit(
     bfloat16 on the CPU lets `accelerate`'s kernels compute; a network that calls `view` on its maps cannot use it.
     Networks of resnetlab and torchvision need no such call.
 
+    The filters of a new `fast_resnet8`, which are not trained, are computed from training images, as `train` does.
+
     Dropout and other layers that draw from torch's generators get a seed for each step, from `seed`; the caller's
     generators stay as they are.
 
@@ -110,8 +117,9 @@ def fit(
 
     Raises BadInput if the network or the images cannot be trained, NonFinite, DiskTrouble or Stopped.
 
-    >>> import resnetlab
+    >>> import torch
     >>> from torch import nn
+    >>> import resnetlab
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> labels = torch.arange(64) % 2
     >>> images = torch.rand(64, 3, 8, 8) + labels.view(-1, 1, 1, 1)
@@ -125,7 +133,7 @@ def fit(
     if resume is not None and folder is None:
         raise BadInput('resume="auto" needs a folder')
     require_trainable(model)
-    require_arguments(config, folder, max_minutes, stop, on_event)
+    require_arguments(config=config, folder=folder, max_minutes=max_minutes, stop=stop, on_event=on_event)
     config = with_settings(config, settings)
     stop = StopRequest.within(max_minutes, stop)
     if folder is not None:
@@ -141,7 +149,7 @@ def fit(
     else:
         sources = (train, val)
     runtime = start(config.device, config.precision, deterministic=config.deterministic)
-    with as_given(model), torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+    with as_given(model):
         images = [open_source(source, name) for source, name in zip(sources, ("train", "val"), strict=True)]
         batches = batches_of(images[0], images[1], data, config, runtime)
         is_channels_last = prefers_channels_last(model)
@@ -152,6 +160,7 @@ def fit(
         batches = with_classes(batches, classes)
         if not is_channels_last:
             batches = in_default_layout(batches)
+        whiten_stem(placed, batches)
         state = begin_state(config, placed, runtime)
         plan = replace(make_plan(config, len(batches.train)), seed=config.seed)
         training = Training(state, batches, plan, runtime)
@@ -182,20 +191,6 @@ def with_settings(config: RunConfig | None, settings: Mapping[str, Any]) -> RunC
     if config is None and not {"epochs", "steps"} & changes.keys():
         raise BadInput("a training needs a length: give epochs=… or steps=…")
     return changed
-
-
-def require_arguments(config: object, folder: object, max_minutes: object, stop: object, on_event: object) -> None:
-    """Raise BadInput, with the name of the argument, for an argument of another type."""
-    kinds: dict[str, tuple[object, bool, str]] = {
-        "config": (config, isinstance(config, RunConfig), "a RunConfig"),
-        "folder": (folder, isinstance(folder, str | os.PathLike) and folder != "", "the path of a folder"),
-        "max_minutes": (max_minutes, isinstance(max_minutes, int | float), "a number"),
-        "stop": (stop, isinstance(stop, StopRequest), "a StopRequest"),
-        "on_event": (on_event, callable(on_event), "a function"),
-    }
-    for name, (value, is_right, kind) in kinds.items():
-        if value is not None and not is_right:
-            raise BadInput(f"{name} is {printable(repr(value))[:60]}, but must be {kind}")
 
 
 def run(training: Training, session: Session, best_weights: Mapping[str, Tensor]) -> Fitted:

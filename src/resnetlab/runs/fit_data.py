@@ -201,7 +201,7 @@ class Scaling(Preprocessing):
     def normalize(self, images: Tensor) -> Tensor:
         """Images (N, H, W, C) to float32 (N, C, H, W) in channels_last."""
         if images.dtype == torch.uint8:
-            mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+            mean, std = torch.tensor((self.mean, self.std), dtype=torch.float32, device=images.device)
             images = (images.float() / 255 - mean) / std
         return images.float().permute(0, 3, 1, 2)
 
@@ -218,18 +218,17 @@ class DatasetBatches:
     def __len__(self) -> int:
         return max(1, len(self.dataset) // self.batch_size)
 
-    def indices(self, epoch: int, number: int) -> Tensor:
-        order = RandomTables(self.seed, epoch, len(self.dataset)).permutation()
-        return order[number * self.batch_size : (number + 1) * self.batch_size]
+    def indices(self, epoch: int) -> tuple[Tensor, ...]:
+        """The items of each batch of an epoch; an incomplete one at its end is not used."""
+        return RandomTables(self.seed, epoch, len(self.dataset)).permutation().split(self.batch_size)
 
     def names(self, epoch: int, number: int) -> list[str]:
         """The items of one batch."""
-        return [f"{self.dataset.name}[{index}]" for index in self.indices(epoch, number).tolist()]
+        return [f"{self.dataset.name}[{index}]" for index in self.indices(epoch)[number].tolist()]
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The batches number `start` up to `stop` (default: all) of one epoch."""
-        for number in range(start, len(self) if stop is None else stop):
-            indices = self.indices(epoch, number)
+        for indices in self.indices(epoch)[start : len(self) if stop is None else stop]:
             yield read_batch(self.dataset, indices, derived_seed(self.seed, "items", epoch), self.runtime)
 
 

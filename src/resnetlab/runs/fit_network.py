@@ -13,8 +13,12 @@ from resnetlab.errors import BadInput, printable
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.kernels.accelerate import count_accelerated, restore
 from resnetlab.kernels.units import fast_classes
+from resnetlab.models.resnet import ResNet
+from resnetlab.models.stems import is_whitened, whiten
+from resnetlab.runs.build import images_for_stem
 from resnetlab.runs.fit_data import LAYOUTS, Images
 from resnetlab.runtime import Runtime
+from resnetlab.training.loop import Batches
 
 
 def prefers_channels_last(model: nn.Module) -> bool:
@@ -110,6 +114,16 @@ def number_of_classes(model: nn.Module, batch: Batch, images: list[Images], runt
     if not logits.requires_grad:
         raise BadInput("the logits do not depend on the weights that are trained: is there a detach() or no_grad()?")
     return logits.shape[1]
+
+
+def whiten_stem(model: nn.Module, batches: Batches) -> None:
+    """Compute the filters of a whitened stem from training images, as `train` does, unless they have been computed."""
+    if not isinstance(model, ResNet) or model.architecture.stem != "whitened":
+        return
+    is_new = model.conv1.kernel_size == (3, 3) and not model.conv1.weight.requires_grad
+    if is_new and not is_whitened(model.conv1):
+        images = next(iter(batches.train_sample)).images
+        whiten(model.conv1, images[: images_for_stem(images[0].numel())])
 
 
 def output_in_training(model: nn.Module, images: Tensor) -> object:

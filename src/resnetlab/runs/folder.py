@@ -72,6 +72,11 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """The run in an existing folder."""
         if not (path / "config.json").is_file():
+            if (path / "fit.json").is_file():
+                raise BadInput(
+                    f"{printable(path)} has a training of `resnetlab.fit`, no run; call fit again, with the same "
+                    'network and images and resume="auto", to continue it'
+                )
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             raise BadInput(f"{printable(path)} {what}; `resnetlab runs FOLDER` lists runs")
         return cls(path)

@@ -15,6 +15,7 @@ from resnetlab.distributed import ALONE, Processes
 from resnetlab.errors import BadInput, Damaged, NoSoundCheckpoint
 from resnetlab.inference.model_file import read_model
 from resnetlab.inference.sources import Run, run_source
+from resnetlab.runs.arguments import require_arguments
 from resnetlab.runs.build import Experiment, make_plan, open_data, resolved
 from resnetlab.runs.config import HARMLESS, LENGTH, DataConfig, RunConfig
 from resnetlab.runs.differences import differences
@@ -32,7 +33,7 @@ from resnetlab.training.checkpoint import load_checkpoint
 from resnetlab.training.loop import TrainState
 
 
-@isolated()
+@isolated(gradients=True)
 def resume(
     folder: str | os.PathLike[str] | Run,
     *,
@@ -58,6 +59,8 @@ def resume(
 
     >>> resume("runs/quickstart-001", changes={"epochs": 20})  # doctest: +SKIP
     """
+    require_arguments(max_minutes=max_minutes, stop=stop, on_event=on_event, changes=changes)
+    allowed = [allowed] if isinstance(allowed, str) else allowed
     stop = StopRequest.within(max_minutes, stop)
     with ExitStack() as claim:
         with processes.together():

@@ -56,7 +56,7 @@ class ScoredSplit:
         return write_evaluation(folder, self.evaluation, all_probabilities=all_probabilities)
 
 
-@isolated()
+@isolated(gradients=True)
 def evaluate(
     source: str | os.PathLike[str] | Run,
     data: str | None = None,

@@ -62,7 +62,7 @@ class StopRequest:
         return self.requested
 
     def watch(self) -> None:
-        """Say that a run checks for the request from now on; a signal no longer ends the program at once.
+        """Mark that a run checks for the request from now on; a signal no longer ends the program at once.
 
         There is no end to it: a signal in the moment after the last check must not turn a finished run into a
         stopped one.

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 
 from resnetlab.data.loaders import TrainBatches
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
+from resnetlab.runs.arguments import is_number
 from resnetlab.runs.build import SAMPLE, Experiment
 from resnetlab.training.loop import StepDone, fit
 
@@ -89,8 +90,8 @@ def times(experiment: Experiment, seconds: float) -> Times:
 
 def require_minutes(minutes: float) -> None:
     """Raise BadInput unless this is a length of time."""
-    if not 0 < minutes < math.inf:
-        raise BadInput(f"minutes is {minutes:g}, but must be more than 0")
+    if not is_number(minutes) or not 0 < minutes < math.inf:
+        raise BadInput(f"minutes is {printable(repr(minutes))[:60]}, but must be a number above 0")
 
 
 def planned(experiment: Experiment, minutes: float, began: float) -> Experiment:

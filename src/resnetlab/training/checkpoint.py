@@ -148,13 +148,17 @@ def optimizer_state(
 ) -> dict[Tensor, dict[str, Tensor]]:
     """Return the optimiser's state from `optimizer_tensors`, on each parameter's device and in its memory format.
 
-    Raises ValueError unless every trained parameter has its state or, before the first step, none has.
+    Raises ValueError unless every trained parameter has its whole state or, if it never had a gradient, none of it.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    wanted = {f"{key}/{name}" for name, parameter in trained.items() for key in state_keys(optimizer, parameter)}
-    if tensors.keys() != wanted and (tensors or isinstance(optimizer, optim.SGD)):
-        raise ValueError(f"the optimiser's state differs: {', '.join(sorted(tensors.keys() ^ wanted)[:3])}")
-    state: dict[Tensor, dict[str, Tensor]] = {parameter: {} for parameter in trained.values() if tensors}
+    wanted = {f"{key}/{name}": name for name, parameter in trained.items() for key in state_keys(optimizer, parameter)}
+    begun = {wanted[path] for path in tensors if path in wanted}
+    if isinstance(optimizer, optim.SGD):  # all of its state is there from the beginning
+        begun = set(trained)
+    needed = {path for path, name in wanted.items() if name in begun}
+    if tensors.keys() != needed:
+        raise ValueError(f"the optimiser's state differs: {', '.join(sorted(tensors.keys() ^ needed)[:3])}")
+    state: dict[Tensor, dict[str, Tensor]] = {trained[name]: {} for name in begun}
     for path, value in tensors.items():
         key, name = path.split("/", 1)
         parameter = trained[name]

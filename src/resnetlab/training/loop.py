@@ -63,7 +63,7 @@ class TrainState:
             optimizer=optimizer,
             scaler=runtime.grad_scaler(),
             guard=Guard(model, optimizer, skips, runtime.device),
-            sums=torch.zeros(3, device=runtime.device),
+            sums=torch.zeros(3, dtype=torch.float32, device=runtime.device),
         )
 
     @property

@@ -87,7 +87,8 @@ class Muon(optim.Optimizer):
         # As (O, H, W, C) a channels_last kernel is a matrix without a copy; the order of the columns has no effect.
         flat = ahead.permute(0, 2, 3, 1)
         direction = orthogonalized(flat.flatten(1).to(self.precision)).to(kernel.dtype).view(flat.shape)
-        kernel.mul_(math.sqrt(len(kernel)) / kernel.norm())
+        # Bounded from below: a kernel of zeros, as `zero_init` makes one, would become NaN.
+        kernel.mul_(math.sqrt(len(kernel)) / kernel.norm().clamp_min(1e-12))
         kernel.add_(direction.permute(0, 3, 1, 2), alpha=-group["lr"])
 
     def adam(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
@@ -95,8 +96,8 @@ class Muon(optim.Optimizer):
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
-            state |= {"step": torch.zeros((), device=parameter.device), "exp_avg": torch.zeros_like(parameter)}
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state |= {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         lr, (beta1, beta2) = group["lr"] * group["lr_share"], group["betas"]
         count, mean, square = state["step"].add_(1), state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(parameter.grad, 1 - beta1)

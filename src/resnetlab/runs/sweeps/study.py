@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resnetlab.data.random import derived_seed
 from resnetlab.errors import BadInput, DiskTrouble, printable
 from resnetlab.files import write_json
+from resnetlab.host import warnings_ignored
 from resnetlab.runs.config import HARMLESS, RunConfig
 from resnetlab.runs.differences import differences
 from resnetlab.runs.evaluation_files import make_folder
@@ -268,8 +268,7 @@ def sampler(seed: int) -> Any:
     """Return the sampler of one trial: random for the first ten, then by a tree of Parzen estimators (TPE)."""
     from optuna.samplers import TPESampler
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_ignored():
         return TPESampler(seed=seed % 2**32, constant_liar=True)  # running trials are taken into account
 
 
