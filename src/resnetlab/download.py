@@ -45,7 +45,7 @@ Algorithm = Literal["md5", "sha256"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a download is: bytes received, of how many (None: unknown), and the mean speed of this connection."""
+    """The progress of a download: bytes received, the total (None: unknown), and the mean speed of this connection."""
 
     name: str
     received: int
@@ -150,7 +150,7 @@ def has_digest(path: Path, algorithm: Algorithm, digest: str) -> bool:
 
 
 class _Failure(Exception):
-    """Why an address did not deliver."""
+    """The failure of one address to deliver a file."""
 
 
 class _Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -87,3 +88,12 @@ def printable(text: object) -> str:
     if plain.isprintable():  # the usual case, for each of many thousand file names
         return plain
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+
+
+def as_typed(path: object) -> str:
+    """Return a path as it is typed in a shell, on one line.
+
+    >>> as_typed("my runs/a"), as_typed("runs/a")
+    ("'my runs/a'", 'runs/a')
+    """
+    return printable(shlex.quote(str(path)))

@@ -210,7 +210,7 @@ def test_something_is_given_up_only_where_the_others_are_significantly_better(
 def test_the_accuracies_are_told_by_what_differs() -> None:
     def said(given: AugmentConfig, *right: int) -> str:
         found = zip(policies(given, 48), right, strict=True)
-        return probes.told([Probe(policy, np.arange(100) < count) for policy, count in found], 400)
+        return probes.summary_of([Probe(policy, np.arange(100) < count) for policy, count in found], 400)
 
     assert said(GIVEN, 34, 47, 33, 43) == (
         "probed 4 policies on 400 training images, 100 of them held out: not mirrored, crops: 47%, against "

@@ -38,7 +38,7 @@ from resnetlab.cli.parsing import parse
 from resnetlab.cli.words import in_flags
 from resnetlab.data.classes import counted
 from resnetlab.distributed import is_main_process, joined, require_one_process
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput, as_typed, printable
 from resnetlab.runs.config import LENGTH, SHORT_FLAGS
 from resnetlab.runs.differences import flat
 from resnetlab.runs.effects import chosen, without_effect
@@ -197,7 +197,7 @@ def sweep(arguments: Sequence[str]) -> None:
     tables.show_sweep(found)
     page = write_sweep(found)
     if found.best is not None:
-        tables.print_line(f"train it again: resnetlab train --config {found.folder / BEST}")
+        tables.print_line(f"train it again: resnetlab train --config {as_typed(found.folder / BEST)}")
     tables.print_line(f"the page is {page}")
 
 
@@ -521,7 +521,8 @@ def pack(arguments: Sequence[str]) -> None:
     for shard in pack(given.source, given.out, images_per_shard=given.images_per_shard):
         shards, images = shards + 1, images + len(read_index(shard).samples)
         tables.print_line(str(shard))
-    tables.print_line(f"{counted(images, 'image')} in {counted(shards, 'shard')}; train with --data {given.out}")
+    made = f"{counted(images, 'image')} in {counted(shards, 'shard')}"
+    tables.print_line(f"{made}; train with --data {as_typed(given.out)}")
 
 
 def models(arguments: Sequence[str]) -> None:

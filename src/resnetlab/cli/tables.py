@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from resnetlab.cli.config_file import json_text
 from resnetlab.cli.words import in_flags
-from resnetlab.errors import BadInput, LabError, printable
+from resnetlab.errors import BadInput, LabError, as_typed, printable
 from resnetlab.evaluation.access_log import AccessLog, runs_were, times
 from resnetlab.evaluation.intervals import LEAST_RUNS
 from resnetlab.runs import recipes
@@ -219,7 +218,7 @@ def show_import(imported: Imported) -> None:
     print_line(f"pixels   {sizes}, mean {mean}, std {std}")
     print_line("checked  two images of noise give finite logits")
     print_line(f"the model file is {imported.path}; it has no temperature and no rejection threshold")
-    print_line(f"score it with: resnetlab evaluate {shlex.quote(str(imported.path))} --data FOLDER")
+    print_line(f"score it with: resnetlab evaluate {as_typed(imported.path)} --data FOLDER")
 
 
 def show_info(found: ModelDescription) -> None:
@@ -384,7 +383,7 @@ def show_runs(folder: Path) -> None:
         table.add_row(*cells)
     if rows:
         output().print(table)
-    notes = [f"series {path.name}: `resnetlab runs {path}` lists its runs" for path in series]
+    notes = [f"series {path.name}: `resnetlab runs {as_typed(path)}` lists its runs" for path in series]
     for line in [*notes, *test_set_lines(folder), *(f"not listed: {reason}" for reason in broken)]:
         print_line(line)
 

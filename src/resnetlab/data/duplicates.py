@@ -36,7 +36,7 @@ _BLOCK = 1024  # images that are compared with all others at a time
 
 
 class Fingerprint(NamedTuple):
-    """What copies have in common: grey pixels, uint8 (32, 32), and colours, uint8 (16, 16, 3)."""
+    """A fingerprint that copies have in common: grey pixels, uint8 (32, 32), and colours, uint8 (16, 16, 3)."""
 
     grey: np.ndarray
     colour: np.ndarray

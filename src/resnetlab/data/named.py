@@ -21,7 +21,7 @@ from resnetlab.errors import BadInput, Damaged, printable
 from resnetlab.files import cache_folder, locked
 
 UNREADABLE = (RuntimeError, OSError, ValueError, LookupError)
-"""What torchvision's classes raise for files that are missing or have other contents."""
+"""The errors that torchvision's classes raise for files that are missing or have other contents."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 
 
 class Member(NamedTuple):
-    """What is written for a sample: its name, its class, and the number of the class."""
+    """A sample as it is written: its name, its class, and the number of the class."""
 
     name: str
     label: str

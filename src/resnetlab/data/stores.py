@@ -1,4 +1,4 @@
-"""Where decoded images are held: in memory, in a file of the cache folder, or nowhere, decoded for each batch."""
+"""Stores of decoded images: in memory, in a file of the cache folder, or nowhere, decoded for each batch."""
 
 from __future__ import annotations
 

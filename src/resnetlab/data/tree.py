@@ -32,7 +32,7 @@ _RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".raf", ".raw", 
 _UNREAD = (".ico", ".jxl", ".psd", ".svg", ".tga", ".xcf")
 PICTURES = dict.fromkeys((*_RAW, *_UNREAD, ".dcm", ".exr", ".hdr", ".npy"), _TO_JPEG)
 PICTURES |= {} if HAS_HEIF else dict.fromkeys(_HEIC, "to read them: pip install 'resnetlab[heif]'")
-"""What to do about files that hold pictures but are not read, by suffix."""
+"""Advice about files that hold pictures but are not read, by suffix."""
 
 _SYSTEM = {"__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 _SYSTEM |= {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "lost+found"}  # of NAS and Linux

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import shlex
 from pathlib import Path
 from typing import Any, Protocol
 
 from resnetlab.data.classes import shortened
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput, as_typed, printable
 from resnetlab.files import as_path
 from resnetlab.inference.hub import MODEL, download, is_on_hub
 
@@ -89,7 +88,7 @@ def missing(given: str, kind: str, forms: str, files: tuple[str, ...]) -> Path:
 def without_model(folder: Path) -> str:
     """Return why a folder has no model file, and what to give instead."""
     if (folder / CONFIG).is_file():
-        resume = f"`resnetlab resume {shlex.quote(printable(folder))}` continues it"
+        resume = f"`resnetlab resume {as_typed(folder)}` continues it"
         return f"is a run without {BEST}: no epoch has ended yet; {resume}"
     if runs := runs_in(folder):
         return f"is not a run, but has runs in it; give one of them: {shortened(runs)}"

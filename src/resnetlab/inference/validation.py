@@ -1,4 +1,4 @@
-"""What was fitted and measured on a run's validation images, as stored in its model file."""
+"""The values that were fitted and measured on a run's validation images, as stored in its model file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SplitScore:
 
 @dataclass(frozen=True)
 class Validation:
-    """What was fitted and measured on `images` validation images when a run ended.
+    """The values that were fitted and measured on `images` validation images when a run ended.
 
     `temperature` divides the logits; it is 1 if the images do not determine one. `rejections` are sorted by risk;
     each risk holds with the probability `confidence`. `agreement` is the share of the images that have the same top-1

@@ -48,7 +48,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verification:
-    """How an export compares with its classifier.
+    """A comparison of an export with its classifier.
 
     `resized` are images that were decoded and resized by the classifier's preprocessing, `decoded` images of other
     sizes that the export resizes itself; None if it does not. `milliseconds` are the times of both for a batch, from

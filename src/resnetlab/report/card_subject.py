@@ -1,4 +1,4 @@
-"""What a card is about: a model file, and the run that it is of."""
+"""The subject of a card: a model file, and the run that it is of."""
 
 from __future__ import annotations
 

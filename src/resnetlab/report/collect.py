@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resnetlab.errors import BadInput, Damaged, printable
+from resnetlab.errors import BadInput, Damaged, as_typed, printable
 from resnetlab.evaluation.access_log import AccessCount
 from resnetlab.evaluation.metrics import Score, confusion_of
 from resnetlab.inference.model_file import Model, read_model
@@ -212,7 +212,7 @@ def read_facts_of_folds(path: Path) -> Facts:
 
 def gaps(facts: Facts) -> Iterator[str]:
     """Sentences about the parts of a complete run that this one lacks."""
-    path, scored = printable(facts.run.path), facts.scored
+    path, scored = as_typed(facts.run.path), facts.scored
     if not facts.rows:
         yield f"No epoch has been finished yet; `resnetlab resume {path}` continues the run."
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnetlab.errors import as_typed
 from resnetlab.files import write_text
 from resnetlab.report.command import commands
 from resnetlab.report.comparison import Cells
@@ -41,7 +42,7 @@ def write_sweep(found: Sweep) -> Path:
         form=form(found),
         chosen=[] if best is None else [(name, text(value)) for name, value in best.values.items()],
         command="" if best is None else commands(found.config_of(best))[0],
-        recipe=str(found.folder / BEST),
+        recipe=as_typed(found.folder / BEST),
         test=found.test_scores,
         test_score=test_score(found),
         pictures=pictures,

@@ -71,7 +71,7 @@ def settings_line(config: RunConfig) -> str:
 
 
 def images_line(config: RunConfig) -> str:
-    """What is done to the training images, and what their running accuracy counts if they are mixed."""
+    """The changes of the training images and, if they are mixed, the meaning of their running accuracy."""
     is_mixed = config.augment.mixup or config.augment.cutmix
     counted = " (the running accuracy counts a prediction by the share of its class)" if is_mixed else ""
     return f"images   {augmentation_words(config.augment)}{counted}"
@@ -107,7 +107,7 @@ def score_line(scores: Mapping[str, Any]) -> str:
 
 
 def validation_line(validation: Validation) -> str:
-    """What the model file stores of its validation.
+    """The values that the model file stores of its validation.
 
     >>> from resnetlab.evaluation.selective import Rejection
     >>> from resnetlab.inference.validation import Validation

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from resnetlab.data.splits import Split
-from resnetlab.errors import BadInput, Damaged, printable
+from resnetlab.errors import BadInput, Damaged, as_typed, printable
 from resnetlab.inference.model_file import read_model
 from resnetlab.runs.csv_files import class_columns, read_csv
 from resnetlab.runs.evaluation_files import Evaluation, read_metrics, read_predictions, write_evaluation
@@ -55,7 +55,7 @@ def write_pooled(series: Series) -> None:
 def all_probabilities(folder: Path, classes: list[str], images: int) -> np.ndarray:
     """Return the probability of every class, float64 (N, K), from the predictions of an evaluation."""
     file = folder / "predictions.csv"
-    again = f"run: resnetlab evaluate {printable(folder.parents[1])} --split test --all-probabilities"
+    again = f"run: resnetlab evaluate {as_typed(folder.parents[1])} --split test --all-probabilities"
     try:
         header, *rows = read_csv(file)
         scores = np.array([row[4:] for row in rows], dtype=np.float64)

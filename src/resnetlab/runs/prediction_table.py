@@ -56,7 +56,7 @@ WORDS = {
     "sort_into": "images that were sorted into another folder",
     "sorted_as": "images that were sorted the other way",
 }
-"""What differs, by the key in the file."""
+"""The differences in words, by the key in the file."""
 
 
 def require_same_origin(file: Path, origin: Mapping[str, Any], name: Path) -> None:

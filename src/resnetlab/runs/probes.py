@@ -149,7 +149,7 @@ def with_chosen_policy(experiment: Experiment) -> Experiment:
         with processes.together():
             trial = Trial.of(experiment, length.epochs)
             probes = [trial.probe(policy) for policy in found]
-        chosen, sentence = processes.broadcast((best(probes).policy, told(probes, len(experiment.data.train))))
+        chosen, sentence = processes.broadcast((best(probes).policy, summary_of(probes, len(experiment.data.train))))
     with processes.together():
         whole = Experiment.of(
             config.changed({"augment": chosen.model_dump()}), data=experiment.data, processes=processes
@@ -157,7 +157,7 @@ def with_chosen_policy(experiment: Experiment) -> Experiment:
     return dataclasses.replace(whole, notes=(*whole.notes, f"augment.policy auto: {sentence}"))
 
 
-def told(probes: Sequence[Probe], images: int) -> str:
+def summary_of(probes: Sequence[Probe], images: int) -> str:
     """Return what was probed and chosen, with the accuracy of each policy on the held-out images."""
     chosen = best(probes)
     kinds = {"flip": ("not mirrored", "mirrored"), "resized_crop": ("shifts", "crops")}
@@ -242,7 +242,7 @@ def probe_side(side: int) -> int:
 
 @dataclass(frozen=True)
 class Trial:
-    """What all probes have in common: images, initial weights, random numbers and length."""
+    """The parts that all probes have in common: images, initial weights, random numbers and length."""
 
     train: Split
     scored: Split

@@ -52,7 +52,7 @@ def stored_splits(run: RunFolder) -> StoredSplits:
 
 
 BALANCE = {"sampler": "each drawn, times an epoch", "weights": "weight in the loss"}
-"""What data.balance does to the images of a class, by its value; the heading of a column."""
+"""The effect of data.balance on the images of a class, by its value; the heading of a column."""
 
 
 def balanced_classes(run: RunFolder, classes: Sequence[str]) -> list[tuple[int, float]] | None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resnetlab.data.tree import require_outside
-from resnetlab.errors import BadInput, Stopped, printable
+from resnetlab.errors import BadInput, Stopped, as_typed, printable
 from resnetlab.runs import saved_data
 from resnetlab.runs.build import resolved
 from resnetlab.runs.config import HARMLESS, RunConfig
@@ -113,7 +113,7 @@ def require_scored(config: RunConfig) -> None:
 
 def run_series(series: Series, stop: StopRequest, on_event: OnEvent | None, *, strict: bool = False) -> Series:
     """Train the unfinished runs in the order of their numbers, and write the summary after each."""
-    log, resume_hint = RunLog(), f"resume with: resnetlab resume {series.path}"
+    log, resume_hint = RunLog(), f"resume with: resnetlab resume {as_typed(series.path)}"
     for number in filter(series.is_begun, series.numbers):
         advice, of_run = "move that run away, and the series trains it again", series.run(number).config
         require_unchanged(series.run(number).path, settled(series.config_of(number), of_run), of_run, advice)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from resnetlab.errors import BadInput, Damaged, printable
+from resnetlab.errors import BadInput, Damaged, as_typed, printable
 from resnetlab.evaluation.intervals import LEVEL, RANGES, Repeats
 from resnetlab.files import write_json
 from resnetlab.runs.config import RunConfig
@@ -120,7 +120,7 @@ class Pooled(RunFolder):
             return RunFolder.open(path)
         if read_metrics(Series.open(path).pooled) is None:
             raise BadInput(
-                f"not all folds in {printable(path)} are scored; continue it: resnetlab resume {printable(path)}"
+                f"not all folds in {printable(path)} are scored; continue it: resnetlab resume {as_typed(path)}"
             )
         return cls(path)
 

@@ -39,7 +39,7 @@ CLIENT_GONE = 499  # nginx's code for a client that closed the connection before
 
 @dataclass
 class Record:
-    """What the access log has about one request; handlers add to it by `request.state.record`."""
+    """The entry of one request in the access log; handlers add to it by `request.state.record`."""
 
     route: str = "other"
     status: int = CLIENT_GONE

@@ -36,7 +36,7 @@ START_SECONDS = 60  # to import torch on a busy machine, for a worker that SIGHU
 
 @dataclass(frozen=True)
 class Models:
-    """Where the models of a server come from, by name, and how they compute."""
+    """The sources of the models of a server, by name, and the device and precision to compute with."""
 
     sources: Mapping[str, str]
     device: str = "auto"

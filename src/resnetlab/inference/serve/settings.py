@@ -19,7 +19,7 @@ HOST = re.compile(r"(\[[^\[\]\s]+\]|[^\s\[\]:/?#@\\*]+)(?::\d*)?")  # of a heade
 
 @dataclass(frozen=True)
 class Settings:
-    """What the server accepts. Sizes are in bytes, times in seconds.
+    """The limits and names of a server. Sizes are in bytes, times in seconds.
 
     `max_body` bounds one request, `max_bodies` the requests that are being received, all together. `max_images` is the
     number of images that may be waiting or computed at once; beyond it, requests are refused with 503. `max_batch`

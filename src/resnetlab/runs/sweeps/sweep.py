@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("resnetlab.runs.sweeps.sweep")
 BEST = "best.json"
-LOOK_EVERY = 1.0  # seconds between two looks at the trials of other processes
+POLL_EVERY = 1.0  # seconds between two readings of the trials of other processes
 MOST_FAILURES = 3  # in a row, after which something other than the trials is wrong
 PATHS = {"accuracy": ("accuracy",), "macro_f1": ("macro", "f1"), "loss": ("loss",)}
 AGAIN = "repeat the command to continue"
@@ -160,7 +160,7 @@ class Worker:
                 if self.stop.reason:
                     raise Stopped(f"stopped by {self.stop.reason}; {AGAIN}")
                 if (given := self.study.next_trial(self.count)) is None:
-                    time.sleep(LOOK_EVERY)
+                    time.sleep(POLL_EVERY)
                     continue
                 trial, lock = given
                 try:

@@ -1,4 +1,4 @@
-"""What a tracker is told of a run."""
+"""The interface of a tracker, and the run that it is opened for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """What is sent to a tracker. It is opened with a `TrackedRun`; all its methods may fail and take any time."""
+    """A receiver of a run's numbers. It is opened with a `TrackedRun`; all its methods may fail and take any time."""
 
     def epoch(self, row: Row) -> None:
         """Record the numbers of an epoch, as in metrics.jsonl, at its step."""
