@@ -220,7 +220,7 @@ class DatasetBatches:
 
     def indices(self, epoch: int) -> tuple[Tensor, ...]:
         """The items of each batch of an epoch; an incomplete one at its end is not used."""
-        return RandomTables(self.seed, epoch, len(self.dataset)).permutation().split(self.batch_size)
+        return torch.split(RandomTables(self.seed, epoch, len(self.dataset)).permutation(), self.batch_size)
 
     def names(self, epoch: int, number: int) -> list[str]:
         """The items of one batch."""
