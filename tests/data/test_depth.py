@@ -402,3 +402,21 @@ def test_colours_that_are_multiplied_by_their_opacity_use_the_range_too(order):
     pixels = np.asarray(read_image(io.BytesIO(content), value_range=(0, 4095)))
     over_white = colours * (255 / 4095) * (opacity / 65535) + 255 * (1 - opacity / 65535)
     assert np.abs(pixels - over_white).max() <= 1.5
+
+
+def test_every_bit_of_compressed_planes_is_read():
+    """Pillow reads the high bytes only, so that 12 bits become 16 levels."""
+    content = tiff(np.moveaxis(COLOURS[..., :3], 2, 0), planarconfig="separate", compression="zlib")
+    image = read_image(io.BytesIO(content), value_range=(0, 4095))
+    assert np.abs(np.asarray(image) - COLOURS[..., :3] * (255 / 4095)).max() <= 0.5
+
+
+@pytest.mark.parametrize("value_range", [None, (0, 4095)])
+def test_inks_of_16_bits_in_planes_are_refused_and_no_noise(value_range):
+    tifffile = pytest.importorskip("tifffile")
+    for compression in (None, "zlib"):
+        file = io.BytesIO()
+        planes = np.full((4, 5, 7), 4000, np.uint16)
+        tifffile.imwrite(file, planes, photometric="separated", planarconfig="separate", compression=compression)
+        with pytest.raises(BadInput, match=r"has inks \(CMYK\) of 16 bits in planes, .*; convert it to RGB"):
+            read_image(file, name="x.tif", value_range=value_range)

@@ -58,7 +58,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 """The formats that are opened, by content. Pillow has forty more, and every parser can be attacked."""
 
 _ORIENTATION = 0x0112  # the EXIF tag for the orientation of the camera
-_BITS, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_LENGTH = 258, 339, 322, 323  # TIFF tags
+_BITS, _SAMPLE_FORMAT, _TILE_WIDTH, _TILE_LENGTH, _PLANES = 258, 339, 322, 323, 284  # TIFF tags
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -354,7 +354,8 @@ def _load(image: Image.Image, shown: str, max_pixels: int, content: bytes | None
         if image.format == "TIFF" and _TILE_WIDTH in (tags := getattr(image, "tag_v2", {})):
             tile = tags[_TILE_WIDTH], tags.get(_TILE_LENGTH, 0)  # libtiff decodes whole tiles
             require_pixels(tile, shown, max_pixels, what="pixels in a tile")
-        if content is not None and (deep := _deep_colour(image, content, shown)):
+        _refuse_deep_inks(image, shown)
+        if content is not None and (deep := _deep_colour(image, content, shown, max_pixels)):
             return deep
         image.load()
         upright = _turn_upright(image)
@@ -367,7 +368,7 @@ def _load(image: Image.Image, shown: str, max_pixels: int, content: bytes | None
         raise BadInput(f"{shown} cannot be decoded: {_reason(error)}") from error
 
 
-def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels | None:
+def _deep_colour(image: Image.Image, content: bytes, shown: str, max_pixels: int) -> DeepPixels | None:
     """Decode 16 bits per channel of colour, or of grey with opacity; None for other images.
 
     Pillow has no mode for them. It keeps the high byte of each value, and with the other byte order the low byte.
@@ -388,6 +389,9 @@ def _deep_colour(image: Image.Image, content: bytes, shown: str) -> DeepPixels |
         return DeepPixels(pixels[..., 0] << 8 | pixels[..., 1], shown, pixels[..., 2].astype(np.uint8))
     if not names or not names <= _DEEP:
         return None
+    if image.format == "TIFF" and tiles[0][0] == "libtiff" and image.tag_v2.get(_PLANES) == 2:  # type: ignore[attr-defined]
+        with contextlib.suppress(BadInput):  # without tifffile, and of opacity, the high byte of each value has to do
+            return DeepPixels(read_tiff(content, None, shown, max_pixels), shown)
     other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
     swapped = {name: raw_mode[:-1] + other[raw_mode[-1]] for name, raw_mode in stored.items()}
     low, high = _decoded_as(_open(io.BytesIO(content), shown), swapped), _decoded_as(image, stored)
@@ -408,6 +412,14 @@ def _has_deep_planes(image: Image.Image) -> bool:
     names = {_raw_mode(tile) for tile in getattr(image, "tile", ())}
     is_deep = set(image.tag_v2.get(_BITS, ())) == {16}  # type: ignore[attr-defined]
     return bool(names) and names <= set("RGBA") and is_deep
+
+
+def _refuse_deep_inks(image: Image.Image, shown: str) -> None:
+    """Raise BadInput for a TIFF of inks in planes of 16 bits, which Pillow decodes as if they had 8."""
+    if image.format == "TIFF" and image.mode == "CMYK":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(_PLANES) == 2 and 16 in tags.get(_BITS, ()):
+            raise BadInput(f"{shown} has inks (CMYK) of 16 bits in planes, which are not read; convert it to RGB")
 
 
 def _is_deep_ppm(image: Image.Image) -> bool:
