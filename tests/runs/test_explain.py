@@ -336,3 +336,10 @@ def test_progress_is_reported_while_features_are_computed(root: Path, monkeypatc
     done: list[tuple[int, int]] = []
     Explainer(root / "run", progress=lambda *counts: done.append(counts))
     assert done == [(first, len(names)) for first in range(0, len(names), 32)]
+
+
+def test_a_folder_of_images_is_explained_in_the_order_of_a_classifier(trained: Path) -> None:
+    classifier, folder = load(trained / "run", "cpu", "fp32"), fill(trained / "few", seed=3, count=2)
+    found = explain(classifier, folder, similar=0, device="cpu")
+    assert [one.predicted for one in found] == [one.predicted for one in classifier(folder)]
+    assert len(found) == 6

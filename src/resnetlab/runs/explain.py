@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+from resnetlab.data.image_paths import find_images
 from resnetlab.errors import BadInput, printable
 from resnetlab.inference.explain import Evidence, ImageEvidence, find_evidence
 from resnetlab.inference.model_file import Model, read_model
@@ -132,6 +133,16 @@ class Explainer:
 
 
 @overload
+def explain(
+    source: Source,
+    images: str | os.PathLike[str],
+    *,
+    top_k: int | None = ...,
+    data: str | None = ...,
+    similar: int = ...,
+    device: str = ...,
+) -> Any: ...  # of a folder, a list
+@overload
 def explain(  # type: ignore[overload-overlap]  # bytes are iterable
     source: Source,
     images: ImageLike,
@@ -164,11 +175,11 @@ def explain(
     """Explain the predictions of a model for one image, or for each image of an iterable, in its order.
 
     `source` is a run, its folder or name, a model file, or a `Classifier`. Images have the forms that a `Classifier`
-    accepts. For the `top_k` most probable classes (default: 3, or all if there are fewer) an `Explanation` has two maps
-    of the evidence: Grad-CAM, and the drop of the probability when a patch is covered, with their rank correlation. It
-    also has the `similar` most similar training images of the run by the cosine similarity of their features, with
-    their labels; 0 leaves them out. If `data` is given, a folder, a manifest or a named data set, the images are
-    compared with all of its images instead.
+    accepts; of a folder, all images in it and below it are explained, as a list. For the `top_k` most probable classes
+    (default: 3, or all if there are fewer) an `Explanation` has two maps of the evidence: Grad-CAM, and the drop of the
+    probability when a patch is covered, with their rank correlation. It also has the `similar` most similar training
+    images of the run by the cosine similarity of their features, with their labels; 0 leaves them out. If `data` is
+    given, a folder, a manifest or a named data set, the images are compared with all of its images instead.
 
     The network computes in fp32. The features of the training images are computed once and kept in the folder of the
     run. Where the training images cannot be used, as for a model file alone, `similar` is empty and the reason is
@@ -183,6 +194,8 @@ def explain(
     explainer = Explainer(source, top_k=top_k, data=data, similar=similar, device=device)
     for note in explainer.notes:
         LOGGER.warning(note)
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):  # noqa: PTH112 - Path raises for "\0"
+        images = find_images(os.fspath(images)).files
     several: Iterable[Any] = [images] if (is_one := is_one_image(images)) else images  # type: ignore[assignment]
     if not isinstance(several, Iterable) or isinstance(several, Mapping):
         raise BadInput(f"{type(images).__name__} is not an image; give an image, or several of them in a list")
