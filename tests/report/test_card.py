@@ -118,7 +118,7 @@ def test_a_model_file_alone_brings_the_scores_and_the_rejection_of_its_validatio
     assert read.data.datasets == ["uoft-cs/cifar10"]
     assert [result.metric_value for result in read.data.eval_results] == [0.9, 0.88]
     assert "Validation scores are too good" in text
-    assert "With `reject=0.05`, it gives no answer below a probability of 0.910" in text
+    assert "With `reject=0.05`, it gives no answer below a probability of 0.9100" in text
     assert 'resnetlab.load("hf:me/eighteen")' in text
     assert 'timm.create_model("hf_hub:me/eighteen", pretrained=True)' in text
     assert read.data.library_name == "timm"
@@ -178,3 +178,11 @@ def test_the_command_prints_the_path(run, command):
     code, out, _ = command("card", run, "--out", "card", "--license", "mit")
     assert (code, out) == (0, "the card is card/README.md\n")
     assert ModelCard(Path("card", "README.md").read_text(encoding="utf-8")).data.license == "mit"
+
+
+def test_the_working_directory_is_not_replaced(eighteen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (".", tmp_path):
+        with pytest.raises(BadInput, match="is the working directory; give a new folder with `out`"):
+            card(eighteen, out)
+    assert not list(tmp_path.iterdir())

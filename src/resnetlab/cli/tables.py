@@ -243,7 +243,7 @@ def show_info(found: ModelDescription) -> None:
         return
     table = make_table("risk at most", "accepted from probability", "validation images accepted")
     for one in validation.rejections:
-        table.add_row(f"{100 * one.risk:g}%", f"{one.threshold:.4f}", f"{one.coverage:.1%}")
+        table.add_row(f"{100 * one.risk:g}%", one.threshold_text, f"{one.coverage:.1%}")
     output().print(table)
     example = f"{validation.rejections[0].risk:g}"
     print_line(

@@ -37,6 +37,16 @@ class Rejection:
     threshold: float
     coverage: float
 
+    @property
+    def threshold_text(self) -> str:
+        """The threshold with 4 decimals, or with as many as it takes to be less than 1.
+
+        >>> Rejection(0.05, 0.91, 0.8).threshold_text, Rejection(0.05, 0.999987, 0.8).threshold_text
+        ('0.9100', '0.999987')
+        """
+        short = f"{self.threshold:.4f}"
+        return short if float(short) < 1 else f"{self.threshold:.9g}"
+
     @classmethod
     def from_json(cls, given: object) -> Rejection:
         """Raise ValueError unless `given` is a table with three shares; further keys are ignored."""

@@ -52,6 +52,8 @@ def card(
     is_of_hub = isinstance(source, str | os.PathLike) and hub.is_on_hub(os.fspath(source))
     beside = Path() if is_of_hub else subject.path.parent  # nothing is written into huggingface_hub's cache
     folder = beside / "card" if out is None else as_path(out, "out")
+    if folder.exists() and folder.samefile(Path.cwd()):  # it would be replaced under the feet of the caller
+        raise BadInput(f"{printable(folder)} is the working directory; give a new folder with `out`")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{printable(folder)} exists and is not an empty folder; give a new one with `out`")
     try:

@@ -166,7 +166,7 @@ def rejection(model: Model) -> Iterator[str]:
         return
     chosen = min(validation.rejections, key=lambda one: abs(one.risk - 0.05))
     yield (
-        f"- With `reject={chosen.risk:g}`, it gives no answer below a probability of {chosen.threshold:.3f}. It then "
+        f"- With `reject={chosen.risk:g}`, it gives no answer below a probability of {chosen.threshold_text}. It then "
         f"answers {percent(chosen.coverage)} of the validation images, and at most {percent(chosen.risk)} of its "
         f"answers for such images are wrong ({validation.confidence:.0%} confidence, {validation.images:,} images)."
     )
