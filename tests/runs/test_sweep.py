@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import resnetlab
 from resnetlab.errors import BadInput, DiskTrouble, NonFinite, Stopped
@@ -326,3 +329,18 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     other.release()
     with pytest.raises(DiskTrouble, match="could not lock"):
         Lock(tmp_path / "none" / "lock").take(wait=False)
+
+
+def test_no_trial_is_trained_on_other_images_than_those_before_it(tmp_path: Path) -> None:
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.random.default_rng([label, i]).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{i}.png")
+    config = tiny(data={"name": str(tmp_path / "pets"), "image_size": 8}, batch_size=16)
+    assert len(run(tmp_path / "sweep", 1, config=config).trials) == 1
+    shutil.copy(tmp_path / "pets/cat/1.png", tmp_path / "pets/cat/new.png")
+    with pytest.raises(BadInput, match=r"are not those of .*trial-0000: 1 image is new \(cat/new\.png\)"):
+        run(tmp_path / "sweep", 2, config=config)
+    (tmp_path / "pets/cat/new.png").unlink()
+    assert [trial.state for trial in run(tmp_path / "sweep", 2, config=config).trials] == ["complete", "complete"]

@@ -22,6 +22,7 @@ from resnetlab.runs.experiment import train
 from resnetlab.runs.folder import RunFolder
 from resnetlab.runs.history import Row, row_of
 from resnetlab.runs.resume import resume
+from resnetlab.runs.saved_data import require_unchanged
 from resnetlab.runs.score import evaluate
 from resnetlab.runs.session import Event, OnEvent
 from resnetlab.runs.stop import StopRequest
@@ -181,6 +182,7 @@ class Worker:
         from optuna.trial import TrialState
 
         number, values = trial.number, self.study.space.suggested(trial)
+        self.require_same_images(number)
         self.log(number, ", ".join(f"`{path}` {shown(value)}" for path, value in values.items()))
         state, value, why = TrialState.COMPLETE, None, ""
         try:
@@ -205,6 +207,21 @@ class Worker:
         self.failures = self.failures + 1 if state == TrialState.FAIL else 0
         self.study.finish(number, state, value, why)
         self.log(number, self.outcome(number))
+
+    def require_same_images(self, number: int) -> None:
+        """Raise BadInput, and put the trial back, if the images are no longer those of the trials before it."""
+        runs = (self.study.run(trial.number) for trial in self.study.trials if trial.number < number)
+        earlier = next(
+            (run for run in runs if {"config.json", "split.json"} <= {path.name for path in run.path.glob("*.json")}),
+            None,
+        )
+        if earlier is None:
+            return
+        try:
+            require_unchanged(earlier, earlier.config.data)
+        except BadInput:
+            self.study.put_back(number)
+            raise
 
     def require_some_success(self, number: int, error: Exception) -> None:
         """Raise an error that is hardly the fault of the trial: before any trial has trained, or the third in a row."""
