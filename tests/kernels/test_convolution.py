@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from resnetlab.kernels.accelerate import accelerate
 from resnetlab.kernels.convolution import FastConv3x3, convolve
 
 
@@ -73,3 +76,22 @@ def test_taps_that_only_meet_padding_have_no_gradient(stride: int, groups: int) 
         dead = conv.weight.grad.clone()
         dead[:, :, 1, 1] = 0
         assert torch.equal(dead, torch.zeros_like(dead))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("channels", [16, 32, 512])
+def test_what_follows_a_convolution_may_work_in_place(channels: int, size: int, stride: int) -> None:
+    """As in a network without norms, or where a norm was replaced by an identity."""
+    draw = torch.Generator().manual_seed(channels + size)
+    plain = nn.Sequential(nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False), nn.ReLU(inplace=True))
+    with torch.no_grad():
+        plain[0].weight.normal_(0, (9 * channels) ** -0.5, generator=draw)
+    x = torch.randn(4, channels, size, size, generator=draw).bfloat16()
+    gradients = []
+    for model in (accelerate(copy.deepcopy(plain)), plain):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(given).float().square().sum().backward()
+        gradients.append(given.grad)
+    assert error(gradients[0], gradients[1].double()) < 0.1

@@ -155,6 +155,16 @@ def channels_last(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
+def empty_maps(like: Tensor, images: int, channels: int, height: int, width: int) -> Tensor:
+    """Uninitialised maps (images, channels, height, width) in channels_last, in the dtype of `like`.
+
+    They are no view of another tensor: torch refuses operations in place, such as a ReLU's, on a view that an autograd
+    function returns.
+    """
+    shape = (images, channels, height, width)
+    return torch.empty(shape, dtype=like.dtype, device="cpu", memory_format=torch.channels_last)
+
+
 def address(tensor: Tensor | None) -> int | None:
     """The pointer to a tensor's memory."""
     return None if tensor is None else tensor.data_ptr()

@@ -19,6 +19,7 @@ from resnetlab.kernels.calls import (
     PLAIN_TENSORS,
     can_run_backward,
     convolution_gradients_by_torch,
+    empty_maps,
     gradients_by_torch,
     has_no_hooks,
     is_autocast,
@@ -163,9 +164,11 @@ class Im2Col(torch.autograd.Function):
 
 def convolve_by_matmul(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """A 3x3 convolution of maps (N, C, H, H) with padding 1, as a matrix product."""
-    y = im2col(x, stride) @ weight.permute(0, 2, 3, 1).flatten(1).t()
     out_size = (x.shape[2] - 1) // stride + 1
-    return y.view(len(x), out_size, out_size, len(weight)).permute(0, 3, 1, 2)
+    y = empty_maps(x, len(x), len(weight), out_size, out_size)
+    product = y.permute(0, 2, 3, 1).view(-1, len(weight))
+    torch.mm(im2col(x, stride), weight.permute(0, 2, 3, 1).flatten(1).t(), out=product)
+    return y
 
 
 def im2col(x: Tensor, stride: int) -> Tensor:

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.kernels.calls import address, can_run_backward, channels_last, gradients_by_torch, is_supported, kernels
+from resnetlab.kernels.calls import (
+    address,
+    can_run_backward,
+    channels_last,
+    empty_maps,
+    gradients_by_torch,
+    is_supported,
+    kernels,
+)
 
 
 def max_pool2x2(x: Tensor) -> Tensor:
@@ -25,7 +33,7 @@ class MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         images, channels, height, width = x.shape
-        y = x.new_empty((images, height // 2, width // 2, channels)).permute(0, 3, 1, 2)
+        y = empty_maps(x, images, channels, height // 2, width // 2)
         kernels().pool_forward(address(x), address(y), images, height, width, channels)
         ctx.save_for_backward(x)
         ctx.set_materialize_grads(False)

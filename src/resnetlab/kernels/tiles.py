@@ -20,6 +20,7 @@ from resnetlab.kernels.calls import (
     check,
     convolution_gradients_by_torch,
     convolve_by_torch,
+    empty_maps,
     gradients_by_torch,
     has_tiles,
     is_supported,
@@ -147,7 +148,7 @@ def packed_kernels(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
 
 def maps_like(x: Tensor, channels: int, size: int) -> Tensor:
     """Uninitialised maps (N, channels, size, size) in channels_last, in the dtype of x."""
-    return x.new_empty(len(x), size, size, channels).permute(0, 3, 1, 2)
+    return empty_maps(x, len(x), channels, size, size)
 
 
 def grad_of_kernels(x: Tensor, grad: Tensor, stride: int, argmax: Tensor | None = None) -> Tensor:

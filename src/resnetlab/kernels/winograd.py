@@ -24,6 +24,7 @@ from resnetlab.kernels.calls import (
     channels_last,
     check,
     convolution_gradients_by_torch,
+    empty_maps,
     has_pair_products,
     is_supported,
     kernels,
@@ -73,7 +74,7 @@ def convolved(x: Tensor, weight: Tensor, *, back: bool = False) -> Tensor:
     """
     images, channels, size, _ = x.shape
     out = weight.shape[1 if back else 0]
-    y = x.new_empty(images, size, size, out).permute(0, 3, 1, 2)
+    y = empty_maps(x, images, out, size, size)
     packed = x.new_empty(16 * channels * out)
     kernels().blocks_pack(address(weight), address(packed), *weight.shape[:2], back)
     places = address(x), address(packed), None, None, address(y)
