@@ -147,6 +147,30 @@ def test_wandb_offline_has_the_numbers_pictures_and_the_model_file(
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("draw_nothing")
+def test_each_session_offline_has_all_epochs_for_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one may have been killed, and its file then lacks the last ones."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    with pytest.raises(Stopped):
+        resnetlab.train(tiny("wandb", epochs=3), tmp_path / "run", on_event=stop_after(1))
+    wandb.teardown()
+    (first,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    first.unlink()
+    run = resnetlab.resume(tmp_path / "run")
+    wandb.teardown()
+    found = [
+        {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+        for record in wandb_records(run.path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [int(one["_step"]) for one in found if "epoch" in one] == [row["step"] for row in run.rows]
+    assert len(run.rows) == 3
+
+
 def wandb_records(folder: Path) -> Iterator[Any]:
     """The records in the file that `wandb sync` would send."""
     from wandb.proto import wandb_internal_pb2

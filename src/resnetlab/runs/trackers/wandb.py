@@ -21,7 +21,8 @@ CODES: dict[Ending, int] = {"finished": 0, "stopped": 6, "failed": 1}
 class WandbTracker:
     """Records a run in Weights & Biases; with WANDB_MODE=offline in `<run>/wandb`, for `wandb sync` later.
 
-    A resumed run goes on under the same id.
+    A resumed run goes on under the same id. It gets the epochs that it lacks. Offline, each session has all of them:
+    the file of one that was killed lacks what W&B's own process had not written yet.
     """
 
     def __init__(self, run: TrackedRun) -> None:
@@ -42,6 +43,9 @@ class WandbTracker:
         self.step = run.step
         if known is None:
             write_json(run.folder / RECORD, {"id": self.run.id})
+        for row in run.rows:
+            if row["step"] >= self.run.step:  # the next step that W&B knows of
+                self.epoch(row)
 
     def epoch(self, row: Row) -> None:
         self.step = row["step"]
