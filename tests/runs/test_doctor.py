@@ -289,5 +289,17 @@ def test_table_of_shards_can_be_trained_on(command: Any, folder: Path) -> None:
     assert command("evaluate", "again")[0] == 0
 
 
+def test_table_has_folders_with_a_space_at_the_beginning(command: Any, folder: Path) -> None:
+    pytest.importorskip("cleanlab")
+    (folder / "train" / "cat").rename(folder / "train" / " cat ")
+    words = (*SMALL[:4], "--data.image-size", 16, "--steps", 1)
+    assert command("train", "--data", folder / "train", *words, "--out", "run")[0] == 0
+    assert command("label-issues", "run", "--out", "labels")[0] == 0
+    again = ("train", "--data", "labels/labels.csv", "--data.root", folder / "train", *words, "--out", "again")
+    code, out, err = command(*again)
+    assert code == 0, err
+    assert "classes  cat, dog\n" in out
+
+
 def test_folder_without_a_run_is_refused(command: Any) -> None:
     assert "neither a run nor a series of folds" in command.refuse("label-issues", ".")

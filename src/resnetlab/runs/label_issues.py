@@ -118,12 +118,12 @@ class Examined:
         first = self.suspects()
         for rank, suspect in enumerate(first, start=1):
             places = self._split_and_group(suspect.name)
-            yield [suspect.name, suspect.label, *places, rank, suspect.suggested, round(suspect.quality, 6)]
+            yield [_file_cell(suspect.name), suspect.label, *places, rank, suspect.suggested, round(suspect.quality, 6)]
         rest = self.everything.keys() - {suspect.name for suspect in first}
         for name in sorted(rest):
             label, _ = self.everything[name]
             known = round(float(quality[name]), 6) if name in quality else None
-            yield [name, label, *self._split_and_group(name), None, None, known]
+            yield [_file_cell(name), label, *self._split_and_group(name), None, None, known]
 
     def _split_and_group(self, name: str) -> list[str | None]:
         split = [self.everything[name][1]] if self.has_splits else []
@@ -135,6 +135,11 @@ class Examined:
             return None
         words = ["resnetlab", "train", "--data", str(table), "--data.root", str(self.root)]
         return printable(shlex.join(words))
+
+
+def _file_cell(name: str) -> str:
+    """Return a name as a table keeps it: spaces at the beginning of a cell would be removed when it is read."""
+    return f"./{name}" if name != name.lstrip() else name
 
 
 @isolated()
