@@ -182,6 +182,12 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
         yield
 
 
+def as_text(value: object, name: str) -> str:
+    """Return an argument that is a path or a name, as text. Raises BadInput, with its name, for anything else."""
+    as_path(value, name)
+    return os.fsdecode(value)  # type: ignore[arg-type]
+
+
 def as_path(value: object, name: str) -> Path:
     """Return an argument as a path. Raises BadInput, with the name of the argument, for anything else."""
     if not isinstance(value, str | os.PathLike) or value == "":

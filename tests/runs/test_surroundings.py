@@ -230,3 +230,12 @@ def test_the_default_dtype_of_the_caller_does_not_matter(tmp_path: Path) -> None
     for changed in (alone, run):  # the checkpoint is that of any other run
         resnetlab.resume(changed, changes={"epochs": 2})
     assert run.rows[1]["val_loss"] == alone.rows[1]["val_loss"]
+
+
+def test_data_may_be_a_path_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    run, image = resnetlab.train(tiny(), tmp_path / "run"), np.zeros((8, 8), np.uint8)
+    for call in (lambda data: resnetlab.evaluate(run, data), lambda data: resnetlab.explain(run, image, data=data)):
+        with pytest.raises(BadInput, match="data is 3, but must be the path"):
+            call(3)
+        with pytest.raises(BadInput, match="photos"):
+            call(tmp_path / "photos")

@@ -10,6 +10,7 @@ from typing import Any, overload
 
 from resnetlab.data.image_paths import find_images
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import as_text
 from resnetlab.inference.explain import Evidence, ImageEvidence, find_evidence
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.inference.predict import Classifier, ImageLike, is_one_image, readable
@@ -89,7 +90,7 @@ class Explainer:
         source: Source,
         *,
         top_k: int | None = None,
-        data: str | None = None,
+        data: str | os.PathLike[str] | None = None,
         similar: int = SIMILAR,
         device: str = "auto",
         progress: Progress = lambda _done, _total: None,
@@ -99,6 +100,7 @@ class Explainer:
         `progress` is called while features are computed, with the numbers of images that are done and of all images.
         """
         model, run = opened(source)
+        data = None if data is None else as_text(data, "data")
         classes = len(model.classes)
         top_k = min(TOP_K, classes) if top_k is None else top_k
         if type(top_k) is not int or not 1 <= top_k <= classes:
@@ -138,7 +140,7 @@ def explain(
     images: str | os.PathLike[str],
     *,
     top_k: int | None = ...,
-    data: str | None = ...,
+    data: str | os.PathLike[str] | None = ...,
     similar: int = ...,
     device: str = ...,
 ) -> Any: ...  # of a folder, a list
@@ -148,7 +150,7 @@ def explain(  # type: ignore[overload-overlap]  # bytes are iterable
     images: ImageLike,
     *,
     top_k: int | None = ...,
-    data: str | None = ...,
+    data: str | os.PathLike[str] | None = ...,
     similar: int = ...,
     device: str = ...,
 ) -> Explanation: ...
@@ -158,7 +160,7 @@ def explain(
     images: Iterable[ImageLike],
     *,
     top_k: int | None = ...,
-    data: str | None = ...,
+    data: str | os.PathLike[str] | None = ...,
     similar: int = ...,
     device: str = ...,
 ) -> list[Explanation]: ...
@@ -168,7 +170,7 @@ def explain(
     images: ImageLike | Iterable[ImageLike],
     *,
     top_k: int | None = None,
-    data: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     similar: int = SIMILAR,
     device: str = "auto",
 ) -> Explanation | list[Explanation]:

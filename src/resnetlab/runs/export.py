@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,10 +118,12 @@ def export(
     >>> export("runs/quickstart-001", "onnx").path  # doctest: +SKIP
     PosixPath('runs/quickstart-001/best.onnx')
     """
-    if format not in SUFFIXES:
+    if format not in tuple(SUFFIXES):
         raise unknown("format", format, get_args(Format))
     if isinstance(max_drop, bool) or not isinstance(max_drop, int | float) or not 0 <= max_drop <= 100:
         raise BadInput(f"max_drop is {printable(repr(max_drop))}, but must be a number of percentage points, 0 to 100")
+    if data is not None:
+        as_path(data, "data")
     file = model_path(source)
     model = read_model(file)
     is_of_hub = isinstance(source, str | os.PathLike) and is_on_hub(os.fspath(source))
@@ -274,6 +276,8 @@ def validation_images(own: OwnData | None, model: Model) -> Images:
 
 def given_images(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], model: Model) -> Images:
     """Read images to verify an export with. Raises BadInput for one that cannot be read."""
+    if not isinstance(images, str | os.PathLike | Iterable):
+        raise BadInput(f"images is {printable(repr(images))[:60]}, but must be files or folders")
     given = [images] if isinstance(images, str | os.PathLike) else list(images)
     files = [Path(file) for path in given for file in find_images(str(as_path(path, "images"))).files]
     if not files:

@@ -285,6 +285,6 @@ def get(name: str) -> RunConfig:
     >>> get("paper-resnet20").steps
     64000
     """
-    if name not in RECIPES:
+    if name not in tuple(RECIPES):
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]()

@@ -20,7 +20,7 @@ from resnetlab.evaluation.calibration import Temperature
 from resnetlab.evaluation.evaluate import probabilities
 from resnetlab.evaluation.selective import rejections_in
 from resnetlab.evaluation.tta import VIEWS, Views
-from resnetlab.files import as_path
+from resnetlab.files import as_path, as_text
 from resnetlab.inference.hub import is_on_hub
 from resnetlab.inference.model_file import Model, read_model
 from resnetlab.inference.sources import Run, model_path, model_source
@@ -59,7 +59,7 @@ class ScoredSplit:
 @isolated(gradients=True)
 def evaluate(
     source: str | os.PathLike[str] | Run,
-    data: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     split: SplitName = "val",
     *,
     tta: Views = "none",
@@ -92,6 +92,7 @@ def evaluate(
     if tta not in tuple(VIEWS):
         raise unknown("tta", tta, VIEWS)
     path, folder = model_source(source), None if out is None else as_path(out, "out")
+    data = None if data is None else as_text(data, "data")
     model, run = read_model(model_path(path)), run_of(path)
     if data is None and (run is None or not path.is_dir()):
         raise BadInput("a model file has no data to be scored on; add `data`")

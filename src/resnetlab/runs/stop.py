@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Generic, Self, TypeVar
 
-from resnetlab.errors import BadInput
+from resnetlab.errors import BadInput, printable
 
 Item = TypeVar("Item")
 
@@ -45,6 +46,8 @@ class StopRequest:
         """Set a time limit from now; an earlier one stays. Raises BadInput for a negative one."""
         if minutes is None:
             return
+        if isinstance(minutes, bool) or not isinstance(minutes, Real):
+            raise BadInput(f"max_minutes is {printable(repr(minutes))[:60]}, but must be a number")
         if not minutes >= 0:
             raise BadInput(f"the time limit is {minutes} minutes, but must not be negative")
         deadline = time.monotonic() + 60 * minutes
