@@ -234,6 +234,10 @@ def test_a_server_with_a_token_asks_for_it(
     with start_server(model_file, "--token-file", tmp_path / "token") as server, open_tab(server.url) as tab:
         tab.wait_for_status("needs a token")
         assert not tab.complaints
+        tab.page.fill("#token", "correct\u200b-horse-battery")
+        tab.page.keyboard.press("Enter")
+        tab.wait_for_status("This has a character that no token has")
+        tab.page.fill("#token", "")
         tab.page.keyboard.type("correct-horse-battery")
         tab.page.keyboard.press("Enter")
         tab.page.wait_for_function("() => document.getElementById('about').textContent.startsWith('pets')")

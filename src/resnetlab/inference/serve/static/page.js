@@ -217,7 +217,12 @@ by("camera").addEventListener("close", () => {
 by("model").addEventListener("change", () => describe().catch(problem => say(problem.message, true)));
 by("token-form").addEventListener("submit", event => {
   event.preventDefault();
-  token = by("token").value.trim();
+  const given = by("token").value.trim();
+  if (/[^\x21-\x7e]/.test(given)) { // no header can have it, and the request would fail like one without a server
+    say("This has a character that no token has; copy it again.", true);
+    return;
+  }
+  token = given;
   kept(storage => storage.setItem("token", token));
   start().catch(problem => say(problem.message, true));
 });
