@@ -202,3 +202,39 @@ def test_the_rows_are_csv(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", NAMES)
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         assert {len(row) for row in csv.reader(lines, strict=True)} == {3}
+
+
+def test_a_process_that_comes_too_late_does_not_rename_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "a.csv", {**ORIGIN, "weights_digest": "other"}
+    plain = Path.open
+
+    def late(self: Path, *given: Any, **options: Any) -> Any:
+        """Another process begins the table in the moment before ours opens it."""
+        monkeypatch.setattr(Path, "open", plain)
+        with PredictionTable.open(path, COLUMNS, other) as table:
+            table.write([result("b.png")])
+        return plain(self, *given, **options)
+
+    monkeypatch.setattr(Path, "open", late)
+    with (
+        pytest.raises(BadInput, match="is being written by another process"),
+        PredictionTable.open(path, COLUMNS, ORIGIN, resume=True),
+    ):
+        pytest.fail("it is not opened")
+    assert json.loads((tmp_path / "a.csv.json").read_text())["weights_digest"] == "other"
+
+
+def test_an_empty_table_without_its_model_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(BadInput, match="exists; resume it"):
+        write(tmp_path / "a.csv", NAMES)
+    assert write(tmp_path / "a.csv", NAMES, resume=True) == NAMES
+    assert (tmp_path / "a.csv.json").exists()
+
+
+def test_a_link_to_nothing_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to(tmp_path / "nowhere" / "a.csv")
+    with pytest.raises(BadInput, match="is not a file; give another name"):
+        write(tmp_path / "a.csv", NAMES)

@@ -135,7 +135,10 @@ class PredictionTable:
         """
         facts = {**origin, "columns": columns.header}
         beside = path.with_name(f"{path.name}.json")
-        if path.exists():
+        is_there = os.path.lexists(path)
+        # Empty and without a record of its model, it was left by a process that ended before it could write that.
+        is_new = not is_there or (resume and path.is_file() and path.stat().st_size == 0 and not beside.exists())
+        if not is_new:
             if not path.is_file():
                 raise BadInput(f"{printable(path)} is not a file; give another name")
             if not resume:
@@ -146,16 +149,18 @@ class PredictionTable:
                     "missing; give another name"
                 )
             require_same_origin(beside, facts, path)
-        else:
-            if beside.exists() and not is_origin(beside):
-                raise BadInput(f"{printable(beside)}, which would name the model, is another file; give another name")
-            write_json(beside, facts)
+        elif beside.exists() and not is_origin(beside):
+            raise BadInput(f"{printable(beside)}, which would name the model, is another file; give another name")
         try:
-            file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+            file = path.open("r+b" if is_there else "x+b", buffering=0)
+        except FileExistsError as error:  # it was not there a moment ago
+            raise BadInput(f"{printable(path)} is being written by another process") from error
         except OSError as error:
             raise DiskTrouble(f"could not write {printable(path)}: {error.strerror or error}") from error
         with file:
             _lock(file, path)
+            if is_new:  # now that no other process can: its table would get the record of our model
+                write_json(beside, facts)
             table = cls(path, file, columns, _keep_whole_records(file, path, columns.header))
             if file.tell() == 0:
                 table._append(csv_line([cell(name) for name in columns.header]))
