@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from resnetlab.kernels import compiler
 from resnetlab.kernels import library as native
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.unavailable_reason()}")
@@ -40,12 +42,12 @@ def load(cache: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> tuple[
     """The library with that cache folder, and the number of compilations it took."""
     compilations = []
 
-    def compiled(compiler: str) -> bytes:
-        compilations.append(compiler)
+    def compiled(_sources: compiler.Sources, program: str) -> bytes:
+        compilations.append(program)
         return content
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(native, "compiled", compiled)
+    monkeypatch.setattr(compiler, "compiled", compiled)
     for function in (native._library, native.library):
         function.cache_clear()
     return native.library(), len(compilations)
@@ -121,7 +123,7 @@ def test_a_compiler_that_fails_and_a_library_without_our_functions_give_a_reason
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = zlib_library()
-    assert load(tmp_path, monkeypatch, foreign + native.hashlib.sha256(foreign).digest())[0] is None
+    assert load(tmp_path, monkeypatch, foreign + hashlib.sha256(foreign).digest())[0] is None
     assert "could not be compiled and loaded" in native.unavailable_reason()
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -135,6 +137,7 @@ def test_a_compiler_that_fails_and_a_library_without_our_functions_give_a_reason
 
 TWO = """
 import os, sys
+from resnetlab.kernels import compiler
 from resnetlab.kernels import library as native
 native.FLAGS = ("-O0", *native.FLAGS[1:])  # compiled sooner
 children = []
@@ -152,7 +155,7 @@ def test_two_processes_compile_at_once_and_both_load_it(tmp_path: Path) -> None:
     surroundings = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", TWO], env=surroundings, check=True, timeout=120)
     (kept,) = (tmp_path / "resnetlab").iterdir()
-    assert native.is_sound(kept)
+    assert compiler.is_sound(kept)
 
 
 @pytest.mark.usefixtures("fresh")
@@ -165,4 +168,4 @@ def test_without_a_compiler_or_when_switched_off_there_is_a_reason(monkeypatch: 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 def test_a_pipe_in_the_place_of_the_library_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "kernels.so")
-    assert not native.is_sound(tmp_path / "kernels.so")
+    assert not compiler.is_sound(tmp_path / "kernels.so")
