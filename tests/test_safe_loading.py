@@ -53,7 +53,7 @@ BANNED_ENDINGS = (  # of what is called, however it was imported
 EXCEPTION = {  # the one place where a pickle is read: torchvision opens CIFAR's own batches, whose digests it checked
     "data/named.py": "torchvision.datasets",
 }
-COMPILER = "kernels/compiler.py"  # the one place that starts a program: the C compiler, on sources of the package itself
+COMPILER = "kernels/compiler.py"  # the one place that starts a program: the C compiler, on the package's own sources
 # A process and those that decode images for it send each other objects through pipes that nobody else can write to.
 WORKERS = "data/workers.py"
 THROUGH_PIPES = {"import pickle", "import subprocess", "pickle.load()"}

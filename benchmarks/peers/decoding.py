@@ -1,4 +1,5 @@
-"""Batches for ImageNet without training: ours by store, and torchvision's in a DataLoader."""
+"""Batches for ImageNet without training: ours by store, in a process that is tuned as by `resnetlab train`, and
+torchvision's in a DataLoader."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ from benchmarks.peers.common import Clock, Job, main
 
 
 def ours(job: Job, clock: Clock, store: str) -> None:
+    from resnetlab.cli.process import tune
     from resnetlab.data.pixels import in_turn
     from resnetlab.runs.build import make_batches, open_data
     from resnetlab.runs.recipes import RECIPES
     from resnetlab.runtime import start
 
+    tune()
     config = RECIPES["imagenet-resnet50"]().changed(
         {"data": {"name": job.folder, "store": store}, "batch_size": job.batch}
     )

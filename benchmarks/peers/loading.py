@@ -1,5 +1,7 @@
 """Training batches without training: ours from memory, and the tutorial's DataLoader with PIL.
 
+Our process is tuned as by `resnetlab train`.
+
 In the tasks "…_in_memory", both have the same pixels in memory, as torchvision's CIFAR10 has them, and crop, flip, cut
 out a square of 8 pixels and normalise.
 """
@@ -12,11 +14,13 @@ from benchmarks.peers.common import Clock, Job, main
 
 
 def ours(job: Job, clock: Clock) -> None:
+    from resnetlab.cli.process import tune
     from resnetlab.data.loaders import TrainBatches
     from resnetlab.runs.build import make_augmentations, open_data
     from resnetlab.runs.config import AugmentConfig, DataConfig
     from resnetlab.runtime import start
 
+    tune()
     runtime = start()
     data = open_data(DataConfig(name=job.folder, image_size=32))
     steps = make_augmentations(AugmentConfig(crop=4, flip=True), 32)
@@ -47,6 +51,7 @@ def plain(job: Job, clock: Clock) -> None:
 def ours_in_memory(job: Job, clock: Clock) -> None:
     import torch
 
+    from resnetlab.cli.process import tune
     from resnetlab.data.loaders import TrainBatches
     from resnetlab.data.preprocess import STATISTICS, for_size, with_statistics
     from resnetlab.data.splits import Split
@@ -54,6 +59,7 @@ def ours_in_memory(job: Job, clock: Clock) -> None:
     from resnetlab.runs.config import AugmentConfig
     from resnetlab.runtime import start
 
+    tune()
     runtime = start()
     pixels, labels = images_in_memory(job)
     split = Split(torch.from_numpy(pixels), torch.tensor(labels), tuple(map(str, range(len(labels)))))

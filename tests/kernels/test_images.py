@@ -1,4 +1,4 @@
-"""Samples of images of bytes beside torch's, to the bit."""
+"""Samples of images of bytes, mirrored and normalised images beside those of torch, to the bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from resnetlab.kernels.images import are_bytes, sample, sample_by_torch
+from resnetlab.kernels.images import are_bytes, mirror, normalize, sample, sample_by_torch
 from resnetlab.kernels.library import library, unavailable_reason
 
 needs_kernels = pytest.mark.skipif(library() is None, reason=f"no kernels: {unavailable_reason()}")
@@ -67,3 +67,38 @@ def test_only_plain_bytes_in_memory_go_to_the_kernels() -> None:
         assert not are_bytes(other)
     with FakeTensorMode():
         assert not are_bytes(noise(1, 2, 2, 3))
+
+
+@needs_kernels
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_mirrored_images_equal_those_of_torch(size: int, channels: int) -> None:
+    images, chosen = noise(5, size, size + 1, channels), torch.tensor([True, False, False, True, True])
+    expected = torch.where(chosen[:, None, None, None], images.flip(2), images)
+    assert torch.equal(mirror(images, chosen), expected)
+    assert torch.equal(mirror(images.flip(1), chosen), expected.flip(1))
+    assert mirror(images[:0], chosen[:0]).shape == (0, size, size + 1, channels)
+
+
+def test_mirroring_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, chosen = noise(4, 6, 5, 3), torch.tensor([True, False, True, False])
+    usual = mirror(images, chosen)
+    monkeypatch.setattr("resnetlab.kernels.images.has_kernels", lambda: False)
+    assert torch.equal(mirror(images, chosen), usual)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_normalised_images_equal_those_of_torch(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    every_byte = torch.arange(256, dtype=torch.uint8).repeat_interleave(channels).view(1, 16, 16, channels)
+    images = torch.cat([every_byte, noise(2, 16, 16, channels)])
+    generator = torch.Generator().manual_seed(1)
+    mean, std = torch.rand(2, channels, generator=generator).repeat(1, 13).clamp(1e-4, 1)
+    cropped = images[:, 1:14, 2:15]  # a view
+    given = (cropped, cropped.contiguous(), cropped.flip(2), cropped[:0])
+    ours = [normalize(part, mean, std) for part in given]
+    monkeypatch.setattr("resnetlab.kernels.images.has_kernels", lambda: False)
+    for part, result in zip(given, ours, strict=True):
+        assert torch.equal(result, normalize(part, mean, std))
+        expected = ((part.double() / 255 - mean.view(13, channels)) / std.view(13, channels)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-2)
+        assert result.is_contiguous(memory_format=torch.channels_last)

@@ -33,17 +33,18 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 @needs_kernel
-@given(sides, sides, sides, sides, st.tuples(*[st.floats(0, 1)] * 4), st.booleans())
+@given(st.tuples(sides, sides), st.tuples(sides, sides), st.tuples(*[st.floats(0, 1)] * 4), st.booleans())
 def test_every_byte_is_that_of_pillow(
-    width: int, height: int, columns: int, rows: int, shares: tuple[float, ...], is_whole: bool
+    given_size: tuple[int, int], size: tuple[int, int], shares: tuple[float, ...], is_whole: bool
 ) -> None:
+    width, height = given_size
     (left, right), (top, bottom) = sorted(shares[:2]), sorted(shares[2:])
     box = (left * width, top * height, right * width, bottom * height)
     if is_whole or right - left < 0.01 or bottom - top < 0.01:
         box = (0.0, 0.0, float(width), float(height))
     image = noise(width, height)
-    ours, theirs = resize(image, (columns, rows), box), resize_by_pillow(image, (columns, rows), box)
-    assert ours.shape == (rows, columns, 3)
+    ours, theirs = resize(image, size, box), resize_by_pillow(image, size, box)
+    assert ours.shape == (size[1], size[0], 3)
     assert np.array_equal(ours, theirs)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.kernels.images import sample
+from resnetlab.kernels.images import mirror, sample
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 def flip(images: Tensor, uniform: Tensor) -> Tensor:
     """Flip images left to right with probability 1/2. Needs 1 random number per image."""
-    chosen = (uniform < 0.5).to(torch.uint8).mul_(255)[:, :, None, None]
-    return images ^ ((images ^ images.flip(2)) & chosen)  # of bytes only: `torch.where` takes three times as long
+    return mirror(images, uniform[:, 0] < 0.5)
 
 
 def cutout(images: Tensor, uniform: Tensor, size: int) -> Tensor:

@@ -22,6 +22,14 @@ from resnetlab.data.reading import Chunk, Decoder, usable_cores
 from resnetlab.errors import ProcessLost
 
 MOST_WORKERS = 16
+# The memory of an image is kept for the next one: the system clears each page that it gives, for a sixth of the time of
+# decoding a photo. The first three are of glibc, the last one of Pillow, in blocks of 16 MB.
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**24),
+    "PILLOW_BLOCKS_MAX": "4",
+}
 CHUNK_BYTES = 4 * 2**20  # of the images that a process decodes at a time
 _PROGRAM = "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); import resnetlab.data.workers as w; w.serve()"
 
@@ -80,7 +88,8 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", _PROGRAM]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        surroundings = KEPT_MEMORY | os.environ  # the user's own settings come first
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=surroundings)
         self._processes.append(process)
         self._own.process = process
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""Bilinear samples of images of bytes by a C kernel, in one pass and without copies in float."""
+"""Bilinear samples, mirroring and normalisation of images of bytes, each by a C kernel in one pass over memory."""
 
 from __future__ import annotations
 
@@ -49,3 +49,32 @@ def sample_by_torch(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)  # which is faster
     sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled.round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """Return images uint8 (N, H, W, C), those left to right for which `chosen`, bool (N,), is true."""
+    if not (are_bytes(images) and chosen.is_cpu):
+        mask = chosen.to(torch.uint8).mul_(255)[:, None, None, None]
+        return images ^ ((images ^ images.flip(2)) & mask)  # of bytes only: `torch.where` takes three times as long
+    images, chosen = images.contiguous(), chosen.to(torch.uint8).contiguous()
+    out = torch.empty_like(images)
+    kernels().mirror_images(*map(address, (images, chosen, out)), *images.shape)
+    return out
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Divide images uint8 (N, H, W, C) by 255, subtract `mean`, divide by `std`; float32 (N, C, H, W), channels_last.
+
+    `mean` and `std` are float32 (W * C), on the device of the images: constants of the channels, repeated for each
+    pixel of a row.
+    """
+    count, height, width, channels = images.shape
+    if not (are_bytes(images) and images.stride()[2:] == (channels, 1) and mean.is_cpu):
+        batch = images.to(torch.float32, memory_format=torch.contiguous_format)
+        # Whole rows at a time: a loop over the three channels of each pixel takes five times as long.
+        batch.flatten(2).div_(255).sub_(mean).div_(std)
+        return batch.permute(0, 3, 1, 2)
+    out = images.new_empty((count, height, width, channels), dtype=torch.float32)
+    where = map(address, (images, mean, std, out))
+    kernels().normalize_images(*where, count, height, width * channels, *images.stride()[:2])
+    return out.permute(0, 3, 1, 2)

@@ -47,6 +47,8 @@ def declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.winograd_kernels_back.argtypes = [pointer, pointer, count, count]
     kernels.stem_convolve.argtypes = [*[pointer] * 3, *[count] * 5]
     kernels.crop_sample.argtypes = [*[pointer] * 4, *[count] * 5]
+    kernels.mirror_images.argtypes = [*[pointer] * 3, *[count] * 4]
+    kernels.normalize_images.argtypes = [*[pointer] * 4, *[count] * 5]
     if kernels.blocks_there():
         kernels.blocks_pack.argtypes = [pointer, pointer, count, count, yes]
         kernels.blocks_convolve.argtypes = [*[pointer] * 5, *[count] * 4, yes]

@@ -1,6 +1,7 @@
-/* Bilinear samples of images of bytes (images, height, width, channels). Torch samples colours one after the other, from
-   a copy in float; here three colours are computed at once, from two rows in float at a time. The sums have torch's
-   order, and are fused where torch's are, so that the samples are the same. */
+/* Images of bytes (images, height, width, channels): bilinear samples, mirrored images, normalised images. Torch takes
+   several passes over memory for each of them. The results are torch's, to the bit. */
+
+#include <string.h>
 
 #include "vectors.h"
 
@@ -39,7 +40,9 @@ INLINE void widen(const uint8_t *from, float *to, int64_t count) {
     for (int64_t i = 0; i < count; i++) to[i] = from[i];
 }
 
-/* The places of columns and rows, from -1 to 1: x, y (images, size); to (images, size, size, channels). */
+/* Bilinear samples. Torch samples colours one after the other, from a copy in float; here three colours are computed at
+   once, from two rows in float at a time. The sums have torch's order, and are fused where torch's are.
+   The places of columns and rows, from -1 to 1: x, y (images, size); to (images, size, size, channels). */
 void crop_sample(const uint8_t *images, const float *x, const float *y, uint8_t *to, int64_t count, int64_t height,
                  int64_t width, int64_t channels, int64_t size) {
     const int64_t line = width * channels;
@@ -87,6 +90,42 @@ void crop_sample(const uint8_t *images, const float *x, const float *y, uint8_t 
                     }
                 }
             }
+        }
+    }
+}
+
+/* Mirror the images, left to right, for which `chosen` is not 0, and copy the others. */
+void mirror_images(const uint8_t *images, const uint8_t *chosen, uint8_t *to, int64_t count, int64_t height,
+                   int64_t width, int64_t channels) {
+    const int64_t line = width * channels;
+#pragma omp parallel for schedule(static)
+    for (int64_t image = 0; image < count; image++) {
+        const uint8_t *from = images + image * height * line;
+        uint8_t *out = to + image * height * line;
+        if (!chosen[image]) {
+            memcpy(out, from, height * line);
+        } else if (channels == 3) {
+            for (int64_t row = 0; row < height; row++, from += line, out += line)
+                for (int64_t i = 0; i < line; i += 3)
+                    for (int c = 0; c < 3; c++) out[i + c] = from[line - 3 - i + c];
+        } else {
+            for (int64_t row = 0; row < height; row++, from += line, out += line)
+                for (int64_t i = 0; i < line; i += channels)
+                    for (int64_t c = 0; c < channels; c++) out[i + c] = from[line - channels - i + c];
+        }
+    }
+}
+
+/* Divide by 255, subtract `mean` and divide by `std`, both for each value of a line. The images and the lines of an
+   image are `image_step` and `line_step` bytes apart; those of the result lie back to back. */
+void normalize_images(const uint8_t *images, const float *mean, const float *std, float *to, int64_t count,
+                      int64_t height, int64_t line, int64_t image_step, int64_t line_step) {
+#pragma omp parallel for schedule(static)
+    for (int64_t image = 0; image < count; image++) {
+        for (int64_t row = 0; row < height; row++) {
+            const uint8_t *restrict from = images + image * image_step + row * line_step;
+            float *restrict out = to + (image * height + row) * line;
+            for (int64_t i = 0; i < line; i++) out[i] = ((float)from[i] / 255 - mean[i]) / std[i];
         }
     }
 }
