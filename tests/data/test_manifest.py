@@ -10,7 +10,8 @@ from PIL import Image
 from resnetlab.data import open_dataset
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import scan
-from resnetlab.data.shards import Member, write_shard
+from resnetlab.data.shard_layout import Member
+from resnetlab.data.shards import write_shard
 from resnetlab.errors import BadInput
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnetlab.data.datasets import open_dataset
 from resnetlab.data.pack import pack
-from resnetlab.data.shards import index_of, read_index
+from resnetlab.data.shard_index import index_of, read_index
 from resnetlab.errors import BadInput
 
 fsspec = pytest.importorskip("fsspec")
@@ -53,7 +53,7 @@ def test_an_index_is_made_once(shards, monkeypatch):
     before = read_index(path)
     index_of(path).unlink()
     assert read_index(f"file://{path}") == before
-    monkeypatch.setattr("resnetlab.data.shards._scan", None)
+    monkeypatch.setattr("resnetlab.data.shard_index.read_samples", None)
     assert read_index(f"file://{path}") == before
 
 

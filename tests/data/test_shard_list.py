@@ -17,8 +17,8 @@ from PIL import Image
 from resnetlab.data.datasets import open_dataset
 from resnetlab.data.folder import scan
 from resnetlab.data.pack import pack
+from resnetlab.data.shard_index import index_of
 from resnetlab.data.shard_list import is_shards, shards_in
-from resnetlab.data.shards import index_of
 from resnetlab.errors import BadInput, DiskTrouble
 
 

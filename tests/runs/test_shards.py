@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from resnetlab.data.datasets import open_dataset
-from resnetlab.data.shards import read_index
+from resnetlab.data.shard_index import read_index
 from resnetlab.data.shuffle import WINDOW
 from resnetlab.errors import BadInput
 from resnetlab.files import read_sealed

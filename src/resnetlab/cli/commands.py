@@ -515,7 +515,7 @@ def pack(arguments: Sequence[str]) -> None:
     given = parse(PackArguments, arguments, "resnetlab pack")
     from resnetlab.cli import tables
     from resnetlab.data.pack import pack
-    from resnetlab.data.shards import read_index
+    from resnetlab.data.shard_index import read_index
 
     shards = images = 0
     for shard in pack(given.source, given.out, images_per_shard=given.images_per_shard):

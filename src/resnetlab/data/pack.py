@@ -12,8 +12,10 @@ import numpy as np
 from resnetlab.data.decode import read_bytes
 from resnetlab.data.folder import Files, Listing, scan
 from resnetlab.data.random import RandomTables
+from resnetlab.data.shard_index import INDEX_SUFFIX, index_of, read_index
+from resnetlab.data.shard_layout import Member
 from resnetlab.data.shard_list import is_shards
-from resnetlab.data.shards import INDEX_SUFFIX, SUFFIX, Member, index_of, read_index, write_shard
+from resnetlab.data.shards import SUFFIX, write_shard
 from resnetlab.data.tree import require_outside, sentences
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import as_path

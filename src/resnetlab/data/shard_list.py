@@ -12,7 +12,8 @@ from pathlib import Path
 
 from resnetlab.data.classes import counted, shortened
 from resnetlab.data.remote import is_remote, matching
-from resnetlab.data.shards import SUFFIX, index_of, read_index
+from resnetlab.data.shard_index import index_of, read_index
+from resnetlab.data.shards import SUFFIX
 from resnetlab.data.words import part_of
 from resnetlab.errors import BadInput, printable
 
