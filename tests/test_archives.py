@@ -116,3 +116,11 @@ def test_a_damaged_archive_is_said_to_be_damaged(tmp_path: Path, pack) -> None:
         with pytest.raises(Damaged, match="cannot be unpacked"):
             unpack(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "x.zip", {"é.bin": b"x"})
+    archive.write_bytes(archive.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(Damaged, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
@@ -24,6 +25,12 @@ CONTENT = bytes(range(256)) * 10_000  # 2.56 MB
 SIZE = len(CONTENT)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 CUT = 1_000_000
+REDIRECTIONS = {
+    "moved": "/file",
+    "loop": "/loop",
+    "to-file": "file:///etc/hostname",
+    "to-port": "http://127.0.0.1:99999/",
+}
 
 
 class Server(BaseHTTPRequestHandler):
@@ -38,9 +45,9 @@ class Server(BaseHTTPRequestHandler):
             how = how.removeprefix("once-") if len(self.requests) == 1 else "file"
         if how.isdecimal():
             self.send_error(int(how))
-        elif how in ("moved", "loop"):
+        elif how in REDIRECTIONS:
             self.send_response(302)
-            self.send_header("Location", {"moved": "/file", "loop": "/loop"}[how])
+            self.send_header("Location", REDIRECTIONS[how])
             self.end_headers()
         elif how == "garbage":
             self.wfile.write(b"this is no HTTP\r\n\r\n")
@@ -55,20 +62,26 @@ class Server(BaseHTTPRequestHandler):
         if start >= SIZE:
             self.send_error(416)
             return
+        stop = min(SIZE, start + CUT) if how == "parts" and start else SIZE
         self.send_response(206 if start else 200)
         if start:
             told = start + 7 if how == "other-range" else start
-            self.send_header("Content-Range", f"bytes {told}-{SIZE - 1}/{SIZE}")
-        if how not in ("unsized", "endless"):
-            self.send_header("Content-Length", str({"huge": 10**12}.get(how, SIZE - start)))
+            self.send_header("Content-Range", f"bytes {told}-{stop - 1}/{SIZE}")
+        if how == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        if how not in ("unsized", "endless", "gzip"):
+            lengths = {"huge": str(10**12), "digits": "9" * 5000}
+            self.send_header("Content-Length", lengths.get(how, str(stop - start)))
         self.end_headers()
-        body = CONTENT[start:]
+        body = CONTENT[start:stop]
         if how == "corrupt":
             body = body[:-1] + b"x"
-        if how in ("broken", "other-range", "ignores-ranges"):
+        if how in ("broken", "parts", "other-range", "ignores-ranges"):
             body = body[:CUT]
         if how == "more":
             body += b"more"
+        if how == "gzip":
+            body = gzip.compress(body)
         if how == "endless":
             body *= 3
         if how in ("stalls", "drips"):
@@ -141,6 +154,7 @@ def test_a_damaged_file_is_downloaded_again(address: str, tmp_path: Path) -> Non
     [
         ("slow", None),
         ("more", None),
+        ("digits", None),
         ("moved", "/file"),
         ("once-broken", f"bytes={CUT}-"),
         ("once-stalls", f"bytes={CUT}-"),
@@ -148,8 +162,8 @@ def test_a_damaged_file_is_downloaded_again(address: str, tmp_path: Path) -> Non
     ],
 )
 def test_a_download_succeeds_in_spite_of(address: str, tmp_path: Path, name: str, second: str | None) -> None:
-    """In spite of a slow server, more bytes than declared, a redirection, a truncation, a stall; only the rest is asked
-    for after a break."""
+    """In spite of a slow server, more bytes than declared, a length that is no number, a redirection, a truncation, a
+    stall; only the rest is asked for after a break."""
     assert download(f"{address}/{name}", tmp_path / "x", algorithm="sha256", digest=SHA256)
     assert (tmp_path / "x").read_bytes() == CONTENT
     assert names(tmp_path) == ["x"]
@@ -161,10 +175,26 @@ def test_a_download_succeeds_in_spite_of(address: str, tmp_path: Path, name: str
         assert asked[1].startswith(second)
 
 
+@pytest.mark.parametrize("name", ["broken", "parts"])
+def test_tries_that_bring_much_are_not_counted(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A server that breaks off again and again, and one whose answers are shorter than the range that was asked for."""
+    monkeypatch.setattr(module, "WORTH", SIZE - 2 * CUT)
+    monkeypatch.setattr(module, "RESUMPTIONS", 0)
+    assert download(f"{address}/{name}", tmp_path / "x", algorithm="sha256", digest=SHA256)
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert [wanted for _, wanted in Server.requests] == [None, f"bytes={CUT}-", f"bytes={2 * CUT}-"]
+
+
 FAILURES = {
     "404": "answers 404 Not Found",
     "500": "answers 500 Internal Server Error",
     "loop": "answers 302",
+    "to-file": "answers 302 .*not allowed",
+    "to-port": "cannot reach",
+    "gzip": "sent a file with SHA256 .* or another file",
+    "parts": "broke off after 2,000,000 of 2,560,000 bytes",
     "garbage": r"cannot reach .* \(",
     "silent": r"cannot reach .*timed out",
     "broken": "broke off after 2,000,000 of 2,560,000 bytes",
@@ -190,7 +220,7 @@ def test_a_failed_download_leaves_the_old_file_and_gives_the_steps_by_hand(
     assert by_hand in str(caught.value)
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
-    keeps = name in ("broken", "ignores-ranges", "stalls", "drips")
+    keeps = name in ("broken", "parts", "ignores-ranges", "stalls", "drips")
     assert ("have arrived, and the next try asks for the rest" in str(caught.value)) == keeps
     assert names(tmp_path) == ([".file.bin.part"] if keeps else []) + ["file.bin"]
 

@@ -23,6 +23,9 @@ MOST_BYTES = 50 * 10**9
 MOST_FILES = 2_000_000
 BLOCK = 1 << 20
 
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+"""The errors of the readers of archives. A name that is no text in its encoding is a ValueError."""
+
 
 def unpack(
     archives: Path | Sequence[Path], folder: Path, *, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES
@@ -61,7 +64,7 @@ def unpack(
                 _put(entry, folder / entry.name, old / entry.name)
     except (BadInput, DiskTrouble):
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+    except DAMAGE as error:
         raise Damaged(f"{shown} cannot be unpacked ({printable(error)}); use another copy") from error
     except FileExistsError as error:
         raise BadInput(f"{shown} contains a name twice: {printable(Path(str(error.filename)).name)}") from error

@@ -34,13 +34,17 @@ except ImportError:  # Windows: there a broken download begins anew
 
 TIMEOUT = 30.0  # seconds for a connection, for an answer and for the next byte; and the time in which speed is measured
 SLOWEST = 1000  # bytes per second; a server that sends fewer over TIMEOUT seconds stalls
-RESUMPTIONS = 3  # how often the rest is asked for of one address
+RESUMPTIONS = 3  # how often the rest is asked for of one address; tries that bring WORTH bytes are not counted
+WORTH = 4 * 10**6  # bytes
 PAUSE = 1.0  # seconds before that
 REPORT_EVERY = 10.0  # seconds between two lines of progress
 MOST_BYTES = 20 * 10**9
 BLOCK = 1 << 18
 
 Algorithm = Literal["md5", "sha256"]
+
+_LENGTH = re.compile("[0-9]{1,18}")
+_RANGE = re.compile("bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|[*])")
 
 
 @dataclass(frozen=True)
@@ -232,10 +236,11 @@ class _Fetch:
 
     def all_of(self, address: str) -> None:
         """Receive the file from one address, with a few resumptions. Raises _Failure."""
-        for attempt in range(RESUMPTIONS + 1):
+        if self.part.size() and self.part.digest(self.algorithm).startswith(self.digest):
+            return
+        left = RESUMPTIONS
+        while True:
             had = self.part.size()
-            if had and self.part.digest(self.algorithm).startswith(self.digest):
-                return
             problem, may_help = self.rest_of(address, had)
             found = self.part.digest(self.algorithm)
             if found.startswith(self.digest):
@@ -247,7 +252,8 @@ class _Fetch:
                     f"with {self.digest}: it is damaged, or another file"
                 )
                 may_help = had > 0  # the old part may be what is wrong
-            if not may_help or attempt == RESUMPTIONS:
+            left -= self.part.size() - had < WORTH
+            if not may_help or left < 0:
                 raise _Failure(problem)
             _log.info("%s; trying again", problem)
             time.sleep(PAUSE)
@@ -279,15 +285,17 @@ class _Fetch:
     def receive(self, response: http.client.HTTPResponse, shown: str, had: int) -> str:
         """Write the body of a response behind the part, or over it if the server sends everything."""
         file = self.part.file
-        given = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        start = int(given[1]) if response.status == 206 and given else 0
-        if response.status != 200 and (response.status != 206 or start != had or not given):
+        given = _RANGE.fullmatch(response.headers.get("Content-Range", "")) if response.status == 206 else None
+        start = int(given[1]) if given else 0
+        if response.status != 200 and (not given or start != had):
             file.truncate(0)
             return f"{shown} answers with another part than the one asked for ({response.status})"
         file.truncate(start)
         file.seek(start)
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isascii() and length.isdecimal() else None
+        length = _LENGTH.fullmatch(response.headers.get("Content-Length", ""))
+        total = start + int(length[0]) if length else None
+        if given and given[2] != "*":  # an answer may be shorter than the rest
+            total = int(given[2])
         if total is not None and total > self.most_bytes:
             raise _Failure(f"{shown} has {total / 1e6:,.1f} MB, more than the {self.most_bytes / 1e6:,.1f} MB allowed")
         size = "size unknown" if total is None else f"{total / 1e6:.1f} MB"
