@@ -250,8 +250,9 @@ def test_the_test_split_is_not_used_for_a_second_trial(tmp_path: Path, monkeypat
     found = run(tmp_path / "sweep", 2)
     worse = found.finished[1]
     resnetlab.evaluate(found.run(worse).path, split="test")
-    with pytest.raises(BadInput, match=f"the test split was used for trial {worse.number}"):
+    with pytest.raises(BadInput, match=f"the test split was used for trial {worse.number}") as refused:
         run(tmp_path / "sweep", 2, final=True)
+    assert "--split test" not in str(refused.value)
 
 
 @pytest.mark.slow

@@ -346,7 +346,8 @@ def score_chosen(found: Sweep) -> None:
         if trial.number != best.number and found.run(trial).final_metrics("test") is not None:
             raise BadInput(
                 f"the test split was used for trial {trial.number}, and trial {best.number} is better on validation "
-                "now; a second use would choose by the test split. `resnetlab evaluate RUN --split test` does it anyway"
+                "now; a second use would choose by the test split. Keep that score, or score the better trial on "
+                "images that no trial has used: `resnetlab evaluate RUN --data FOLDER`"
             )
     if found.run(best).final_metrics("test") is None:
         evaluate(found.run(best).path, None, "test")
