@@ -137,18 +137,13 @@ def forget(names: Sequence[str], machine: str | None, before: str | None) -> int
 
 def machine() -> dict[str, Any]:
     """Machine, versions and commit of a measurement, and its command without the folders of this machine."""
-    import torch
-
     from resnetlab.runs.provenance import PACKAGES, now, version
     from resnetlab.runtime import start
 
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    able = torch.cpu.get_capabilities()
     return {
         **start().facts(),
         "packages": {name: version(name) for name in PACKAGES},
-        "bf16": bool(able.get("avx512_bf16") or able.get("amx_bf16")),
-        "amx": bool(able.get("amx_bf16")),
         "commit": commit(),
         "command": ["python", "-m", "benchmarks", *words],
         "started": now(),

@@ -86,3 +86,15 @@ def test_describe_names_a_quota_below_the_number_of_cores(monkeypatch: pytest.Mo
     assert "3 threads, fp32" in runtime.start("cpu", "fp32").describe()
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     assert "1 thread, fp32" in runtime.start("cpu", "fp32").describe()
+
+
+@pytest.mark.parametrize(
+    ("able", "bf16", "amx"),
+    [({}, False, False), ({"avx512_bf16": True}, True, False), ({"avx512_bf16": True, "amx_bf16": True}, True, True)],
+)
+def test_the_bfloat16_instructions_are_recorded(
+    able: dict[str, bool], bf16: bool, amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    facts = runtime.start("cpu", "fp32").facts()
+    assert (facts["bf16"], facts["amx"], runtime.native_bf16()) == (bf16, amx, bf16)

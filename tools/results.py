@@ -27,7 +27,7 @@ from benchmarks.nets import NETS  # noqa: E402 - a package of the repository, wh
 from benchmarks.page import ENOUGH, capabilities, strongest  # noqa: E402
 from benchmarks.pictures import number  # noqa: E402
 from benchmarks.results import entries  # noqa: E402
-from benchmarks.training import PLAIN  # noqa: E402
+from benchmarks.training import BARE, PLAIN, PLAIN_FAST  # noqa: E402
 
 RESULTS, README = ROOT / "results", ROOT / "README.md"
 SPEEDS = ROOT / "benchmarks" / "results"
@@ -117,7 +117,7 @@ def row(folder: Path) -> str:
         seeds,
         interval,
         f"{seconds / 60:.1f} min",
-        f"{environment['device_name']}, {environment['precision']}",
+        f"{environment['device_name']} ({capabilities(environment)}), {environment['precision']}",
     )
     return f"| {' | '.join(cells)} |\n"
 
@@ -155,7 +155,7 @@ def percents(shares: Sequence[float]) -> list[float]:
 def runs() -> str:
     """Table of the runs that are not part of an experiment."""
     head = ("command", "network", "images: train / validation / test", "epochs", "test accuracy", "seeds")
-    head += ("95 % interval", "training time", "on")
+    head += ("95 % interval", "training time", "machine, number format")
     lines = [f"| {' | '.join(head)} |\n", f"|{'---|' * len(head)}\n"]
     return "".join([*lines, *map(row, sorted(path.parent for path in RESULTS.glob("*/config.json")))])
 
@@ -199,13 +199,15 @@ def rounds(group: Mapping[str, Any]) -> str:
 
 
 def contenders(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Line with the contenders of the table's rows; those that some rows lack are named as such."""
+    """Line with the contenders of the table's rows; those that some rows lack, or all of them, are named as such."""
     rows = [{row["name"] for row in group["contenders"] if row["values"]} for group in groups]
     names = dict.fromkeys(row["name"] for group in groups for row in group["contenders"] if row["values"])
     everywhere = [name for name in names if all(name in row for row in rows)]
     elsewhere = [name for name in names if name not in everywhere]
+    missing = [name for name in (PLAIN, PLAIN_FAST, *BARE) if name not in names]
     told = f"Contenders: {'; '.join(everywhere)}."
-    return told + (f" In some rows only: {'; '.join(elsewhere)}." if elsewhere else "") + "\n"
+    told += f" In some rows only: {'; '.join(elsewhere)}." if elsewhere else ""
+    return told + (f" Not measured yet: {'; '.join(missing)}." if missing else "") + "\n"
 
 
 def against(found: dict[str, Any]) -> str:

@@ -133,6 +133,7 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "processes": self.processes.world_size,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            **bf16_instructions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
         }
@@ -244,7 +245,14 @@ def reduced_precisions(device: torch.device) -> dict[str, torch.dtype]:
 
 def native_bf16() -> bool:
     """Return True if this CPU multiplies bfloat16 in hardware; emulated bfloat16 is slower than float32."""
-    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return bf16_instructions()["bf16"]
+
+
+def bf16_instructions() -> dict[str, bool]:
+    """Return the bfloat16 instructions of this CPU: `bf16` is True for any of them, `amx` for those on matrices."""
+    able = torch.cpu.get_capabilities()
+    has_amx = bool(able.get("amx_bf16", False))
+    return {"bf16": has_amx or bool(able.get("avx512_bf16", False)), "amx": has_amx}
 
 
 def cpu_quota(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
