@@ -264,6 +264,7 @@ def test_a_speed_table_without_the_strongest_contender_is_found(prose: ModuleTyp
     assert prose.strongest_missing(page, [group]) == [missing[0].replace("row", "table")]
     page.write_text("### ResNet-56\n\n| resnetlab | 715 |\n| plain script, bf16 | 508 | 1.41× |\n")
     assert prose.strongest_missing(page, [group]) == []
+    assert {group["unit"] for group in prose.measured_speeds()} >= {"images/s", "requests/s"}
 
 
 def test_a_generated_page_that_was_edited_is_found(

@@ -95,6 +95,12 @@ def test_results_of_a_series_have_the_mean_and_the_interval_of_its_seeds(
     line = results.row(tmp_path / "results" / "cifar10-fast")
     assert "| 90.00% ± 1.41 | 2 seeds | none: too few seeds | 2.0 min |" in line
     assert "| 49,000 / 1,000 / 5,000 |" in line
+    file = tmp_path / "results" / "cifar10-fast" / "environment.json"
+    environment: dict[str, Any] = {"device_name": "a machine, 2 cores", "precision": "bf16"}
+    for told in ("bf16, AMX not recorded", "bf16 and AMX"):
+        file.write_text(json.dumps(environment))
+        environment |= {"bf16": True, "amx": True}
+        assert results.row(file.parent).endswith(f"| a machine, 2 cores ({told}), bf16 |\n")
     assert results.over_seeds(asdict(Repeats.of([0.89, 0.9, 0.91]))) == ("90.00% ± 1.00", "over seeds: 87.5–92.5")
     assert results.over_seeds(asdict(Repeats.of([0.9, 0.9, 0.9]))) == ("90.00% ± 0.00", "none: all seeds are equal")
     assert "somebody" not in (tmp_path / "results" / "cifar10-fast" / "summary.json").read_text()
@@ -161,6 +167,24 @@ def test_a_recipe_is_described_with_the_accuracy_of_its_stored_run(recipe: str) 
     assert f"{100 * accuracy:.2f}" in (resnetlab.recipes.RECIPES[recipe].__doc__ or "")
 
 
+def test_the_times_and_the_compared_accuracy_of_the_recipes_are_those_of_the_stored_results() -> None:
+    fast, usual = (" ".join(resnetlab.recipes.description(name)) for name in ("cifar10-fast", "cifar10-resnet18"))
+    benchmarks = ROOT / "benchmarks" / "results"
+    seconds, accuracies, _ = (
+        group["contenders"][0]["values"]
+        for group in json.loads((benchmarks / "to_accuracy.json").read_text())["machines"][0]["groups"]
+    )
+    assert ", ".join(f"{value:.2f}" for value in accuracies[:-1]) + f" and {accuracies[-1]:.2f} %" in fast
+    assert f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes" in fast
+    header, *rows = (ROOT / "results/cifar10-resnet18/metrics.csv").read_text().split()
+    times = [float(row.split(",")[header.split(",").index("train_seconds")]) for row in rows]
+    assert f"{sum(times) / 60:.1f} minutes" in usual
+    script = json.loads((benchmarks / "beside_script.json").read_text())["machines"][0]
+    assert f"{script['script_test_accuracy']:.2%}".replace("%", " %") in usual
+    assert round(1 / script["share_of_time"]) == 10
+    assert "ten times as long" in usual
+
+
 def test_the_speed_table_has_a_row_for_every_machine_with_the_strongest_contender(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -190,5 +214,6 @@ def test_the_speed_table_has_a_row_for_every_machine_with_the_strongest_contende
     )
     assert "| bare loop, bf16: 950 (0.95×) | 2 (too few) | Intel Xeon (bf16 and AMX), 2026-11-28 |" in second
     assert last == (
-        "Contenders: resnetlab; plain script. In some rows only: plain script, bf16; timm, fast; bare loop, bf16."
+        "Contenders: resnetlab; plain script. In some rows only: plain script, bf16; timm, fast; bare loop, bf16. "
+        "Not measured yet: bare loop, fp32; bare loop, bf16, compiled."
     )

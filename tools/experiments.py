@@ -34,8 +34,6 @@ EXPERIMENTS = {
     "improvements/crop-flip-cosine": SCHEDULED,
     "improvements/cifar-stem": f"{SCHEDULED} --stem cifar --epochs 2",
     "improvements/cifar-stem-10": f"{SCHEDULED} --stem cifar",
-    # a learning rate that is lowered on a plateau, long enough to reach one
-    "plateau/resnet18": "notebook-resnet18 --epochs 20",
     # degradation on the paper's CIFAR nets: its Section 4.2, 20 and 40 epochs instead of 182
     "degradation/plain20": "paper-resnet20 --model plain20 --epochs 20",
     "degradation/resnet20": "paper-resnet20 --epochs 20",

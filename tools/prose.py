@@ -31,7 +31,8 @@ from resnetlab.models import build_model, summary
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from benchmarks.page import strongest  # noqa: E402 - a package of the repository, which is not installed
+from benchmarks.__main__ import BENCHMARKS as BENCHMARK_NAMES  # noqa: E402 - a package of the repository
+from benchmarks.page import strongest  # noqa: E402
 from benchmarks.pictures import number  # noqa: E402
 from benchmarks.results import entries  # noqa: E402
 from benchmarks.rounding import TORCH as TORCH_BF16  # noqa: E402
@@ -151,6 +152,12 @@ def minutes(name: str) -> str:
     return f"{sum(row['train_seconds'] for row in run(name)[1]) / 60:.0f}"
 
 
+def machine(name: str) -> str:
+    """Processor and number format of the run."""
+    found = json.loads((ROOT / "results" / name / "environment.json").read_text())
+    return f"{found['device_name']}, {found['precision']}"
+
+
 def cost(name: str) -> str:
     """Multiply-adds of all forward passes over the training images, in 10¹²."""
     config = run(name)[0]
@@ -235,6 +242,7 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
         epochs,
         seed,
         minutes,
+        machine,
         cost,
         points,
         run,
@@ -299,12 +307,13 @@ def strongest_missing(page: Path, groups: Iterable[Mapping[str, Any]]) -> list[s
 
 
 def measured_speeds() -> list[Mapping[str, Any]]:
+    """The stored measurements of images or requests per second, of all benchmarks."""
     return [
         group
-        for name in ("training", "accelerate", "evaluation", "data", "inference")
+        for name in BENCHMARK_NAMES
         for entry in entries(BENCHMARKS, name)
-        for group in entry["groups"]
-        if group["unit"] == "images/s"
+        for group in entry.get("groups", ())
+        if group["unit"].endswith("/s")
     ]
 
 
