@@ -133,15 +133,15 @@ class SweepArguments(RecipeArguments):
     """which trials are stopped at the end of an epoch; median: those below the median of the earlier ones; hyperband:
     all but the best third, at epochs 1, 3, 9, …; none: none"""
     final: bool = False
-    """score the chosen configuration on the test split at the end, once; without it, the test split stays closed"""
+    """score the chosen configuration on the test split at the end, once; default: the test split is not used"""
     max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
     """stop after this many minutes, with exit code 6; default: no limit"""
 
 
 class DoctorArguments(RecipeArguments):
-    """Examine this machine and, with --data or a recipe, a data set: read every image once, look for faults that make
-    scores wrong (copies in several splits, one image with two labels, broken files), train for 20 steps, and tell how
-    long the run will take and how much memory and disk it needs. Exit code 2 if training would fail.
+    """Examine this machine and, with --data or a recipe, a data set: read every image once, find faults that make
+    scores wrong (copies in several splits, one image with two labels, broken files), train for 20 steps, and estimate
+    the time, memory and disk space of the run. Exit code 2 if training would fail.
 
     Nothing is saved except the page that --out asks for. The settings are those of `resnetlab train`.
     """
@@ -213,8 +213,8 @@ class ImportArguments(Arguments):
     """Make a model file of weights that another program saved: torchvision, timm, a training script, a published
     network of CIFAR.
 
-    Read are files of torch.save (.pth, .pt, .th, .pth.tar, .ckpt, .bin) and .safetensors that contain weights alone;
-    no code in them is run. What was renamed and what had to be assumed is printed. Weights that do not fit are refused.
+    The command reads files of torch.save (.pth, .pt, .th, .pth.tar, .ckpt, .bin) and .safetensors that contain weights
+    alone, and runs no code in them. It prints what it renamed and assumed, and refuses weights that do not fit.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -275,7 +275,7 @@ class PushArguments(Arguments):
     repository: Annotated[str, Positional("OWNER/NAME")]
     """name of the repository on the Hub"""
     private: bool = False
-    """create a repository that only you see, and refuse one that everybody sees; default: everybody"""
+    """create a private repository, and refuse an existing public one; default: create a public one"""
     license: str | None = None
     """licence of the weights: an SPDX name such as apache-2.0, or an address; default: that of the model file"""
 
@@ -368,9 +368,9 @@ class EvaluateArguments(Arguments):
 class PredictArguments(Arguments):
     """Predict the classes of images of any size and format: a table on a terminal, a line per image in a pipe.
 
-    Of a folder, all images in it and below it are predicted, in natural order. Hidden files, and files that are not
-    named like an image, are skipped and counted. A line has the file, the class, its probability, and further classes,
-    separated by tabs. The model file's temperature is applied to all probabilities.
+    A folder stands for all images in it and below it, in natural order. Hidden files, and files that are not named like
+    an image, are skipped and counted. A line has the file, the class, its probability, and further classes, separated
+    by tabs. The model file's temperature is applied to all probabilities.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -426,9 +426,8 @@ class ExplainArguments(Arguments):
     """Explain the predictions for images: for the most probable classes, the places that are evidence for them, by
     Grad-CAM and by occlusion, and how well the two agree; and the most similar training images.
 
-    Writes a picture for each image, NAME.explain.png, and one page of all of them, explanations.html. Files of an
-    earlier call in the same folder are replaced, others never. Of a folder, all images in it and below it are
-    explained.
+    The command writes a picture for each image, NAME.explain.png, and one page of all of them, explanations.html. Files
+    of an earlier call in the same folder are replaced, others never. A folder stands for all images in it and below it.
     """
 
     examples: ClassVar[tuple[str, ...]] = (
@@ -627,8 +626,8 @@ class ServeArguments(Arguments):
     allow_host: Annotated[tuple[str, ...], Metavar("NAME")] = ()
     """names in the Host header to accept, besides the address and localhost"""
     reject: Annotated[float | None, Metavar("RISK")] = None
-    """mark predictions whose probability is below the threshold that was fitted on validation for this risk, as the
-    option of predict; default: none"""
+    """mark predictions whose probability is below the threshold that was fitted on validation for this risk, as
+    `resnetlab predict --reject`; default: off"""
     max_mb: float = 20
     """largest body of a request in MB"""
     max_images: int = 256

@@ -29,8 +29,8 @@ Build, understand, train, evaluate and use residual networks.
 commands:
   train [RECIPE]    train a network and score it; without arguments: ResNet-18
                     on handwritten digits, in about a minute
-  doctor            examine this machine and a data set: what is wrong, and how
-                    long training takes
+  doctor            examine this machine and a data set: faults, and the time
+                    that training will take
   find-lr [RECIPE]  suggest a learning rate, from a range test of a minute
   sweep [RECIPE]    search for good settings: many trials of a search space, the
                     poor ones stopped early

@@ -106,7 +106,7 @@ def warnings_of(given: ServeArguments) -> Iterator[str]:
     if is_loopback(given.host):
         return
     if given.token_file is None:
-        yield f"everybody who can reach {printable(given.host)} can use this server; --token-file FILE asks for a token"
+        yield f"everybody who can reach {printable(given.host)} can use this server; --token-file FILE requires a token"
     yield "requests are not encrypted; put a proxy with TLS in front of the server if others can read the network"
 
 

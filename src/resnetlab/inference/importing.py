@@ -70,9 +70,9 @@ def import_model(
     kernel of the first convolution), "cifar" or "imagenet".
 
     `image_size` and `resize_to` in pixels, `mean` and `std` of pixels in [0, 1], and `fit` ("crop", "squash" or "pad")
-    are the preprocessing of the training. What is not given is taken from what is known about the file: a config.json
-    of timm beside model.safetensors, or torchvision's record of its official weights, recognised by their digest.
-    Nothing else is assumed but the margin: images above 64 px are resized to 256/224 of `image_size`, then cropped.
+    are the preprocessing of the training. Missing ones are read from a config.json of timm beside model.safetensors, or
+    from torchvision's record of its official weights, recognised by their digest. Without `resize_to`, images above
+    64 px are resized to 256/224 of `image_size`, then cropped.
 
     Raises BadInput, and writes nothing, if the file cannot be read, does not fit the network, or the class names or the
     preprocessing are missing or do not fit.

@@ -305,7 +305,7 @@ class OptimConfig(Section):
     lr_share: Positive = 0.05
     """muon: learning rate of its AdamW part, as a share of the learning rate"""
     weight_decay: NotNegative = 0.0
-    """weight decay"""
+    """coefficient of weight decay, which shrinks the weights a little in each step; 0: off"""
     decay_norms: bool = True
     """apply weight decay to norms and biases too"""
 
@@ -397,7 +397,7 @@ class RunConfig(Section):
     deterministic: bool = False
     """on CUDA, use only operations that give the same bits every time; on a CPU all of them do"""
     final_test: Literal["once", "never"] = "once"
-    """score the best weights on the test split at the end of the run, or not"""
+    """once: score the best weights on the test split at the end of the run; never: leave the test split unused"""
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """also send numbers, pictures and model file to these trackers, each installed by pip install 'resnetlab[NAME]'; a
     tracker that fails is reported, and the run goes on; default: none"""

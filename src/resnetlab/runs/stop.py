@@ -67,8 +67,7 @@ class StopRequest:
     def watch(self) -> None:
         """Mark that a run checks for the request from now on; a signal no longer ends the program at once.
 
-        There is no end to it: a signal in the moment after the last check must not turn a finished run into a
-        stopped one.
+        The mark stays until the end: a signal after the last check must not turn a finished run into a stopped one.
         """
         self.is_watched = True
 
