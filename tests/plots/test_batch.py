@@ -19,7 +19,7 @@ def test_every_image_has_its_classes_below_it(channels: int) -> None:
     images = np.zeros((3, 6, 6, channels), np.uint8)
     figure = batch(images, shares, classes=CLASSES, subtitle="mirrored at random", total=64)
     header = [text.get_text() for text in figure.texts]
-    assert header == ["The first batch as the network sees it: 3 of 64 images", "mirrored at random"]
+    assert header == ["The first batch as the network gets it: 3 of 64 images", "mirrored at random"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["cat", r"\$x_1\$", "75 % a class wi…\n25 % dog"]
     (axes,) = figure.axes
     assert len(axes.images) == 3

@@ -33,7 +33,7 @@ def batch(
     shown = f"{len(images)} of {counted(total, 'image')}" if len(images) < total else counted(total, "image")
     first, *further = textwrap.wrap(subtitle, int(width * LETTERS), max_lines=4, placeholder=" …") or [""]
     lower = LINE * len(further)
-    figure = new_figure(width, height + lower, f"The first batch as the network sees it: {shown}", first)
+    figure = new_figure(width, height + lower, f"The first batch as the network gets it: {shown}", first)
     for number, line in enumerate(further, 1):
         place = (MARGIN / width, 1 - (0.60 + LINE * number) / figure.get_figheight())
         figure.text(*place, name(line, len(line)), size=9.5, color=MUTED)

@@ -28,7 +28,7 @@ def write_sweep(found: Sweep) -> Path:
 
     path = found.folder / PAGE
     best = found.best
-    titles = {"coordinates": "Settings and scores", "importances": "Importance", "history": "Course"}
+    titles = {"coordinates": "Settings and scores", "importances": "Importance", "history": "History"}
     pictures = dict(drawn(found))
     sections = {"best": "Best"} | {name: titles[name] for name in titles if name in pictures}
     page = render(
@@ -124,7 +124,7 @@ def drawn(found: Sweep) -> Iterator[tuple[str, Picture]]:
         figure = importance_bars(found.importances, "Share in the variance of the scores", sum(complete))
         yield "importances", picture(figure, "The importance of each setting", note=IMPORTANCE)
     numbers = [trial.number for trial in trials]
-    figure = score_history(numbers, scores, complete, "Course", found.score_name, lower_is_better=lower)
+    figure = score_history(numbers, scores, complete, "History", found.score_name, lower_is_better=lower)
     yield "history", picture(figure, "The validation score of each trial, and the best so far")
 
 
