@@ -176,8 +176,8 @@ def assumptions() -> str:
         f"{percent(REACHED)} of these bandwidths are reached. The exchanges inside of a machine and between machines "
         "follow each other, where NCCL overlaps them in part.",
         f"Buckets have PyTorch's sizes: {FIRST_BUCKET // MIB} MiB the first, {BUCKET // MIB} MiB the others.",
-        "All GPUs are equally fast, none waits for its data, and the exchange takes nothing from the compute. Real "
-        "clusters lose more: the slowest GPU sets the pace of all.",
+        "All GPUs are equally fast, data is always ready, and the exchange does not slow the compute. Real clusters "
+        "lose more: every step takes as long as that of the slowest GPU.",
     ]
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
@@ -237,8 +237,8 @@ def predictions() -> Iterator[str]:
         ],
     )
     yield (
-        "A network with many multiply-adds per parameter hides its exchange with few images. Small images leave little "
-        "to hide it behind, and the launch of kernels is the limit before the network is.\n"
+        "A network with many multiply-adds per parameter needs few images to hide its exchange. With small images, the "
+        "compute is too short to hide it, and the launch of kernels limits the step before the network does.\n"
     )
 
 
@@ -277,8 +277,8 @@ def larger_batches() -> Iterator[str]:
         "arXiv:1706.02677). Beyond, it loses accuracy.\n"
         f"- Up to {LARS_LIMIT:,}, LARS keeps it nearly: it scales the step of each layer by the norm of its weights "
         "(You et al., arXiv:1708.03888). resnetlab has no LARS.\n"
-        f"- So beyond {LINEAR_LIMIT // PER_GPU} GPUs, more of them shorten a training of ResNet-50 less than the first "
-        "table says: the images per GPU or the accuracy become less.\n"
+        f"- So beyond {LINEAR_LIMIT // PER_GPU} GPUs, more of them shorten a training of ResNet-50 less than in the "
+        "first table: either each GPU has fewer images, or the accuracy decreases.\n"
     )
     yield (
         f"resnetlab never changes the learning rate by itself. For {PER_MACHINE} GPUs, give "

@@ -15,11 +15,11 @@ HEAD = """# Benchmarks
 <!-- written by `python -m benchmarks table` from benchmarks/results/; do not edit -->
 
 Each table was measured in one run on one machine, in interleaved rounds: each round runs every contender once, each in
-its own process with the machine's default number of threads. The line above a table has its machine, the last commit
-that changed the package, the date, and the number of rounds. Where there are several rounds, the numbers are medians
-over them, with the lowest and the highest value, and "ours ÷ it" is the median over the rounds of the first row's
-number divided by that row's number. One or two rounds are too few for a comparison; such results are marked, until they
-are measured again. Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
+its own process. The line above a table has the machine, the number of threads, the last commit that changed the
+package, the date, and the number of rounds. Where there are several rounds, the numbers are medians over them, with the
+lowest and the highest value, and "ours ÷ it" is the median over the rounds of the first row's number divided by that
+row's number. One or two rounds are too few for a comparison; such results are marked, until they are measured again.
+Reproduce it with `make bench`, or one benchmark with `python -m benchmarks NAME`.
 """
 ENOUGH = 3  # rounds: the median of two is their mean, and one has no spread
 Entries = Sequence[Mapping[str, Any]]  # the stored results of one benchmark, one for each machine
