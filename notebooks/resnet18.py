@@ -16,7 +16,8 @@
 #
 # We write a residual network of 18 layers in plain PyTorch and check that it computes the same as torchvision's, bit
 # for bit in float32. Then we train it twice on CIFAR-10 from the same initial weights: once with Adam, once with SGD.
-# The validation images set the learning rate and choose the epoch. The test images are used once, at the end.
+# The validation images set the learning rate and choose the epoch. The test images are used once for each network, at
+# the end.
 #
 # The paper is He, Zhang, Ren and Sun, *Deep Residual Learning for Image Recognition* (2015,
 # [arXiv:1512.03385](https://arxiv.org/abs/1512.03385)). You need Python, PyTorch's tensors, and the idea of a gradient.
@@ -539,7 +540,8 @@ def train(model, optimizer, seed=0):
 # `resnetlab.accelerate` replaces its units by faster code. `accelerate` supports the units of the library and of
 # torchvision. In a class written in a notebook it replaces the convolutions and the projections; the other batch norms,
 # the ReLUs and the additions stay as they are. We train without it, so every line that computes is in this notebook or
-# in PyTorch. The next cell measures training steps on one batch.
+# in PyTorch. The next cell measures training steps on one batch. The stored times are those of two CPU cores with
+# bfloat16; on other machines the factors differ.
 
 
 # %%
@@ -589,7 +591,9 @@ helpers.table(
 #
 # Both learning rates are usual values. We have not searched for the best ones.
 #
-# The next two cells take some minutes each on two CPU cores; the last column has the seconds of each epoch.
+# The next two cells take about a quarter of an hour each on two CPU cores; the last column has the seconds of each
+# epoch. Equal epochs take different times when the machine has other work, so do not compare the optimizers by their
+# minutes.
 
 # %%
 models, histories = {"Adam": new_model()}, {}
@@ -711,10 +715,11 @@ helpers.show(
 # %% [markdown]
 # ## 9. The other stem
 #
-# The 3×3 stem keeps the full resolution, so every layer works on maps of 16 times the area. Such a training takes too
-# long for this notebook on a CPU. We ran it from the command line and stored its results in `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->8<!--/-->
-# epochs in <!--= minutes("cifar10-resnet18") -->17<!--/--> minutes on two CPU cores. Reproduce it with `resnetlab train
-# cifar10-resnet18`.
+# The 3×3 stem keeps the full resolution, so every layer works on maps of 16 times the area, and the loop of this notebook
+# would take much longer than above on a CPU. We trained it with the library's faster code and stored the results in
+# `results/cifar10-resnet18`: <!--= epochs("cifar10-resnet18") -->8<!--/--> epochs with
+# seed <!--= seed("cifar10-resnet18") -->0<!--/-->, in <!--= minutes("cifar10-resnet18") -->17<!--/--> minutes (machine: <!--= machine("cifar10-resnet18") -->Intel Xeon family 6 model 167, 2 cores, bf16<!--/-->).
+# Reproduce it with `resnetlab train cifar10-resnet18`.
 
 # %%
 stored = helpers.load_run("cifar10-resnet18")
@@ -732,7 +737,7 @@ helpers.table(
 # The table compares it with the better network of this notebook. The two runs differ in more than the stem: the stored
 # run has another number of epochs and another schedule (the learning rate rises, then falls to zero: *one cycle*), pads
 # by reflection, uses label smoothing, and begins with smaller images. So the difference in accuracy is that of two
-# recipes. The multiply-adds are those of the forward pass of one training image, in the mean over the run.
+# recipes, with one seed each. The multiply-adds are those of the forward pass of one training image, in the mean over the run.
 
 # %%
 sizes = [round(32 * share) for share in stored.config["augment"]["sizes"]]
@@ -768,7 +773,7 @@ helpers.table(
 #   and the augmentation. The section "Which one is better?" gives the result for Adam and SGD with its p-value. It
 #   holds for these two networks.
 # - Validation scores set the learning rate and choose the epoch, so they are slightly too high. The test images choose
-#   nothing and are used once.
+#   nothing and are used once for each network.
 # - The stem sets the cost and the resolution of a network for small images.
 #
 # ### Exercises
@@ -824,8 +829,8 @@ helpers.table(
 #
 # <details><summary>Answer</summary>
 #
-# Not earlier than now, up to the first reduction: every gain then counts as progress, however small. After that the two
-# trainings differ.
+# Later or in the same epoch, up to the first reduction, because every gain then counts as progress, however small. After
+# that the two trainings differ.
 #
 # </details>
 #

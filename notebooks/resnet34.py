@@ -323,8 +323,8 @@ for name, other in others.items():
     print(f"ours and {name} give the same gradients of all {len(gradients)} parameters: {same}")
 
 # %% [markdown]
-# From here on, `ResNet34` above is what is trained. The library's own training is faster on many CPUs, because it has
-# faster convolutions; the loop below is plain PyTorch, to be read.
+# From here on, we train `ResNet34` from above, in a loop of plain PyTorch. The library's own training is faster on CPUs
+# with bfloat16 instructions, because its convolutions are faster.
 
 # %% [markdown]
 # ## 6. CIFAR-10
@@ -421,8 +421,8 @@ print(f"{device.type}, {torch.get_num_threads()} threads, {'bfloat16' if has_bf1
 
 # %% [markdown]
 # The whole data set stays on the device, as bytes. Batches are slices of it, so no loader and no worker processes are
-# needed. `channels_last` stores the channels of a pixel next to each other; convolutions are fastest in this layout
-# here.
+# needed. `channels_last` stores the channels of a pixel next to each other. PyTorch's convolutions in bfloat16 on a CPU
+# are made for this layout.
 
 # %%
 train_images, train_labels = data.train.images.to(device), data.train.labels.to(device)
@@ -443,8 +443,8 @@ network = network.to(device, memory_format=torch.channels_last)
 # averaged over the batch; the fraction, which turns logits $z$ into probabilities, is called *softmax*. `backward`
 # computes the gradient of the loss with respect to every weight, and the *optimiser* changes the weights to lower the
 # loss. Adam (Kingma and Ba, [2014](https://arxiv.org/abs/1412.6980)) divides each weight's step by the typical size of
-# its gradient; its *learning rate*, here $10^{-3}$, is the size of the steps. `fused` updates all weights in one
-# kernel. One *epoch* is one pass over the training images.
+# its gradient; its *learning rate*, here $10^{-3}$, is the size of the steps. `fused=True` updates all weights in one
+# call. One *epoch* is one pass over the training images.
 
 # %%
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
@@ -481,7 +481,8 @@ def score(network, images, labels):
 # %% [markdown]
 # After each epoch the network is scored, in evaluation mode, on a fixed sample of the training images and on the
 # validation images. The weights with the best validation accuracy are kept. The test images are not touched. The last
-# column is the time of the epoch: minutes on a CPU, seconds on a graphics card.
+# column is the time of the epoch: minutes on a CPU, seconds on a graphics card. Equal epochs take different times when
+# the machine has other work.
 
 # %%
 shuffle = torch.Generator().manual_seed(SEED)
@@ -537,9 +538,9 @@ print(f"accuracy on {len(truth):,} test images: {accuracy_with_interval(right, l
 # ### One image, stage by stage
 #
 # The figure shows the *activations* of the trained network, which are the outputs of its parts, for one test image:
-# after each stage the shape, mean and standard deviation of the output, and the eight feature maps with the largest
-# variance, on one scale for the whole layer. The maps get smaller; those of the last stage are single pixels, so the scale shows which
-# of them are large. On the left is a diagram of the network. (`resnetlab models RUN --image PICTURE --save-figure FILE`
+# after each stage the shape, mean and standard deviation of the output, and the feature maps with the largest variance,
+# on one scale for the whole row. The maps get smaller; those of the last stage are single pixels, and the brightest has
+# the largest value. On the left is a diagram of the network. (`resnetlab models RUN --image PICTURE --save-figure FILE`
 # draws this for any network.)
 
 # %%
@@ -753,7 +754,8 @@ print(f"{costs['cifar'] / costs['imagenet']:.1f} times the multiply-adds")
 # %% [markdown]
 # ### The effect of each
 #
-# All runs use the same units and data, Adam with an initial rate of $10^{-3}$, and batches of 128. The test accuracy is that of the epoch with the best validation accuracy. The difference to the
+# All runs use the same units and data, Adam with an initial rate of $10^{-3}$, and batches of 128. The test accuracy is
+# that of the epoch with the best validation accuracy; the test images are used once for each run. The difference to the
 # first run is in points, with a 95 % interval for two independent samples,
 #
 # $$ p - q \pm 1{.}96\,\sqrt{\frac{p(1-p)}{n} + \frac{q(1-q)}{n}}. $$
