@@ -5,6 +5,7 @@ Here every process is this one; what they exchange is tested in tests/robustness
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -13,11 +14,15 @@ import pytest
 import torch
 from torch.distributed import HashStore, Store
 
+from resnetlab.cli.main import messages_on_stderr
+from resnetlab.data import stores
 from resnetlab.data.augment import Augmentation, crop, flip
 from resnetlab.data.loaders import Batch, EvalBatches, TrainBatches
 from resnetlab.data.mixing import Mixing
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
+from resnetlab.data.stores import Storage
+from resnetlab.data.workers import Workers
 from resnetlab.distributed import ALONE, Processes, from_environment, joined, meet
 from resnetlab.errors import BadInput
 from resnetlab.runs.build import require_shares
@@ -155,6 +160,41 @@ def test_processes_meet_whatever_killed_ones_have_left_in_the_store() -> None:
         meet(store, 3, 4, 0.1)
     with pytest.raises(TimeoutError, match="process 4 did not come"):
         meet(store, 0, 5, 0.1)
+
+
+def test_a_process_that_is_not_the_main_one_prints_a_slow_shard_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main process may not have read that shard."""
+
+    def printed() -> list[str]:
+        with messages_on_stderr():
+            logging.getLogger("resnetlab.data.shards").info("reading 3 shards")
+            logging.getLogger("resnetlab.data.shards").warning("a.tar is slow")
+            logging.getLogger("resnetlab.training.optim").warning("a setting")
+        return capsys.readouterr().err.splitlines()
+
+    assert printed() == ["reading 3 shards", "warning  a.tar is slow", "warning  a setting"]
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert printed() == ["warning  a.tar is slow"]
+
+
+def test_processes_of_a_machine_divide_its_cores_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoders() -> int:
+        workers = Workers()
+        workers.close()
+        return workers.count
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(10), raising=False)
+    monkeypatch.setattr(stores, "available_memory", lambda: 1000)
+    for name, value in (TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}).items():
+        monkeypatch.setenv(name, value)
+    assert (decoders(), Storage().choose(125, ""), Storage().choose(126, "")) == (2, "memory", "auto")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert decoders() == 1
+    monkeypatch.delenv("RANK")  # left by another program: no training of several processes
+    assert (decoders(), Storage().choose(500, ""), Storage().choose(501, "")) == (10, "memory", "auto")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), 1e9])

@@ -208,6 +208,18 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Processes:
     return Processes(rank, world_size, local_rank)
 
 
+def processes_here(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number of processes that torchrun has started on this machine, which share its cores and its memory.
+
+    1 without torchrun, and for an environment that cannot be right.
+
+    >>> processes_here({}), processes_here({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"})
+    (1, 4)
+    """
+    count = environment.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(count)) if {*RANKS} <= environment.keys() and count.isdecimal() else 1
+
+
 def require_one_process(what: str) -> None:
     """Raise BadInput for something that several processes would do several times, if there are several."""
     count = from_environment().world_size
@@ -244,7 +256,7 @@ def joined(device_type: str, timeout: float | None = None) -> Iterator[Processes
     """
     timeout = TIMEOUT if timeout is None else timeout
     if not 0 < timeout < 10**6:
-        raise BadInput(f"the time-out of the processes is {timeout:g} seconds, but must be above 0, and at most a week")
+        raise BadInput(f"the time-out of the processes is {timeout:g} seconds, but must be above 0 and below 1,000,000")
     processes = from_environment()
     if processes.is_alone:
         yield processes

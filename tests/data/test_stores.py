@@ -451,6 +451,35 @@ def test_a_process_that_dies_ends_with_a_sentence(tmp_path: Path) -> None:
         data.train.images[:3]
 
 
+def test_signals_that_stop_a_run_are_not_for_the_processes_that_decode(tmp_path: Path) -> None:
+    """Slurm, systemd and a terminal send them to all processes of a group; the run still needs its next images."""
+    data = open_dataset(write(tmp_path / "f", colour), store="stream")
+    data.train.images[:3]
+    for process in data.train.images._workers._processes:  # type: ignore[union-attr]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            process.send_signal(number)
+    time.sleep(0.1)
+    assert len(data.train.images[:3]) == 3
+
+
+def test_while_others_wait_a_process_decodes_on_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the three processes of a machine, one decodes what all of them read; then each has its share of the cores."""
+    begun: list[Workers] = []
+
+    class Noted(Workers):
+        def __init__(self, count: int | None = None) -> None:
+            super().__init__(count)
+            begun.append(self)
+
+    monkeypatch.setattr(stores, "Workers", Noted)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    data = open_dataset(write(tmp_path / "f", colour), store="stream")
+    assert [workers.count for workers in begun] == [1, 3]
+    until(lambda: all(process.poll() is not None for process in begun[1]._processes))
+    assert data.train.images._workers is begun[0]  # type: ignore[union-attr]
+
+
 def test_processes_end_with_the_data_set(tmp_path: Path) -> None:
     data = open_dataset(write(tmp_path / "f", colour), store="stream")
     data.train.images[:3]

@@ -151,8 +151,10 @@ def messages_on_stderr() -> Iterator[None]:
     """Print the messages of the library, such as those of a download, on stderr."""
     log, kernels = logging.getLogger("resnetlab"), logging.getLogger("resnetlab.kernels")
     before = log.level, kernels.level
-    handler = logging.StreamHandler() if is_main_process() else logging.NullHandler()
+    handler = logging.StreamHandler()
     handler.setFormatter(Lines())
+    if not is_main_process():
+        handler.addFilter(is_for_all)
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     kernels.setLevel(logging.WARNING)  # a run logs its kernels itself
@@ -162,6 +164,11 @@ def messages_on_stderr() -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(before[0])
         kernels.setLevel(before[1])
+
+
+def is_for_all(record: logging.LogRecord) -> bool:
+    """Return True for a message that any process prints: a slow shard may be read by one that is not the main one."""
+    return record.levelno >= logging.WARNING and record.name.startswith("resnetlab.data.")
 
 
 def place_matplotlib_files() -> None:

@@ -21,6 +21,7 @@ from resnetlab.data.folder import Files
 from resnetlab.data.limits import MAX_PIXELS, TooManyPixels
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.splits import Split
+from resnetlab.distributed import processes_here
 from resnetlab.errors import BadInput, printable
 
 if TYPE_CHECKING:
@@ -293,8 +294,9 @@ def _workers(root: Path, files: Files) -> int:
 
 
 def usable_cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    """Return the number of processors that this process may use. Those that torchrun has started here divide them."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, found // processes_here())
 
 
 def in_order(work: Callable[[int], T], starts: Iterable[int], workers: int) -> Generator[T, None, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -27,6 +27,7 @@ from resnetlab.data.pixels import CachedPixels, Pixels, StoredPixels, StreamedPi
 from resnetlab.data.preprocess import Preprocessing, Statistics, channel_statistics
 from resnetlab.data.reading import (
     BadImages,
+    Chunk,
     Decoder,
     available_memory,
     read_files,
@@ -34,7 +35,8 @@ from resnetlab.data.reading import (
     require_memory,
 )
 from resnetlab.data.splits import Split
-from resnetlab.data.workers import Workers
+from resnetlab.data.workers import MOST_WORKERS, Workers
+from resnetlab.distributed import processes_here
 from resnetlab.errors import BadInput, printable, unknown
 
 Store = Literal["auto", "memory", "cache", "stream"]
@@ -69,7 +71,7 @@ class Storage:
             return self.store
         if self.store == "auto":
             available = available_memory()
-            usable = math.inf if available is None else available
+            usable = math.inf if available is None else available / processes_here()  # each holds its own images
             if needed > (SHARE * usable if self.memory is None else min(self.memory * 1e9, usable)):
                 return "auto"
         require_memory(needed, what, "use fewer images, or leave them on the disk (`store='auto'`)")
@@ -278,7 +280,7 @@ class _Outside:
             rows: dict[str, int] = {}
             failed: set[str] = set()
             lost: dict[str, set[str]] = {kind: set() for kind in KINDS}
-            for part, chunk in self.workers.chunks(decoder, names):
+            for part, chunk in self._chunks(decoder, names):
                 good = []
                 for place, name in enumerate(part):
                     content = self.contents[name]
@@ -318,6 +320,18 @@ class _Outside:
                 built = None
             remember_finding("limits", limits_of, limits)
             return built
+
+    def _chunks(self, decoder: Decoder, names: Sequence[str]) -> Iterator[tuple[Sequence[str], Chunk]]:
+        """Decode files on all cores of the machine, because its other processes wait for this one."""
+        count = processes_here()
+        if count == 1:
+            yield from self.workers.chunks(decoder, names)
+            return
+        workers = Workers(min(MOST_WORKERS, count * self.workers.count))
+        try:
+            yield from workers.chunks(decoder, names)
+        finally:
+            workers.close()
 
     def _split(self, files: Files, decoded: Decoded, path: Path, index: Index, bad: BadImages) -> Split:
         """Return the images of a split; report those that cannot be decoded, in their order."""

@@ -1,7 +1,8 @@
 """Processes that decode images. They import neither torch nor the program that they are started by.
 
 A process is a Python that reads requests from its standard input and writes replies to its standard output. When its
-parent ends, however it ends, the input ends, and the process with it.
+parent ends, however it ends, the input ends, and the process with it. Signals that ask a run to stop are for the
+parent: a terminal, Slurm and systemd send them to all processes of a group, and the parent still needs its images.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ KEPT_MEMORY = {
     "PILLOW_BLOCKS_MAX": "4",
 }
 CHUNK_BYTES = 4 * 2**20  # of the images that a process decodes at a time
-_PROGRAM = "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); import resnetlab.data.workers as w; w.serve()"
+_IGNORED = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_PROGRAM = (
+    f"import signal\nfor name in {_IGNORED}: signal.signal(getattr(signal, name), signal.SIG_IGN)\n"
+    "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); import resnetlab.data.workers as w; w.serve()"
+)
 
 
 class Workers:
@@ -115,8 +120,7 @@ def _close(pipe: IO[bytes]) -> None:
 
 
 def serve() -> None:
-    """Answer requests until the input ends. Ctrl-C is for the parent, which then ends this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Answer requests until the input ends."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints must not get into a reply
     while True:

@@ -208,7 +208,8 @@ class DataConfig(Section):
     decoded once, into a file in resnetlab's cache folder; stream: decoded for each batch, in other processes; auto: the
     first of them for which there is room"""
     memory: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """with store auto: largest size of the decoded images in memory, in GB; default: half of the available memory"""
+    """with store auto: largest size of the decoded images in memory of a process, in GB; default: half of the available
+    memory, divided by the processes of the machine"""
     shuffle_window: Annotated[int, Field(ge=1)] = 16_384
     """images among which an epoch over shards is shuffled; more mix shards better, and read more of them at a time"""
 
