@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 from pathlib import Path
@@ -17,8 +19,9 @@ from PIL import Image
 from resnetlab.data.datasets import open_dataset
 from resnetlab.data.folder import scan
 from resnetlab.data.pack import pack
-from resnetlab.data.shard_index import index_of
-from resnetlab.data.shard_list import is_shards, shards_in
+from resnetlab.data.shard_index import index_of, read_index
+from resnetlab.data.shard_list import find_in_shards, is_shards, shards_in
+from resnetlab.data.shards import read_member
 from resnetlab.errors import BadInput, DiskTrouble
 
 
@@ -268,3 +271,87 @@ def test_a_folder_with_brackets_in_its_name_is_meant_as_it_is(shards: Path) -> N
     assert len(shards_in(f"{odd}/*.tar")) == len(shards_in(f"{odd}/images-{{00000..00003}}-of-00004.tar")) == 4
     with pytest.raises(BadInput, match="no shard matches"):
         shards_in(f"{odd}/other-*.tar")
+
+
+LISTING = """
+import sys, time
+from resnetlab.data import shard_index
+from resnetlab.data.shard_list import find_in_shards
+scan, made = shard_index.read_samples, []
+def slowly(shard, *rest):
+    made.append(shard)
+    time.sleep(0.1)
+    return scan(shard, *rest)
+shard_index.read_samples = slowly
+print("ready", flush=True)
+sys.stdin.readline()
+print(find_in_shards(sys.argv[1])[1])
+print(len(made), flush=True)
+"""
+
+
+@pytest.mark.parametrize("place", ["beside", pytest.param("cache", marks=pytest.mark.slow)])
+def test_several_processes_share_the_making_of_indexes(
+    shards: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard is read by one of them, and all find the same images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    list(pack(tmp_path / "photos", tmp_path / "many", images_per_shard=3))
+    for index in tmp_path.glob("many/*.json"):
+        index.unlink()
+        if place == "cache":
+            index.mkdir()  # root may write into folders that are read-only
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    words = [sys.executable, "-c", LISTING, str(tmp_path / "many")]
+    processes = [
+        subprocess.Popen(words, stdin=-1, stdout=-1, text=True, env=environment | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in "012"
+    ]
+    found, made = [], []
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in processes:
+            parts, count = process.communicate(timeout=60)[0].splitlines()
+            found.append(parts)
+            made.append(int(count))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert sum(made) == 8, made
+    assert min(made) >= 1, made
+    assert found == [str(find_in_shards(tmp_path / "many")[1])] * 3
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_an_image_that_changed_is_packed_again(shards: Path, tmp_path: Path) -> None:
+    """Also one of the same size, which its shard does not show."""
+    (name,) = (s.name for s in read_index(shards / "images-00002-of-00004.tar").samples[:1])
+    path = tmp_path / "photos" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    later = index_of(shards / "images-00002-of-00004.tar").stat().st_mtime_ns + 10**9  # whatever the clock counts in
+    os.utime(path, ns=(later, later))
+    before = {shard.name: shard.stat().st_mtime_ns for shard in shards.glob("*.tar")}
+    list(pack(tmp_path / "photos", shards, images_per_shard=7))
+    after = {shard.name: shard.stat().st_mtime_ns for shard in shards.glob("*.tar")}
+    assert {shard for shard in after if after[shard] != before[shard]} == {"images-00002-of-00004.tar"}
+    assert read_member(str(shards / "images-00002-of-00004.tar"), name) == content
+
+
+def test_images_in_shards_are_not_packed_again(shards: Path, tmp_path: Path) -> None:
+    rows = [f"{s.name},{s.label}" for path in sorted(shards.glob("*.tar")) for s in read_index(path).samples]
+    shard = {s.name: path.name for path in shards.glob("*.tar") for s in read_index(path).samples}
+    table = shards.parent / "pets.csv"
+    table.write_text("\n".join(["file,label", *(f"shards/{shard[row.partition(',')[0]]}/{row}" for row in rows)]))
+    with pytest.raises(BadInput, match=r"\.tar/cat/cat\.\d+\.png is in a shard already; give a table of image files"):
+        pack(table, tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -15,7 +15,7 @@ from resnetlab.data.random import RandomTables
 from resnetlab.data.shard_index import INDEX_SUFFIX, index_of, read_index
 from resnetlab.data.shard_layout import Member
 from resnetlab.data.shard_list import is_shards
-from resnetlab.data.shards import SUFFIX, write_shard
+from resnetlab.data.shards import SUFFIX, split_path, write_shard
 from resnetlab.data.tree import require_outside, sentences
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import as_path
@@ -35,7 +35,7 @@ def pack(
     The bytes of an image are copied as they are. The shards of a split are called `train-00003-of-00010.tar`; those of
     images without splits begin with `images`. The images of a split are divided at random, by `seed`, into shards whose
     sizes differ by one image at most. Each shard and its index are written whole or not at all. What an earlier call
-    with the same arguments has completed is left as it is.
+    with the same arguments has completed is left as it is, unless one of its images has changed since.
 
     Raises BadInput for images that cannot be trained on or read, and for an `out` that has other files or lies in the
     folder of the images.
@@ -50,11 +50,20 @@ def pack(
     folder = as_path(out, "out")
     require_outside(folder, str(source))
     listing = scan(source)
+    _require_files(listing)
     plan = _plan(listing, images_per_shard, seed)
     _prepare(folder, plan)
     for note in (*sentences(listing.skipped), *_note_on_groups(listing)):
         log.info("note: %s", note)
     return _write(folder, listing, plan)
+
+
+def _require_files(listing: Listing) -> None:
+    """Raise BadInput for a table that lists images in shards, which are packed already."""
+    for files in filter(None, (listing.train, listing.val, listing.test)):
+        for name in files.names:
+            if SUFFIX + "/" in name and split_path(f"{listing.root}/{name}") is not None:
+                raise BadInput(f"{printable(name)} is in a shard already; give a table of image files")
 
 
 def _note_on_groups(listing: Listing) -> tuple[str, ...]:
@@ -102,8 +111,10 @@ def _write(folder: Path, listing: Listing, plan: dict[str, Files]) -> Iterator[P
     for name, files in plan.items():
         path = folder / name
         labels = [listing.classes[label] for label in files.labels.tolist()]
-        sizes = [os.stat(listing.root / image).st_size for image in files.names]  # noqa: PTH116
-        if not _is_complete(path, files, labels, sizes):
+        found = [os.stat(listing.root / image) for image in files.names]  # noqa: PTH116
+        sizes = [status.st_size for status in found]
+        newest = max(status.st_mtime_ns for status in found)
+        if not _is_complete(path, files, labels, sizes, newest):
             members = (
                 (Member(image, label, number), read_bytes(listing.root / image))
                 for image, label, number in zip(files.names, labels, files.labels.tolist(), strict=True)
@@ -112,9 +123,12 @@ def _write(folder: Path, listing: Listing, plan: dict[str, Files]) -> Iterator[P
         yield path
 
 
-def _is_complete(path: Path, files: Files, labels: list[str], sizes: list[int]) -> bool:
-    """Return True for a shard that has exactly these images, by name, class and size."""
-    if not path.exists() or not index_of(path).exists():
+def _is_complete(path: Path, files: Files, labels: list[str], sizes: list[int], newest: int) -> bool:
+    """Return True for a shard that has exactly these images, by name, class and size, and none that changed after it.
+
+    `newest` is the latest time at which one of them changed, in ns.
+    """
+    if not path.exists() or not index_of(path).exists() or path.stat().st_mtime_ns < newest:
         return False
     try:
         samples = read_index(path).samples

@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
@@ -20,7 +21,7 @@ from resnetlab.data.classes import counted
 from resnetlab.data.remote import is_remote, opened, read_small, size_of
 from resnetlab.data.shard_layout import Sample, is_sound, read_samples
 from resnetlab.errors import Damaged, DiskTrouble, printable
-from resnetlab.files import cache_folder, open_regular, read_regular, write_text
+from resnetlab.files import cache_folder, locked, open_regular, read_regular, write_text
 
 INDEX_SUFFIX = ".index.json"
 SLOW = 10.0
@@ -47,7 +48,8 @@ def read_index(shard: str | Path, *, trusts: bool = False) -> Index:
     """Return the index of a shard; make it if there is none, or if the size of the shard is another than it was.
 
     It is written beside the shard or, where that is not allowed, into the cache folder. A shard that was written later
-    than its index is read again, unless one `trusts` it: the images must be the same, but may have other classes.
+    than its index is read again, unless one `trusts` it: the images must be the same, but may have other classes. Of
+    several processes of a machine that need an index, one makes it, and the others wait.
 
     Raises BadInput for a shard that is missing, and Damaged for one that ends early, is no tar file, or has other
     images than its index.
@@ -55,17 +57,47 @@ def read_index(shard: str | Path, *, trusts: bool = False) -> Index:
     path = os.fspath(shard)
     if is_remote(path):
         return _read_remote_index(path)
-    before: Index | None = None
     with io.BufferedReader(open_regular(path), 1 << 20) as file:
         status = os.fstat(file.fileno())
-        size, written = status.st_size, status.st_mtime_ns
-        for place in (index_of(path), _cached_index(path)):
-            if (known := _load_index(place, size)) is not None:
-                if trusts or _time_of(place) >= written:
-                    return known
-                before = before or known
-        began = time.monotonic()
-        index = Index(*read_samples(path, file, size))
+        size, written = status.st_size, None if trusts else status.st_mtime_ns
+        known, _ = _known_index(path, size, written)
+        if known is not None:
+            return known
+        with _one_at_a_time(path):
+            known, before = _known_index(path, size, written)
+            return _made_index(path, file, status, before) if known is None else known
+
+
+def _known_index(path: str, size: int, written: int | None) -> tuple[Index | None, Index | None]:
+    """Return the stored index of a shard, if it is not older than `written` (ns), and the first one that is older."""
+    before: Index | None = None
+    for place in (index_of(path), _cached_index(path)):
+        if (known := _load_index(place, size)) is not None:
+            if written is None or _time_of(place) >= written:
+                return known, before
+            before = before or known
+    return None, before
+
+
+@contextmanager
+def _one_at_a_time(path: str) -> Iterator[None]:
+    """Let one process of this machine at a time make the index of a shard; the others then find it."""
+    lock = _cached_index(path).with_suffix(".lock")
+    with ExitStack() as stack:
+        with suppress(OSError):  # a cache folder that cannot be written: each makes its own
+            lock.parent.mkdir(exist_ok=True)
+            stack.enter_context(locked(lock))
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # who waits for it finds the index
+                lock.unlink()
+
+
+def _made_index(path: str, file: IO[bytes], status: os.stat_result, before: Index | None) -> Index:
+    """Make the index of a shard, which replaces the one `before`, and store it."""
+    began, size, written = time.monotonic(), status.st_size, status.st_mtime_ns
+    index = Index(*read_samples(path, file, size))
     note_slow(path, time.monotonic() - began, size)
     if before is not None:
         _require_same_images(path, before, index)
@@ -111,13 +143,18 @@ def _read_remote_index(path: str) -> Index:
     size = size_of(path)
     content = read_small(f"{path}{INDEX_SUFFIX}")
     known = None if content is None else _parse_index(content, size)
-    if known is None and (known := _load_index(_cached_index(path), size)) is None:
-        began = time.monotonic()
-        with opened(path) as file:
-            known = Index(*read_samples(path, file, size))
-        note_slow(path, time.monotonic() - began, size)
-        _write_cached_index(path, size, known)
-    return known
+    if known is None:
+        known = _load_index(_cached_index(path), size)
+    if known is not None:
+        return known
+    with _one_at_a_time(path):
+        if (known := _load_index(_cached_index(path), size)) is None:
+            began = time.monotonic()
+            with opened(path) as file:
+                known = Index(*read_samples(path, file, size))
+            note_slow(path, time.monotonic() - began, size)
+            _write_cached_index(path, size, known)
+        return known
 
 
 def _write_cached_index(path: str, size: int, index: Index, since: int = 0) -> None:

@@ -6,8 +6,10 @@ import glob
 import itertools
 import logging
 import os
+import random
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from resnetlab.data.classes import counted, shortened
@@ -15,6 +17,7 @@ from resnetlab.data.remote import is_remote, matching
 from resnetlab.data.shard_index import index_of, read_index
 from resnetlab.data.shards import SUFFIX
 from resnetlab.data.words import part_of
+from resnetlab.distributed import from_environment
 from resnetlab.errors import BadInput, printable
 
 MOST_SHARDS = 1_000_000
@@ -134,7 +137,7 @@ def find_in_shards(source: str | os.PathLike[str]) -> tuple[Path, Parts, tuple[s
     found: dict[str | None, dict[str, list[tuple[str, str]]]] = {}
     first: dict[bool, Path] = {}
     skipped = 0
-    for path in paths:
+    for path in _in_turn(paths):
         inside = path.relative_to(root) if root != Path() else path
         split = _split_of(inside)
         first.setdefault(split is not None, path)
@@ -168,6 +171,18 @@ def find_in_shards(source: str | os.PathLike[str]) -> tuple[Path, Parts, tuple[s
     notes = [f"{counted(len(paths), 'shard')} in {printable(root)}"]
     notes += [f"skipped: {counted(skipped, 'file')} in shards that are neither images nor labels"] if skipped else []
     return root, parts, tuple(notes)
+
+
+def _in_turn(paths: Sequence[Path]) -> list[Path]:
+    """Return the shards in the order in which this process reads them.
+
+    Each of several processes has another one, so that they seldom wait for each other where indexes must be made.
+    """
+    order = list(paths)
+    with suppress(BadInput):  # variables of torchrun that are half set matter to a training only
+        if rank := from_environment().rank:
+            random.Random(rank).shuffle(order)
+    return order
 
 
 def _by_folder(classes: dict[str, list[tuple[str, str]]]) -> dict[str | None, dict[str, list[tuple[str, str]]]]:
