@@ -17,6 +17,7 @@ MIB = 2**20
 FIRST_BUCKET, BUCKET = 1 * MIB, 25 * MIB  # bytes of float32 gradients, the defaults of DistributedDataParallel
 FULL, HALF = 4, 2  # bytes of a gradient that is exchanged in float32, and in bfloat16
 BACKWARD = 2 / 3  # of the compute of a step: gradients of the inputs and of the weights, each as costly as the forward
+AGREEMENTS = 2  # in each step, of the hosts: all have read their images, and none has failed or was asked to stop
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Cluster:
     inside_latency: float
     outside_latency: float
     per_machine: int = 8
+    host_latency: float = 0.0  # of a message between two processes, through their hosts
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Device:
     images_per_second: float
     shortest_step: float = 0.0
 
-    def compute(self, images: float) -> float:
-        """Return the seconds of a step without any exchange."""
-        return max(self.shortest_step, images / self.images_per_second)
+    def compute(self, images: float, agreements: float = 0.0) -> float:
+        """Return the seconds of a step without exchanged gradients; `agreements` are those of the hosts, in seconds."""
+        return max(self.shortest_step + agreements, images / self.images_per_second)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,15 @@ def all_reduce(size: float, processes: int, cluster: Cluster) -> float:
     inside = 2 * (gpus - 1) / gpus * size / cluster.inside + 2 * (gpus - 1) * cluster.inside_latency
     outside = 2 * (machines - 1) / machines * size / cluster.outside
     return inside + outside + 2 * math.ceil(math.log2(machines)) * cluster.outside_latency
+
+
+def agreements(processes: int, cluster: Cluster) -> float:
+    """Return the seconds in which the hosts agree in a step: by gloo, whose messages follow a ring of all processes.
+
+    >>> agreements(3, Cluster("", 1e9, 1e9, 0.0, 0.0, host_latency=1.0))
+    8.0
+    """
+    return AGREEMENTS * 2 * (processes - 1) * cluster.host_latency
 
 
 def buckets(gradients: int) -> list[int]:
@@ -139,12 +150,13 @@ class Setup:
 
     def step(self, processes: int, images: float) -> Step:
         """Return the time of a step with so many images in each process."""
-        return step(self.network, self.device.compute(images), processes, self.cluster, self.width)
+        compute = self.device.compute(images, agreements(processes, self.cluster))
+        return step(self.network, compute, processes, self.cluster, self.width)
 
     def efficiency(self, processes: int, images: float) -> float:
         """Return the images per second of each process, divided by those of a GPU alone with a large batch.
 
-        A step that is shorter than the host can launch counts as a loss, too.
+        A step that is shorter than the host can launch, and agree on with the others, counts as a loss, too.
         """
         return images / self.step(processes, images).seconds / self.device.images_per_second
 

@@ -3,7 +3,7 @@
 The same network, batch and images: strong scaling. The efficiency is the speed of two processes, divided by twice that
 of one. The model predicts the step of two processes from the step of one process with half of the batch, and from the
 time to sum a bucket of gradients while nothing else is computed. On a CPU the exchange uses the cores that compute, so
-the model is a lower bound. docs/scaling-out.md has the model and its predictions for GPUs.
+the model is a lower bound of the step. docs/scaling-out.md has the model and its predictions for GPUs.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.cost_model import (
+    AGREEMENTS,
     BACKWARD,
     BUCKET,
     FIRST_BUCKET,
@@ -20,6 +21,7 @@ from benchmarks.cost_model import (
     Device,
     Network,
     Setup,
+    agreements,
     linear_rate,
     state_bytes,
 )
@@ -57,6 +59,7 @@ SHORTEST_STEP = 0.02  # seconds in which PyTorch launches the kernels of a step 
 REACHED = 0.8  # of the nominal bandwidth
 NVLINK = 300e9  # bytes per second in each direction
 NVLINK_LATENCY, ETHERNET_LATENCY, INFINIBAND_LATENCY = 5e-6, 30e-6, 5e-6  # seconds
+HOST_LATENCY = ETHERNET_LATENCY  # gloo sends by TCP, whatever the network
 NETWORKS = {  # bits per second of a machine in each direction, and its latency
     "25 Gb/s Ethernet": (25e9, ETHERNET_LATENCY),
     "100 Gb/s Ethernet": (100e9, ETHERNET_LATENCY),
@@ -88,13 +91,15 @@ bytes of gradients      S = 4 P                     P parameters; 2 P with --com
 exchange of s bytes     t(s) = 2 (g−1)/g · s/B  +  2 (g−1) · a          in a machine of g GPUs
                              + 2 (m−1)/m · s/B' +  2 ⌈log₂ m⌉ · a'      between m machines
 bucket k                begins at max(its gradients are known, the end of bucket k−1), takes t(its bytes)
+agreements              2 · 2 (p−1) · a''               of p processes in each step, through their hosts
 step                    T = max(C, the end of the last bucket) + t(running statistics)
 efficiency              images of a process / T / images per second of one GPU alone
 ```
 
-`C` is the compute of a step on one GPU, `B` and `a` are the bandwidth of a GPU and the latency of a message inside of a
-machine, `B'` and `a'` those of a machine in the network. The running statistics of batch norm are averaged after the
-backward pass, in one exchange that nothing hides.
+`C` is the compute of a step on one GPU. If the host takes longer, to launch the kernels and to agree with the others in
+messages of latency `a''`, it is that time. `B` and `a` are the bandwidth of a GPU and the latency of a message inside
+of a machine, `B'` and `a'` those of a machine in the network. The running statistics of batch norm are averaged after
+the backward pass, in one exchange that nothing hides.
 """
 
 
@@ -115,7 +120,7 @@ def device(task: Task) -> Device:
 
 def cluster(name: str) -> Cluster:
     bits, latency = NETWORKS[name]
-    return Cluster(name, REACHED * NVLINK, REACHED * bits / 8, NVLINK_LATENCY, latency, PER_MACHINE)
+    return Cluster(name, REACHED * NVLINK, REACHED * bits / 8, NVLINK_LATENCY, latency, PER_MACHINE, HOST_LATENCY)
 
 
 def setup(task: Task, name: str, width: int = FULL) -> Setup:
@@ -168,7 +173,10 @@ def assumptions() -> str:
     lines = [
         f"A GPU does {percent(USED)} of the {PEAK / 1e12:.0f} TFLOP/s of an {GPU} in bf16. For {LARGE.title}, that is "
         f"{gpu.images_per_second:,.0f} images/s. `python -m benchmarks training --nets resnet50` measures yours.",
-        f"A step takes {1000 * SHORTEST_STEP:.0f} ms at least: the time in which the host launches its kernels.",
+        f"A step takes {1000 * SHORTEST_STEP:.0f} ms at least: the time in which the host launches its kernels. The "
+        f"hosts agree {AGREEMENTS} times in a step, so that an error or a signal ends all processes together: by gloo, "
+        f"in a ring of messages of {1e6 * HOST_LATENCY:.0f} µs. That takes {agreed(COUNTS[1])} with {COUNTS[1]} "
+        f"processes and {agreed(COUNTS[2])} with {COUNTS[2]}, and is hidden while the GPU computes for longer.",
         f"The backward pass is {percent(BACKWARD)} of the compute. The update of the weights is not counted.",
         f"A machine has {PER_MACHINE} GPUs, connected by NVLink with {NVLINK / 1e9:.0f} GB/s each, and latencies of "
         f"{1e6 * NVLINK_LATENCY:.0f} µs. In the network, a machine has {' or '.join(NETWORKS)}, and latencies of "
@@ -180,6 +188,10 @@ def assumptions() -> str:
         "lose more: every step takes as long as that of the slowest GPU.",
     ]
     return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def agreed(count: int) -> str:
+    return f"{1000 * agreements(count, cluster(ADVISED)):.0f} ms"
 
 
 def predictions() -> Iterator[str]:
