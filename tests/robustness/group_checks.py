@@ -33,7 +33,8 @@ SIZES = (*range(1, 18), 101)
 
 def everything(processes: Processes) -> dict[str, Any]:
     """All checks, so that one set of processes does for them."""
-    return {check.__name__: check(processes) for check in (exchange, errors, evaluation, norms, training, reading)}
+    checks = (exchange, errors, evaluation, norms, accelerated, training, reading)
+    return {check.__name__: check(processes) for check in checks}
 
 
 def exchange(processes: Processes) -> dict[str, Any]:
@@ -115,6 +116,22 @@ def norms(processes: Processes) -> dict[str, Tensor]:
         "mean": norm.running_mean,
         "variance": norm.running_var,
     }
+
+
+def accelerated(processes: Processes) -> list[Tensor]:
+    """The running statistics of a network in bfloat16 after a step over images that differ from process to process.
+
+    Its fast classes normalise the images of one process; norms that see all images must take their place.
+    """
+    runtime = Runtime(CPU, torch.bfloat16, processes=processes)
+    model = build_model(Architecture("bottleneck", (1, 1), width=16, stem="cifar"), 3, seed=1)
+    model = synchronized(runtime.place(model, training=True), runtime).train()
+    images = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = (images + torch.arange(12.0)[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+    mine = slice(*[(part := processes.share(len(images))).start, part.stop])
+    with runtime.autocast():
+        model(images[mine]).float().sum().backward()
+    return [buffer for name, buffer in model.named_buffers() if "running" in name]
 
 
 def training(processes: Processes) -> dict[str, Any]:

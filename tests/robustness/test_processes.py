@@ -40,7 +40,7 @@ def alone() -> Any:
         sys.path.pop(0)
     from resnetlab.distributed import ALONE
 
-    return {"evaluation": group_checks.evaluation(ALONE), "norms": group_checks.norms(ALONE)}
+    return {check: getattr(group_checks, check)(ALONE) for check in ("evaluation", "norms", "accelerated")}
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -72,6 +72,8 @@ def test_processes_compute_together_what_one_computes_alone(
         for name, value in alone["norms"].items():
             np.testing.assert_allclose(one["norms"][name].detach(), value.detach(), rtol=1e-4, atol=2e-5, err_msg=name)
             assert torch.equal(one["norms"][name], found[0]["norms"][name]), "each process has the same bits"
+        for ours, whole in zip(one["accelerated"], alone["accelerated"], strict=True):
+            np.testing.assert_allclose(ours, whole, rtol=0.05, atol=0.02)
         sentence = "000.tar does not agree with its index"
         assert one["reading"] == (2, sentence if rank == 1 else f"process 1: {sentence}")
         for compress, trained in one["training"].items():
@@ -436,6 +438,34 @@ def resnet20(launcher: Any, tmp_path_factory: Any) -> tuple[list[str], RunFolder
     programs = launcher.run(2, *words, "--out", folder)
     assert [program.code for program in programs] == [0, 0], [program.output for program in programs]
     return words, RunFolder(folder)
+
+
+def test_two_hosts_train_together_through_the_rendezvous_of_torchrun(
+    hosts: list[dict[str, Any]], resnet20: tuple[list[str], RunFolder], ground: Path, ask: Any
+) -> None:
+    """One torchrun on each host, as on the page; the first has the store of the rendezvous (c10d)."""
+    if shutil.which("nsenter") is None:
+        pytest.skip("starting torchrun in a network namespace needs `nsenter` (util-linux)")
+    words, twin = resnet20
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for number, host in enumerate(hosts, 1):
+            options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "hosts"]
+            options += ["--rdzv-endpoint", f"{host['address']}:{host['port']}", "--local-addr", f"10.77.0.{number}"]
+            options += ["--rdzv-conf", f"is_host={'true' if number == 1 else 'false'}"]  # both have the same host name
+            command = ["nsenter", f"--net=/run/netns/{host['namespace']}", sys.executable, "-m"]
+            command += ["torch.distributed.run", *options, "-m", "resnetlab", *words, "--out", str(ground / "run")]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": host["interface"]}
+            started.append(
+                subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True, env=environment)
+            )
+        outputs = [torchrun.communicate(timeout=110)[0] for torchrun in started]
+    finally:
+        for torchrun in started:
+            torchrun.terminate()  # with its workers
+            torchrun.communicate()
+    assert [torchrun.returncode for torchrun in started] == [0, 0], outputs
+    ask.same(RunFolder(ground / "run"), twin)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
