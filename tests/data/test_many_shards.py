@@ -27,7 +27,7 @@ def resident(process):
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 data = open_dataset(
-    sys.argv[1], store="stream", image_size=8, normalize="imagenet", val_fraction=0.001, test_fraction=0.001
+    sys.argv[1], store="stream", image_size=8, channels=3, normalize="imagenet", val_fraction=0.001, test_fraction=0.001
 )
 batches = TrainBatches(data.train, data.preprocessing, (), 256, 0, Runtime(torch.device("cpu")))
 images, own, decoding = 0, [], []
