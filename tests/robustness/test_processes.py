@@ -456,9 +456,7 @@ def test_two_hosts_train_together_through_the_rendezvous_of_torchrun(
             command = ["nsenter", f"--net=/run/netns/{host['namespace']}", sys.executable, "-m"]
             command += ["torch.distributed.run", *options, "-m", "resnetlab", *words, "--out", str(ground / "run")]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": host["interface"]}
-            started.append(
-                subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True, env=environment)
-            )
+            started.append(subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True, env=environment))
         outputs = [torchrun.communicate(timeout=110)[0] for torchrun in started]
     finally:
         for torchrun in started:
