@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab.data.shards import Member, index_of, write_shard
+from resnetlab.data.shard_index import index_of
+from resnetlab.data.shard_layout import Member
+from resnetlab.data.shards import write_shard
 
 EPOCH = """
 import json, sys, torch
