@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from resnetlab.errors import BadInput, Damaged, DiskTrouble, printable
 
@@ -100,6 +100,13 @@ def read_regular(path: Path) -> bytes:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return file.readall()
     raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def read_from_start(file: IO[bytes]) -> bytes:
+    """Return all bytes of an open file, wherever it was read to; of a stream, those that are left."""
+    with suppress(AttributeError, io.UnsupportedOperation):
+        file.seek(0)
+    return file.read()
 
 
 def _without_waiting(path: str | os.PathLike[str], flags: int) -> int:

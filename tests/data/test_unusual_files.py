@@ -14,8 +14,9 @@ from PIL import Image, features
 from tests.data.test_decode import huge_png
 
 from resnetlab.data import open_dataset
-from resnetlab.data.decode import FORMATS, decode, header, read_image
+from resnetlab.data.decode import decode, header, read_image
 from resnetlab.data.depth import DeepPixels, Limits, choose_range
+from resnetlab.data.formats import FORMATS
 from resnetlab.data.tree import SUFFIXES
 from resnetlab.errors import BadInput
 from resnetlab.files import open_regular, read_sealed, read_whole
@@ -275,7 +276,7 @@ def test_what_only_begins_like_avif_is_said_to(after, monkeypatch):
     if features.check("avif"):
         with pytest.raises(BadInput, match=r"^a\.avif begins like AVIF, but is damaged or of an unknown kind$"):
             read_image(io.BytesIO(file), name="a.avif")
-    monkeypatch.setattr("resnetlab.data.decode._openers", lambda: ())  # a Pillow without AVIF
+    monkeypatch.setattr("resnetlab.data.formats._openers", lambda: ())  # a Pillow without AVIF
     monkeypatch.delitem(Image.SAVE, "AVIF", raising=False)
     with pytest.raises(BadInput, match=r"a\.avif is an AVIF image, which this Pillow cannot decode; pip install --up"):
         read_image(io.BytesIO(file), name="a.avif")

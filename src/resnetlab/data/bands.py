@@ -8,12 +8,13 @@ from typing import IO
 
 from PIL.Image import Image
 
-from resnetlab.data.decode import read_bytes, read_from_start
+from resnetlab.data.decode import read_bytes
 from resnetlab.data.depth import DeepPixels
 from resnetlab.data.limits import MAX_PIXELS
 from resnetlab.data.shards import open_image
 from resnetlab.data.tiff import SIGNATURES, read_tiff, size_and_samples
 from resnetlab.errors import BadInput, printable
+from resnetlab.files import read_from_start
 
 
 def read_bands(

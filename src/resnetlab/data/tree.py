@@ -19,7 +19,7 @@ from resnetlab.data.sources import is_named
 from resnetlab.errors import BadInput, printable
 from resnetlab.files import read_regular
 
-# of the formats in `resnetlab.data.decode`
+# of the formats in `resnetlab.data.formats`
 _JPEG_PNG_WEBP = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 _OTHERS = (".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
 _NEWER = (".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc")
