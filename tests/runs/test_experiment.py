@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 
 from resnetlab import load, load_model
-from resnetlab.data.mirrored import Confusable
 from resnetlab.errors import BadInput, Damaged, NonFinite, NoSoundCheckpoint, Stopped
 from resnetlab.evaluation.metrics import Score
 from resnetlab.files import read_sealed
 from resnetlab.plots import batch as batch_plot
 from resnetlab.plots import style
-from resnetlab.runs import build, experiment, recipes, resume
+from resnetlab.runs import experiment, recipes, resume
 from resnetlab.runs.build import Experiment
 from resnetlab.runs.config import RunConfig
 from resnetlab.runs.folder import RunFolder
@@ -523,16 +522,3 @@ def test_a_longer_run_keeps_the_weights_of_its_classes(tmp_path: Path) -> None:
     assert longer.plan.steps == 3 * experiment_of.plan.steps
     assert longer.plan.loss_fn is experiment_of.plan.loss_fn
     assert isinstance(longer.plan.loss_fn, WeightedCrossEntropy)
-
-
-def test_classes_that_resemble_each_other_when_mirrored_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [Confusable(name, "d", 40, 38, 1) for name in "abce"]
-    monkeypatch.setattr(build, "confusable_when_mirrored", lambda *_: found)
-    data = build.open_data(tiny().data)
-    assert build.mirror_notes(tiny(), data) == []
-    notes = build.mirror_notes(tiny(augment={"flip": True}), data)
-    assert len(notes) == 3
-    assert notes[0] == (
-        "mirrored images of a resemble d: the nearest neighbour of 38 of 40 is of that class, without mirroring of 1; "
-        "if the direction matters, turn augment.flip off"
-    )

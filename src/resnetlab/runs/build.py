@@ -21,7 +21,6 @@ from resnetlab.data.datasets import ImageData, open_dataset
 from resnetlab.data.duplicates import notes_on_copies
 from resnetlab.data.loaders import EvalBatches, TrainBatches
 from resnetlab.data.manifest import SUFFIXES as TABLES
-from resnetlab.data.mirrored import confusable_when_mirrored
 from resnetlab.data.mixing import Mixing
 from resnetlab.data.policy import Policy
 from resnetlab.data.preprocess import Preprocessing
@@ -32,13 +31,14 @@ from resnetlab.data.sources import is_named
 from resnetlab.data.splits import Split
 from resnetlab.data.stores import note_on
 from resnetlab.distributed import ALONE, Processes
-from resnetlab.errors import BadInput, printable
+from resnetlab.errors import BadInput
 from resnetlab.evaluation.evaluate import evaluating
 from resnetlab.models.build import build_model
 from resnetlab.models.pretrained import load_pretrained
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import whiten
 from resnetlab.runs.config import HARMLESS, AugmentConfig, DataConfig, RunConfig
+from resnetlab.runs.data_notes import notes_on_training_images
 from resnetlab.runs.differences import flat
 from resnetlab.runs.stem import ENLARGED, chosen_network, chosen_stem, notes_on_stem
 from resnetlab.runtime import Runtime, start
@@ -100,15 +100,13 @@ class Experiment(Training):
             plan = dataclasses.replace(plan, loss_fn=loss_fn)
         state = make_state(config, network, runtime)
         *extended, _ = lengths(config, len(batches.train), extended_at)
-        drawn = "draws" if config.data.balance == "sampler" else "training images"
         notes = [
             *data.notes,
             *note_on([data.train, data.val, data.test]),
             *notes_on_copies(data),
             *notes,
-            *dropped(len(data.train), config.batch_size, drawn),
+            *notes_on_training_images(config, data),
         ]
-        notes += [*balance_note(config, data), *mirror_notes(config, data)]
         unique = tuple(dict.fromkeys(notes))  # those of a run's stored data have the copies already
         return cls(state, batches, plan, runtime, config, data, network, unique, tuple(extended))
 
@@ -320,58 +318,6 @@ def make_batches(config: RunConfig, data: ImageData, runtime: Runtime, extended_
         train_sample=evaluation_batches(hold(data.train.subset(sample), runtime), data, runtime),
         val=evaluation_batches(val, data, runtime),
     )
-
-
-def balance_note(config: RunConfig, data: ImageData) -> list[str]:
-    """A sentence about the smallest and the largest class if the classes are balanced."""
-    if config.data.balance == "none":
-        return []
-    weights = class_weights(data.train.labels, len(data.classes))
-    counts = torch.bincount(data.train.labels.cpu(), minlength=len(data.classes))
-    present = counts.nonzero()[:, 0].tolist()
-    least, most = min(present, key=counts.__getitem__), max(present, key=counts.__getitem__)
-    per_image = "times an epoch" if config.data.balance == "sampler" else "times the loss"
-    words = [
-        f"{data.classes[place]} ({counts[place]:,} images) {float(weights[place]):.3g} {per_image}"
-        for place in dict.fromkeys((least, most))
-    ]
-    way = "an image is drawn, on average" if config.data.balance == "sampler" else "an image counts"
-    return [f"data.balance {config.data.balance}: {way}, by its class: {', '.join(words)}"]
-
-
-def mirror_notes(config: RunConfig, data: ImageData) -> list[str]:
-    """Sentences about classes that can no longer be told apart if images are mirrored, three at most."""
-    if not config.augment.flip:
-        return []
-    found = confusable_when_mirrored(data.train, data.classes, config.data.split_seed)
-    return [
-        f"mirrored images of {printable(one.name)} resemble {printable(one.other)}: the nearest neighbour of "
-        f"{one.mirrored} of {one.images} is of that class, without mirroring of {one.plain}; if the direction matters, "
-        "turn augment.flip off"
-        for one in found[:3]
-    ]
-
-
-def dropped(images: int, batch_size: int, what: str = "training images") -> list[str]:
-    """A sentence about the images that are left out of each epoch with its incomplete last batch, or nothing.
-
-    `what` are the images: the draws of a sampler may have one image several times.
-
-    >>> dropped(63, 32)
-    ['31 of the 63 training images are left out of each epoch, others every time: batches have 32 images']
-    >>> dropped(64, 32), dropped(31, 32)
-    ([], [])
-    >>> dropped(43, 42, "draws")
-    ['1 of the 43 draws is left out of each epoch, others every time: batches have 42 images']
-    """
-    rest = images % batch_size if images > batch_size else 0
-    if not rest:
-        return []
-    are = "is" if rest == 1 else "are"
-    return [
-        f"{rest:,} of the {images:,} {what} {are} left out of each epoch, others every time: batches have "
-        f"{batch_size:,} images"
-    ]
 
 
 def evaluation_batches(split: Split, data: ImageData, runtime: Runtime) -> EvalBatches:

@@ -15,8 +15,9 @@ from resnetlab.errors import BadInput, printable
 from resnetlab.files import read_sealed, write_sealed
 from resnetlab.inference.model_file import WEIGHTS_FORMAT
 from resnetlab.runs.arguments import require_arguments
-from resnetlab.runs.build import Training, begin_state, dropped, make_plan
+from resnetlab.runs.build import Training, begin_state, make_plan
 from resnetlab.runs.config import HARMLESS, OptimConfig, RunConfig
+from resnetlab.runs.data_notes import notes_on_dropped
 from resnetlab.runs.differences import differences
 from resnetlab.runs.effects import alone, chosen, long_warm_up, without_effect
 from resnetlab.runs.fit_data import (
@@ -259,7 +260,7 @@ def introduce(training: Training, config: RunConfig, images: list[Images], log: 
         *long_warm_up(config, training.plan.steps),
     ):
         log.warning(sentence)
-    for note in dropped(len(images[0]), config.batch_size):
+    for note in notes_on_dropped(len(images[0]), config.batch_size):
         log.info(f"note     {note}")
     if config.optim.name == "muon" and config.optim.weight_decay:
         log.append(f"warning  {MUON_DECAY}")  # `make_optimizer` has logged it, before there was a log.txt
