@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab.data import open_dataset
+from resnetlab.data import manifest, open_dataset
 from resnetlab.data.classes import ClassChoice
 from resnetlab.data.folder import scan
 from resnetlab.data.shard_layout import Member
@@ -201,6 +201,21 @@ def test_absolute_paths_through_a_link_to_the_folder_are_inside_it(tmp_path):
         assert scan(path).train.names == ("a/1.png", "a/2.png", "b/3.png", "b/4.png")
 
 
+def test_a_table_that_is_a_link_is_read_once(tmp_path, monkeypatch):
+    """Its images are beside the link or, if none is there, beside the table: that depends on its rows."""
+    read, times = manifest._table, []
+    monkeypatch.setattr(manifest, "_table", lambda path: times.append(path) or read(path))
+    table, link = write(tmp_path / "real", PLAIN), tmp_path / "link/pets.csv"
+    link.parent.mkdir()
+    link.symlink_to(table)
+    assert scan(link).root == tmp_path / "real"
+    assert len(times) == 1
+    write(tmp_path / "link", "", "other.csv")
+    assert scan(link).root == tmp_path / "link"
+    table.write_text(PLAIN.replace("a/1.png", f"{tmp_path}/real/a/1.png"))  # outside of the folder of the link
+    assert scan(link).root == tmp_path / "real"
+
+
 def test_classes_of_a_table_are_chosen_and_merged(tmp_path):
     listing = scan(write(tmp_path, PLAIN.replace("b/4.png,dog", "b/4.png,Dog")), ClassChoice(merge=("dog=dog,Dog",)))
     assert (listing.classes, listing.train.labels.tolist()) == (("cat", "dog"), [0, 0, 1, 1])
@@ -270,6 +285,9 @@ def test_a_table_lists_images_in_shards(tmp_path):
     rows = [f"a.tar/{member.name},{member.label}" for member, _ in members]
     table = write(tmp_path, "\n".join(["file,label", *rows]), files=())
     assert scan(table).train.names == tuple(sorted(f"a.tar/{member.name}" for member, _ in members))
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/m.csv").symlink_to(table)
+    assert scan(tmp_path / "link/m.csv").root == tmp_path
     table.write_text("\n".join(["file,label", *rows, "a.tar/cat/9.png,cat"]))
     with pytest.raises(BadInput, match=r"1 of 7 rows has a file that is not in .*'a\.tar/cat/9\.png'"):
         scan(table)

@@ -13,7 +13,7 @@ from resnetlab.data import DATASETS, SPLITS
 from resnetlab.data.classes import ClassChoice, alike, counted, notes_on_alike, quoted, require_two, shortened
 from resnetlab.data.groups import named_groups
 from resnetlab.data.manifest import SUFFIXES as TABLES
-from resnetlab.data.manifest import read_manifest, root_of_table
+from resnetlab.data.manifest import read_manifest
 from resnetlab.data.named import find_named
 from resnetlab.data.shard_list import find_in_shards, is_shards, name_of_shards
 from resnetlab.data.shards import SUFFIX
@@ -177,7 +177,7 @@ def find(
     if is_shards(source):
         return _grouped(_in_shards(source), group_by)
     if path.suffix.lower() in TABLES and not path.is_dir():
-        return _in_manifest(path, root_of_table(path) if root is None else Path(root), group_by, may_lack_files)
+        return _in_manifest(path, None if root is None else Path(root), group_by, may_lack_files)
     if not path.exists():
         raise BadInput(f"folder not found: {printable(path)}; give a folder of images, or one of {', '.join(DATASETS)}")
     if not path.is_dir():
@@ -212,10 +212,10 @@ def _in_shards(source: str | Path) -> Found:
     return Found(root, parts, shown, (), notes, None, name_of_shards(source))
 
 
-def _in_manifest(path: Path, root: Path, group_by: str | None, may_lack_files: bool) -> Found:
+def _in_manifest(path: Path, root: Path | None, group_by: str | None, may_lack_files: bool) -> Found:
     """Find the images that a manifest lists."""
     open_regular(path).close()  # names a pipe as such, and a file that does not exist
-    if not root.is_dir():
+    if root is not None and not root.is_dir():
         raise BadInput(f"folder not found: {printable(root)}")
     manifest = read_manifest(path, root, group_by, may_lack_files=may_lack_files)
     parts: dict[str, dict[str, list[str]]] = {part: {} for part in (SPLITS if manifest.has_splits else (WHOLE,))}
@@ -223,9 +223,8 @@ def _in_manifest(path: Path, root: Path, group_by: str | None, may_lack_files: b
         parts[row.split or WHOLE].setdefault(row.label, []).append(row.file)
     groups = {row.file: row.group or "" for row in manifest.rows} if manifest.has_groups else None
     filled = {part: classes for part, classes in parts.items() if classes}
-    return Found(
-        root, filled, {part: "" if part == WHOLE else part for part in filled}, (), manifest.notes, groups, path.stem
-    )
+    shown = {part: "" if part == WHOLE else part for part in filled}
+    return Found(manifest.root, filled, shown, (), manifest.notes, groups, path.stem)
 
 
 def _in_folder(root: Path, choice: ClassChoice) -> Found:

@@ -49,22 +49,86 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows of a manifest, one for each image, sorted by label and file; sentences about what was found."""
+    """The rows of a manifest, one for each image, sorted by label and file; sentences about what was found.
 
+    The files are relative to `root`.
+    """
+
+    root: Path
     rows: tuple[Row, ...]
     has_splits: bool
     has_groups: bool
     notes: tuple[str, ...]
 
 
-def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_lack_files: bool = False) -> Manifest:
+def read_manifest(
+    path: Path, root: Path | None = None, group_by: str | None = None, *, may_lack_files: bool = False
+) -> Manifest:
     """Read a .csv, .tsv or .parquet file with the columns file, label and, if there are any, split and group.
 
-    The files are relative to `root`, and must lie in it. `group_by` is another column for the groups, or a regular
-    expression for the file. With `may_lack_files`, rows of missing files are left out.
+    The files are relative to `root` (default: `root_of_table`), and must lie in it. `group_by` is another column for
+    the groups, or a regular expression for the file. With `may_lack_files`, rows of missing files are left out.
 
     Raises BadInput, with numbers and the first line concerned, for missing files, empty cells,
     an image with two labels, and files outside the root.
+    """
+    header, rows = _rows(path, group_by)
+    shown = printable(path)
+    root = root_of_table(path, rows) if root is None else root
+    rows = _normalised(shown, rows, root)
+    rows, notes = _without_repetition(shown, rows)
+    meant = splits_of(row.split for row in rows if row.split)
+    rows = [replace(row, split=row.split and meant[row.split]) for row in rows]
+    strange = [row for row in rows if row.split not in (None, "train", "val", "test")]
+    _refuse(shown, rows, strange, "an unknown split", "split", advice="use train, val and test")
+    gone = [row for row in rows if not os.path.isfile(root / row.file)]  # noqa: PTH113 - a Path's takes longer
+    packed = contents_in_shards(str(root), [row.file for row in gone])
+    gone = [row for row in gone if row.file not in packed]
+    if may_lack_files:
+        lost = {row.file for row in gone}
+        rows, gone = [row for row in rows if row.file not in lost], []
+        if not rows:
+            raise BadInput(f"{shown}: none of its {len(lost):,} files is in {printable(root)}")
+    _refuse(shown, rows, gone, f"a file that is not in {printable(root)}", "file", advice=_advice(gone, root))
+    if group_by is not None and group_by not in header:
+        groups = named_groups([row.file for row in rows], group_by, header)
+        rows = [replace(row, group=groups[row.file]) for row in rows]
+    has_groups = rows[0].group is not None
+    if has_groups and group_by is None:
+        notes.append(f"images of one group stay in one split: {len({row.group for row in rows}):,} groups")
+    ordered = tuple(sorted(rows, key=lambda row: (row.label, row.file)))
+    return Manifest(root, ordered, rows[0].split is not None, has_groups, tuple(notes))
+
+
+def root_of_table(path: Path, rows: Sequence[Row] | None = None) -> Path:
+    """Return the folder that the files of a table are relative to, if none is given: that of the table.
+
+    Of a link to a table elsewhere, it is the folder of the link or, if no file is there, that of the table itself.
+    `rows` are those of the table, if it has been read.
+    """
+    target = path.resolve().parent
+    if not path.is_symlink() or target == path.parent.resolve():
+        return path.parent
+    try:
+        rows = _rows(path)[1] if rows is None else rows
+    except BadInput:  # reading the images gives the reason
+        return path.parent
+    return target if not _has_files(path, rows, path.parent) and _has_files(path, rows, target) else path.parent
+
+
+def _has_files(path: Path, rows: Sequence[Row], root: Path) -> bool:
+    """Return True if some files of a table are in a folder, and none of its rows leads out of it."""
+    try:
+        files = [row.file for row in _normalised(printable(path), rows, root)]
+    except BadInput:
+        return False
+    return any(os.path.isfile(root / file) for file in files) or bool(contents_in_shards(str(root), files))  # noqa: PTH113
+
+
+def _rows(path: Path, group_by: str | None = None) -> tuple[list[str], list[Row]]:
+    """Return the header and the rows of a table, with the files as they are written there.
+
+    Raises BadInput for a file that is no table of images, and for rows that are wrong wherever the files are.
     """
     header, cells = _table(path)
     shown = printable(path)
@@ -102,49 +166,7 @@ def read_manifest(path: Path, root: Path, group_by: str | None = None, *, may_la
         _refuse(shown, rows, empty, f"no {name}", advice="fill the cells in, or leave the rows out")
     other = [row for row in rows if _is_other_encoding(row)]
     _refuse(shown, rows, other, "text that is not UTF-8", "label", advice=_UTF8)
-    rows = _normalised(shown, rows, root)
-    rows, notes = _without_repetition(shown, rows)
-    meant = splits_of(row.split for row in rows if row.split)
-    rows = [replace(row, split=row.split and meant[row.split]) for row in rows]
-    strange = [row for row in rows if row.split not in (None, "train", "val", "test")]
-    _refuse(shown, rows, strange, "an unknown split", "split", advice="use train, val and test")
-    gone = [row for row in rows if not os.path.isfile(root / row.file)]  # noqa: PTH113 - a Path's takes longer
-    packed = contents_in_shards(str(root), [row.file for row in gone])
-    gone = [row for row in gone if row.file not in packed]
-    if may_lack_files:
-        lost = {row.file for row in gone}
-        rows, gone = [row for row in rows if row.file not in lost], []
-        if not rows:
-            raise BadInput(f"{shown}: none of its {len(lost):,} files is in {printable(root)}")
-    _refuse(shown, rows, gone, f"a file that is not in {printable(root)}", "file", advice=_advice(gone, root))
-    if group_by is not None and group_by not in header:
-        groups = named_groups([row.file for row in rows], group_by, header)
-        rows = [replace(row, group=groups[row.file]) for row in rows]
-    has_groups = rows[0].group is not None
-    if has_groups and group_by is None:
-        notes.append(f"images of one group stay in one split: {len({row.group for row in rows}):,} groups")
-    ordered = tuple(sorted(rows, key=lambda row: (row.label, row.file)))
-    return Manifest(ordered, rows[0].split is not None, has_groups, tuple(notes))
-
-
-def root_of_table(path: Path) -> Path:
-    """Return the folder that the files of a table are relative to, if none is given: that of the table.
-
-    Of a link to a table elsewhere, it is the folder of the link or, if no file is there, that of the table itself.
-    """
-    target = path.resolve().parent
-    if not path.is_symlink() or target == path.parent.resolve():
-        return path.parent
-    return target if not _lists_files(path, path.parent) and _lists_files(path, target) else path.parent
-
-
-def _lists_files(path: Path, root: Path) -> bool:
-    """Return True if some files of a table are in a folder."""
-    try:
-        read_manifest(path, root, may_lack_files=True)
-    except BadInput:
-        return False
-    return True
+    return header, rows
 
 
 def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
