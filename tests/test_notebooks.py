@@ -267,6 +267,13 @@ def test_a_speed_table_without_the_strongest_contender_is_found(prose: ModuleTyp
     assert {group["unit"] for group in prose.measured_speeds()} >= {"images/s", "requests/s"}
 
 
+def test_a_stored_run_that_the_table_of_the_notebooks_lacks_is_found(prose: ModuleType, tmp_path: Path) -> None:
+    text = (ROOT / "notebooks" / "README.md").read_text()
+    page = tmp_path / "README.md"
+    page.write_text(text.replace("| `shortcuts/A` |", "| |"))
+    assert prose.not_in_notebooks(page) == [f"{page}: `shortcuts/A` is stored and is not shown"]
+
+
 def test_a_generated_page_that_was_edited_is_found(
     prose: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

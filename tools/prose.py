@@ -324,6 +324,16 @@ def not_in_readme() -> list[str]:
     return [f"README.md: {title!r} was measured and is not shown" for title in titles if f"| {title} |" not in text]
 
 
+def not_in_notebooks(page: Path) -> list[str]:
+    """Stored runs of the notebooks that the table of their README lacks."""
+    from experiments import EXPERIMENTS
+
+    text = page.read_text(encoding="utf-8")
+    names = [name for name in EXPERIMENTS if "/" in name and not name.startswith("ablation/")]
+    stored = [name for name in names if (ROOT / "results" / name / "config.json").exists()]
+    return [f"{page}: `{name}` is stored and is not shown" for name in stored if f"| `{name}` |" not in text]
+
+
 def stale() -> list[str]:
     """Generated pages and tables that differ from what their programs write."""
     import ablation
@@ -363,7 +373,7 @@ def main() -> None:
     speeds = measured_speeds()
     for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *NOTEBOOKS):
         wrong += strongest_missing(page, speeds)
-    wrong += [*not_in_readme(), *stale()]
+    wrong += [*not_in_readme(), *not_in_notebooks(ROOT / "notebooks" / "README.md"), *stale()]
     if wrong:
         sys.exit("\n".join((*wrong, "run: python tools/prose.py")))
 

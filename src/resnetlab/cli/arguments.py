@@ -30,8 +30,9 @@ class RecipeArguments(Arguments):
 
     settings: ClassVar[type[RunConfig] | None] = RunConfig
     recipe: Annotated[str | None, Positional("[RECIPE]")] = None
-    """recipe to start from; default: depends on --data: quickstart for digits, cifar10-resnet18 for cifar10 and
-    cifar100, mnist for mnist, fashion-mnist and svhn, folder for a folder and other data sets"""
+    """recipe to start from; --help after its name describes it and shows its defaults; default: depends on --data:
+    quickstart for digits, cifar10-resnet18 for cifar10 and cifar100, mnist for mnist, fashion-mnist and svhn, folder
+    for a folder and other data sets"""
     config: Annotated[Path | None, File] = None
     """a .json or .toml file with settings of the run, such as the config.json of another run"""
 
