@@ -74,6 +74,7 @@ TYPES: list[tuple[dict[str, Any], str]] = [
         (lambda: resnetlab.export("run", "onnx", data=3), "data is 3, but must be the path"),
         (lambda: resnetlab.resume("run", changes=3), "changes is 3, but must be a table of settings"),
         (lambda: resnetlab.train(resnetlab.recipes.quickstart(), minutes="5"), "minutes is '5', but must be a number"),
+        (lambda: resnetlab.train(resnetlab.recipes.quickstart(), began="now"), "began is 'now', but must be a time of"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_allowed(

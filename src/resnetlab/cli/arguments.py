@@ -84,9 +84,9 @@ class TrainArguments(RecipeArguments):
     out: Annotated[Path | None, Folder] = None
     """folder of the run, new or empty; default: runs/RECIPE-NNN"""
     minutes: Annotated[float | None, Metavar("MINUTES")] = None
-    """length of the run in minutes, final scores included: 20 steps are measured, and the number of steps that fits is
-    stored in the run's config, so that it can be repeated; instead of --epochs or --steps; default: the recipe's
-    length"""
+    """length of the run in minutes, from the start of the command to its end: 20 steps are measured, and the number of
+    steps that fits is stored in the run's config, so that it can be repeated; instead of --epochs or --steps; default:
+    the recipe's length"""
     max_minutes: Annotated[float | None, Metavar("MINUTES")] = None
     """save a checkpoint and stop after this many minutes, with exit code 6; default: no limit"""
     resume: Literal["auto"] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,6 +48,7 @@ from resnetlab.runs.sweeps.space import SearchSpace
 
 
 def train(arguments: Sequence[str]) -> None:
+    began = time.perf_counter()  # before torch is imported, which takes seconds
     given = parse(TrainArguments, arguments, "resnetlab train")
     if given.folds is not None:
         require_folds(given)
@@ -96,7 +98,7 @@ def train(arguments: Sequence[str]) -> None:
                 changes = {name: value for name, value in changes.items() if name not in LENGTH}
             resume(out, changes=changes, processes=processes, **watched)
         else:
-            train(config, out, minutes=given.minutes, processes=processes, **watched)
+            train(config, out, minutes=given.minutes, began=began, processes=processes, **watched)
 
 
 def is_run(folder: Path) -> bool:

@@ -15,6 +15,7 @@ def require_arguments(
     *,
     config: object = None,
     folder: object = None,
+    began: object = None,
     max_minutes: object = None,
     stop: object = None,
     on_event: object = None,
@@ -27,6 +28,7 @@ def require_arguments(
     kinds: dict[str, tuple[object, bool, str]] = {
         "config": (config, isinstance(config, RunConfig), "a RunConfig"),
         "folder": (folder, isinstance(folder, str | os.PathLike) and folder != "", "the path of a folder"),
+        "began": (began, is_number(began), "a time of time.perf_counter"),
         "max_minutes": (max_minutes, is_number(max_minutes), "a number"),
         "stop": (stop, isinstance(stop, StopRequest), "a StopRequest"),
         "on_event": (on_event, callable(on_event), "a function"),

@@ -27,7 +27,7 @@ from resnetlab.errors import BadInput, LabError, printable
 from resnetlab.models.build import build_model
 from resnetlab.runs.build import Experiment, resolved
 from resnetlab.runs.config import DataConfig, RunConfig
-from resnetlab.runs.timing import seconds_per_step, times
+from resnetlab.runs.timing import seconds_per_step, sizes_of_files, times
 from resnetlab.runtime import Runtime, choose_precision, cpu_quota, native_bf16, processor, start
 
 LARGEST_DIFFERENCE = 0.05  # between logits of an accelerator and of the CPU; TF32 gives about 0.005
@@ -289,12 +289,8 @@ def try_training(config: RunConfig, found: Diagnosis) -> None:
 def estimated(experiment: Experiment, seconds: float) -> Estimate:
     """Extrapolate the time of a step to the run, and add up its memory and its files."""
     config, steps, parts = experiment.config, experiment.plan.steps, times(experiment, seconds)
-    per_epoch = parts.steps_per_epoch * parts.step + parts.epoch_scores
-    state = experiment.state
-    tensors = [*state.model.state_dict().values()]
-    moments = [t for values in state.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
-    weights = sum(tensor.nbytes for tensor in tensors)
-    checkpoint = weights * (2 if config.ema else 1) + sum(tensor.nbytes for tensor in moments)
+    per_epoch = parts.steps_per_epoch * parts.step + parts.epoch_end
+    checkpoint, weights = sizes_of_files(experiment.state)
     # one more checkpoint than is kept, while the next is written; 10 MB for figures, tables and samples
     disk = (config.checkpoint.keep + 1) * checkpoint + 2 * weights + 10_000_000
     return Estimate(steps, seconds, per_epoch, parts.of(steps), peak_memory(experiment.runtime), disk)

@@ -54,6 +54,7 @@ def train(
     folder: Path | str | None = None,
     *,
     minutes: float | None = None,
+    began: float | None = None,
     max_minutes: float | None = None,
     stop: StopRequest | None = None,
     on_event: OnEvent | None = None,
@@ -65,8 +66,9 @@ def train(
     the folder. `on_event` is called with a `StepDone` after each optimiser step and with an `EpochReport` after each
     epoch. With `minutes`, the length in `config` is replaced by the number of steps with which the run, its final
     scores included, ends after about that time: it is planned once, from 20 measured steps, and stored in the config of
-    the run. The run stops after `max_minutes`, or when another thread calls `stop.request()`. In a process that was
-    forked after resnetlab was imported, the CPU computes with one thread.
+    the run. They are counted from `began`, a time of `time.perf_counter`, by default that of the call. The run stops
+    after `max_minutes`, or when another thread calls `stop.request()`. In a process that was forked after resnetlab was
+    imported, the CPU computes with one thread.
 
     `processes` that were joined (`resnetlab.distributed.joined`) train together, each a part of every batch. The main
     process alone plans `minutes`, writes, and scores the network at the end, when the exchange with the others is
@@ -83,8 +85,8 @@ def train(
     ...     [row["step"] for row in run.rows]
     [2]
     """
-    began = time.perf_counter()
-    require_arguments(max_minutes=max_minutes, stop=stop, on_event=on_event)
+    began = time.perf_counter() if began is None else began
+    require_arguments(began=began, max_minutes=max_minutes, stop=stop, on_event=on_event)
     stop = StopRequest.within(max_minutes, stop)
     with processes.together():
         if minutes is not None:
