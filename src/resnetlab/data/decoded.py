@@ -51,7 +51,8 @@ CODE = (
     "preprocess",
     "reading",
     "tiff",
-)  # the modules that decode and resize
+)  # the modules here that decode and resize
+KERNEL = ("resize.py", "csrc/resize.c")  # beside them, in kernels
 SHARE_FREE = 0.05  # of a disk, which is left free
 KEPT = 30 * 86_400  # seconds for which a file that nobody uses is kept, if the disk has room
 RECENT = 3600  # seconds for which it is kept in any case: it was just built, or is about to be opened
@@ -243,8 +244,9 @@ def versions() -> dict[str, str]:
     """Return the versions of the libraries that decode and resize images, and digests of our own code that does."""
     from PIL import features
 
-    sources = (Path(__file__).with_name(f"{name}.py") for name in CODE)
-    found = {path.stem: content_digest(path.read_bytes()) for path in sources}
+    here = Path(__file__).parent
+    sources = [*(here / f"{name}.py" for name in CODE), *(here.parent / "kernels" / name for name in KERNEL)]
+    found = {path.name.removesuffix(".py"): content_digest(path.read_bytes()) for path in sources}
     for name in ("pillow", "pillow-heif", "tifffile", "imagecodecs"):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
