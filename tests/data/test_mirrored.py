@@ -42,3 +42,14 @@ def test_classes_without_a_direction_are_not_named() -> None:
 def test_few_images_and_classes_without_images_are_no_error() -> None:
     few = letters(8)
     assert not confusable_when_mirrored(few, (*LETTERS, "none"), seed=0)
+
+
+def test_series_of_photos_are_not_named() -> None:
+    """Each photo has its nearest neighbour in its own series, and its mirror image resembles none."""
+    for seed in range(5):
+        draw = np.random.default_rng(seed)
+        places = draw.integers(0, 200, (20, 1, 16, 16, 1))
+        photos = (places + draw.integers(0, 20, (20, 6, 16, 16, 1))).astype(np.uint8).reshape(120, 16, 16, 1)
+        labels = torch.arange(20).repeat_interleave(6) % 2
+        split = Split(torch.from_numpy(photos), labels, tuple(map(str, range(120))))
+        assert not confusable_when_mirrored(split, ("x", "y"), seed=0)

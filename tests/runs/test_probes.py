@@ -123,7 +123,7 @@ def test_where_no_group_can_be_held_out_the_given_policy_is_kept(short: None) ->
     whole = Experiment.of(tiny())
     alone = dataclasses.replace(whole.data.train, groups=("patient",) * len(whole.data.train))
     kept = with_chosen_policy(Experiment.of(tiny(), data=dataclasses.replace(whole.data, train=alone)))
-    assert kept.config.augment == policies(GIVEN, 8)[0]
+    assert kept.config.augment == policies(GIVEN, 8)[1]  # digits, some of which are alike when they are mirrored
     assert "no group of images can be held out for probes; shifted by up to 1 px" in kept.notes[-1]
 
 
@@ -207,10 +207,36 @@ def test_something_is_given_up_only_where_the_others_are_significantly_better(
     assert best(found) is found[chosen]
 
 
+@pytest.mark.parametrize(
+    ("right", "chosen"),
+    [
+        ((60, 60, 60, 60), 1),
+        ((63, 60, 61, 60), 1),
+        ((90, 40, 40, 20), 0),
+        ((40, 60, 41, 61), 1),
+        ((60, 60, 60, 90), 3),
+    ],
+)
+def test_where_mirrored_classes_are_alike_mirroring_must_be_significantly_better(
+    right: tuple[int, ...], chosen: int
+) -> None:
+    found = [Probe(policy, np.arange(100) < count) for policy, count in zip(policies(GIVEN, 48), right, strict=True)]
+    assert best(found, mirrors=False) is found[chosen]
+
+
+@pytest.mark.parametrize(("axis", "is_mirrored"), [(2, False), (1, True)])
+def test_a_run_too_short_for_probes_mirrors_no_classes_that_are_then_alike(axis: int, is_mirrored: bool) -> None:
+    kept = with_chosen_policy(Experiment.of(tiny(), data=halves(axis)))
+    assert "the run is too short for probes" in kept.notes[-1]
+    assert kept.config.augment.flip is is_mirrored
+    assert ("mirrored images of one would resemble other" in kept.notes[-1]) is not is_mirrored
+
+
 def test_the_accuracies_are_told_by_what_differs() -> None:
     def said(given: AugmentConfig, *right: int) -> str:
         found = zip(policies(given, 48), right, strict=True)
-        return probes.summary_of([Probe(policy, np.arange(100) < count) for policy, count in found], 400)
+        tried = [Probe(policy, np.arange(100) < count) for policy, count in found]
+        return probes.summary_of(tried, best(tried), 400)
 
     assert said(GIVEN, 34, 47, 33, 43) == (
         "probed 4 policies on 400 training images, 100 of them held out: not mirrored, crops: 47%, against "
@@ -231,7 +257,7 @@ def test_probes_take_at_most_a_tenth_of_the_computation_and_a_short_run_has_none
         assert (found.epochs < probes.FEWEST_EPOCHS) == (epochs < 10)
     assert found.epochs * (971 // probes.BATCH) < probes.MOST_STEPS + 971 // probes.BATCH
     kept = with_chosen_policy(Experiment.of(tiny(), data=data))
-    assert kept.config.augment == policies(GIVEN, 8)[0]
+    assert kept.config.augment == policies(GIVEN, 8)[1]
     assert kept.notes[-1].startswith("augment.policy auto: the run is too short for probes; shifted by up to 1 px")
 
 
@@ -305,7 +331,7 @@ def test_a_run_in_minutes_is_planned_after_the_probes(
 @pytest.mark.slow
 def test_several_processes_follow_the_main_one(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Experiment.of(tiny())
-    told = policies(GIVEN, 8)[1], "the main process's words"
+    told = policies(GIVEN, 8)[0], "the main process's words"
     monkeypatch.setattr(Processes, "broadcast", lambda *_: told)
     found = with_chosen_policy(whole)
     assert found.config.augment == told[0]

@@ -15,6 +15,7 @@ MOST = 1500  # images that are compared with each other
 FEWEST = 5  # images of a class, below which nothing is said about it
 SIDE = 16  # pixels, to which images are reduced
 BLOCK = 256  # images that are reduced at a time
+FARTHEST = 4  # times the distance of an image's nearest neighbour; distance is 1 - correlation
 
 
 class Confusable(NamedTuple):
@@ -31,12 +32,16 @@ def confusable_when_mirrored(split: Split, classes: tuple[str, ...], seed: int) 
     """Return the classes of which at least half of the mirrored images are nearest to one other class.
 
     Without mirroring at most a quarter of the images may be, so that classes that resemble each other anyway are left
-    out. Up to 1,500 images of the split, uint8, are compared by the correlation of their grey values at 16×16 pixels.
+    out. So are classes whose mirrored images resemble no others: they are, on average, more than four times as far from
+    their nearest neighbour as the images themselves, as in a series of photos of one place. Up to 1,500 images of the
+    split, uint8, are compared by the correlation of their grey values at 16×16 pixels.
     """
     chosen = RandomTables(seed, 0, len(split)).permutation()[:MOST].to(split.images.device)
     labels = split.labels[chosen]
     grey = reduced(split.images[chosen]).view(-1, SIDE, SIDE)
-    plain, mirrored = (nearest(images.flatten(1), grey.flatten(1), labels) for images in (grey, grey.flip(2)))
+    (plain, distance), (mirrored, mirrored_distance) = (
+        nearest(images.flatten(1), grey.flatten(1), labels) for images in (grey, grey.flip(2))
+    )
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     place = labels * len(classes)
     before, after = (
@@ -46,7 +51,9 @@ def confusable_when_mirrored(split: Split, classes: tuple[str, ...], seed: int) 
     found = []
     for index, (name, images) in enumerate(zip(classes, counts, strict=True)):
         other = int(after[index].argmax())
-        if images >= FEWEST and 2 * after[index, other] >= images >= 4 * before[index, other]:
+        is_frequent = 2 * after[index, other] >= images >= 4 * before[index, other]
+        own = labels == index
+        if images >= FEWEST and is_frequent and mirrored_distance[own].mean() <= FARTHEST * distance[own].mean():
             found.append(Confusable(name, classes[other], images, int(after[index, other]), int(before[index, other])))
     return found
 
@@ -61,7 +68,7 @@ def reduced(images: Tensor) -> Tensor:
     return F.normalize(grey - grey.mean(1, keepdim=True), dim=1)
 
 
-def nearest(images: Tensor, others: Tensor, labels: Tensor) -> Tensor:
-    """Return the label of the nearest of the other images for each image; image i is not compared with other i."""
-    similarity = images @ others.t()
-    return labels[similarity.fill_diagonal_(-2).argmax(1)]
+def nearest(images: Tensor, others: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return label and distance of the nearest of the other images for each image; image i is not compared with i."""
+    nearness, rows = (images @ others.t()).fill_diagonal_(-2).max(1)
+    return labels[rows], 1 - nearness

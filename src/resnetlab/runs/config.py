@@ -262,7 +262,8 @@ class AugmentConfig(Section):
     """random operations on each image, such as a rotation, a shear, more contrast; trivial: TrivialAugment, one
     operation of random strength; rand: RandAugment, as many as rand_ops, all of strength rand_magnitude; auto: none of
     them, but short probes on training images choose whether flip stays on, and whether resized_crop does or small
-    shifts take its place, as they always do for images up to 40 px"""
+    shifts take its place, as they always do for images up to 40 px; if mirrored images of a class resemble those of
+    another class, flip stays on only where that is clearly better"""
     rand_ops: Annotated[int, Field(ge=1, le=10)] = 2
     """policy rand: operations per image, one after another"""
     rand_magnitude: Annotated[int, Field(ge=0, le=30)] = 9

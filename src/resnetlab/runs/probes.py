@@ -10,6 +10,10 @@ Test accuracy of recipe `folder` with each policy, one run each: 3,510 letters o
 crops, 56.0 % not mirrored with crops, 61.4 % not mirrored with shifts. 1,293 digits, 10 epochs: 95.3, 98.1 and 99.4 %.
 4,608 images of CIFAR-10, 6 epochs, 200 test images: 54.5 % mirrored with crops, 60.5 % mirrored with shifts, 56.0 % not
 mirrored with shifts. For the seeds 0 to 2, probes of all four chose crops each time, and mirroring for CIFAR-10 only.
+
+Where mirrored images of a class resemble another class, the probes must find mirroring better. 1,295 digits enlarged to
+16 px, 30 epochs, seeds 0 to 2: 96.1, 96.1 and 97.8 % of 359 test images mirrored, 97.8, 96.9 and 97.8 % not mirrored.
+The probes of seed 0, 98 and 99 %, found no clear difference.
 """
 
 from __future__ import annotations
@@ -25,11 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.data.loaders import EvalBatches, TrainBatches
+from resnetlab.data.mirrored import confusable_when_mirrored
 from resnetlab.data.pixels import in_turn
 from resnetlab.data.preprocess import Preprocessing
 from resnetlab.data.random import RandomTables, derived_seed
 from resnetlab.data.splits import Split
 from resnetlab.distributed import ALONE
+from resnetlab.errors import printable
 from resnetlab.evaluation.comparison import Correct, discordant, mcnemar
 from resnetlab.evaluation.evaluate import probabilities
 from resnetlab.models.build import build_model
@@ -107,19 +113,21 @@ class Probe:
         return float(self.correct.mean())
 
 
-def best(probes: Sequence[Probe]) -> Probe:
+def best(probes: Sequence[Probe], *, mirrors: bool = True) -> Probe:
     """Return the probe to follow: without mirroring, then without crops, where that is significantly more accurate.
 
     In a short training, weaker augmentation tends to be ahead whether it is better in a long one or not. So a small
     difference is no reason to give something up. Each of the two is decided by McNemar's test, on the pairs of probes
-    that differ in it.
+    that differ in it. Without `mirrors`, images are mirrored only where that is significantly more accurate.
     """
     left = list(probes)
     for name in ("flip", "resized_crop"):
         has, lacks = ([probe for probe in left if bool(getattr(probe.policy, name)) == on] for on in (True, False))
         if has and lacks:
             better, worse = discordant(*(np.concatenate([probe.correct for probe in part]) for part in (lacks, has)))
-            left = lacks if better > worse and mcnemar(better, worse) < SIGNIFICANT else has
+            is_clear = mcnemar(better, worse) < SIGNIFICANT
+            is_given_up = better > worse if is_clear else name == "flip" and not mirrors
+            left = lacks if is_given_up else has
     return left[0]
 
 
@@ -127,19 +135,26 @@ def with_chosen_policy(experiment: Experiment) -> Experiment:
     """Return the experiment with a policy that probes have chosen, and a sentence about them.
 
     The choice depends on the seed, the training images and the settings; it takes the place of "auto" in the config, so
-    that a run with the same config has the same bits. Where the run is too short for probes, the given policy is kept.
+    that a run with the same config has the same bits. Where the run is too short for probes, the given policy is kept,
+    without mirroring if mirrored images of a class resemble another one.
 
     Several processes make the same probes, each for itself, and follow the main process.
     """
-    processes, config = experiment.runtime.processes, experiment.config
-    found = policies(config.augment, experiment.data.preprocessing.image_size)
+    processes, config, data = experiment.runtime.processes, experiment.config, experiment.data
+    found = policies(config.augment, data.preprocessing.image_size)
+    confusable = [
+        one
+        for one in (confusable_when_mirrored(data.train, data.classes, config.data.split_seed) if found[0].flip else ())
+        if mcnemar(one.mirrored, one.plain) < SIGNIFICANT
+    ]
+    chosen = next(policy for policy in found if not (confusable and policy.flip))
     length = budget(experiment, len(found))
     if len(found) == 1:
-        chosen, sentence = found[0], f"nothing to choose between; {augmentation_words(found[0])}"
+        sentence = f"nothing to choose between; {augmentation_words(chosen)}"
     elif length.epochs < FEWEST_EPOCHS:
-        chosen, sentence = found[0], f"the run is too short for probes; {augmentation_words(found[0])}"
-    elif not len(divided(experiment.data.train, probe_seed(config))[1]):
-        chosen, sentence = found[0], f"no group of images can be held out for probes; {augmentation_words(found[0])}"
+        sentence = f"the run is too short for probes; {augmentation_words(chosen)}"
+    elif not len(divided(data.train, probe_seed(config))[1]):
+        sentence = f"no group of images can be held out for probes; {augmentation_words(chosen)}"
     else:
         log = RunLog() if processes.is_main else SilentLog()
         log.info(
@@ -149,17 +164,18 @@ def with_chosen_policy(experiment: Experiment) -> Experiment:
         with processes.together():
             trial = Trial.of(experiment, length.epochs)
             probes = [trial.probe(policy) for policy in found]
-        chosen, sentence = processes.broadcast((best(probes).policy, summary_of(probes, len(experiment.data.train))))
+        followed = best(probes, mirrors=not confusable)
+        chosen, sentence = processes.broadcast((followed.policy, summary_of(probes, followed, len(data.train))))
+    if confusable and not chosen.flip:
+        one = confusable[0]
+        sentence += f"; mirrored images of {printable(one.name)} would resemble {printable(one.other)}"
     with processes.together():
-        whole = Experiment.of(
-            config.changed({"augment": chosen.model_dump()}), data=experiment.data, processes=processes
-        )
+        whole = Experiment.of(config.changed({"augment": chosen.model_dump()}), data=data, processes=processes)
     return dataclasses.replace(whole, notes=(*whole.notes, f"augment.policy auto: {sentence}"))
 
 
-def summary_of(probes: Sequence[Probe], images: int) -> str:
+def summary_of(probes: Sequence[Probe], chosen: Probe, images: int) -> str:
     """Return what was probed and chosen, with the accuracy of each policy on the held-out images."""
-    chosen = best(probes)
     kinds = {"flip": ("not mirrored", "mirrored"), "resized_crop": ("shifts", "crops")}
     differing = {name: pair for name, pair in kinds.items() if len({getattr(one.policy, name) for one in probes}) > 1}
 
