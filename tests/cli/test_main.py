@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -469,6 +470,18 @@ def test_tables_are_never_cut_whatever_the_terminal(command: Any, width: int, mo
     assert "203,520" in out
 
 
+def test_the_exit_of_the_interpreter_looks_for_no_garbage() -> None:
+    """Among the objects of torch that takes a second."""
+    code = (
+        "import gc, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
+        "try: cli.entry_point()\n"
+        "except SystemExit: print(len(gc.get_objects()), gc.get_freeze_count())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    tracked, frozen = map(int, said.splitlines()[-1].split())
+    assert frozen > 100 * tracked
+
+
 def test_a_signal_after_the_end_of_the_command_is_ignored() -> None:
     code = (
         "import signal, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
@@ -497,6 +510,7 @@ def test_a_signal_at_the_end_of_the_command(
     monkeypatch.setattr(cli, "main", (lambda _: 0) if done else interrupted_main)
     monkeypatch.setattr(cli, "ignore_signals", interrupt_once if done else lambda: None)
     monkeypatch.setattr(cli, "leave_on_signals", lambda: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
     loggers = [logging.getLogger(name) for name in ("resnetlab", "resnetlab.kernels")]
     before = [(logger.level, list(logger.handlers)) for logger in loggers]
     with pytest.raises(SystemExit) as leaving:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import io
 import logging
 import os
@@ -210,4 +211,5 @@ def entry_point() -> None:
         if code is None:
             code = Stopped.exit_code
             print(f"resnetlab: {error}", file=sys.stderr)
+    gc.freeze()  # else the interpreter looks for garbage among all objects of torch at its exit, which takes a second
     sys.exit(code)
