@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -14,7 +14,7 @@ from resnetlab.cli.arguments import ResumeArguments, TrainArguments
 from resnetlab.cli.commands import COMMANDS
 from resnetlab.cli.config_file import read_settings
 from resnetlab.cli.help import help_text, option_lists
-from resnetlab.cli.options import Arguments, options_of
+from resnetlab.cli.options import Arguments, Metavar, Positional, options_of
 from resnetlab.cli.parsing import parse
 from resnetlab.errors import BadInput
 from resnetlab.runs import recipes
@@ -254,3 +254,12 @@ def test_a_mistake_in_a_config_file_is_named_as_in_the_file(command: Any, tmp_pa
 def test_choices_are_those_of_the_literal() -> None:
     assert choices(RunConfig.model_fields["device"].annotation) == ["auto", "cpu", "cuda", "mps"]
     assert choices(RunConfig.model_fields["seed"].annotation) == []
+
+
+def test_annotations_with_equal_texts_of_other_kinds_stay_apart() -> None:
+    """Python returns an equal earlier annotation again, and with it the kind of the argument."""
+    option, argument = Annotated[Path, Metavar("SOME FILE")], Annotated[Path, Positional("SOME FILE")]
+    assert type(option.__metadata__[0]) is Metavar
+    assert type(argument.__metadata__[0]) is Positional
+    assert Metavar("FILE") == Metavar("FILE") == "FILE" != Metavar("FOLDER")
+    assert Metavar("FILE") != Positional("FILE")

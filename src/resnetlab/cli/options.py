@@ -16,7 +16,20 @@ from resnetlab.runs.config import SHORT_FLAGS, RunConfig, Section, choices
 Command = TypeVar("Command", bound="Arguments")
 
 
-class Metavar(str):
+class Mark(str):
+    """A text in the annotation of a field. It is equal to no text of another kind.
+
+    `Annotated` returns an earlier annotation again if it is equal to the new one: with `Metavar("FILE")` equal to
+    `Positional("FILE")`, an argument could become an option.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) and (type(other) is type(self) or not isinstance(other, Mark))
+
+    __hash__ = str.__hash__
+
+
+class Metavar(Mark):
     """Name of an option's value in its help: `Annotated[Path, Metavar("FOLDER")]`."""
 
 
@@ -24,7 +37,7 @@ class Positional(Metavar):
     """Name of a value that is given without an option."""
 
 
-class Short(str):
+class Short(Mark):
     """A short form of an option: `Annotated[bool, Short("-0")]`."""
 
 
