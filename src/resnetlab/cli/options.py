@@ -26,6 +26,9 @@ class Mark(str):
     def __eq__(self, other: object) -> bool:
         return str.__eq__(self, other) and (type(other) is type(self) or not isinstance(other, Mark))
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     __hash__ = str.__hash__
 
 
