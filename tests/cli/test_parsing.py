@@ -49,6 +49,7 @@ def config_of(*words: str) -> RunConfig:
         (["--data.image-size", "None"], "data.image_size", None),
         (["--data", "None"], "data.name", "None"),  # a folder may have that name
         (["--data.root", "a=b"], "data.root", "a=b"),
+        (["--data-file", "cifar.tgz"], "data.root", "cifar.tgz"),
         (["--data=a=b"], "data.name", "a=b"),
         (["--clip-norm", "1e999", "--clip-norm", "2"], "clip_norm", 2.0),
     ],

@@ -125,6 +125,7 @@ METAVARS = {
     "model.pretrained": "torchvision|FILE|URL",
 }
 """Names of the values of settings that are text."""
+ALIASES = {"data.root": ("--data-file",)}  # reads better before an archive
 HIDDEN = ("changes", "recipe")  # fields that are no options
 
 
@@ -147,7 +148,7 @@ def options_of(kind: type[Section], prefix: str = "") -> Iterator[Option]:
                 is_optional,
                 isinstance(metavar, Positional),
                 info.is_required(),
-                (*(flag(name) for name in names), *short),
+                (*(flag(name) for name in names), *short, *ALIASES.get(path, ())),
                 tuple(flag(name, "no-") for name in names) if plain is bool else (),
             )
 
