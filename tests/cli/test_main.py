@@ -470,26 +470,25 @@ def test_tables_are_never_cut_whatever_the_terminal(command: Any, width: int, mo
     assert "203,520" in out
 
 
+def said_at_exit(expression: str) -> str:
+    """Return the value of an expression as text, after the command has ended in another process."""
+    code = (
+        "import gc, signal, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
+        f"try: cli.entry_point()\nexcept SystemExit: print({expression})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
 def test_the_exit_of_the_interpreter_looks_for_no_garbage() -> None:
     """Among the objects of torch that takes a second."""
-    code = (
-        "import gc, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
-        "try: cli.entry_point()\n"
-        "except SystemExit: print(len(gc.get_objects()), gc.get_freeze_count())"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    tracked, frozen = map(int, said.splitlines()[-1].split())
+    tracked, frozen = map(int, said_at_exit("len(gc.get_objects()), gc.get_freeze_count()").split())
     assert frozen > 100 * tracked
 
 
 def test_a_signal_after_the_end_of_the_command_is_ignored() -> None:
-    code = (
-        "import signal, sys; from resnetlab.cli import main as cli; sys.argv = ['resnetlab', '--version']\n"
-        "try: cli.entry_point()\n"
-        "except SystemExit: print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGTERM)])"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.endswith("[True, True]\n")
+    signals = "(signal.SIGINT, signal.SIGTERM)"
+    assert said_at_exit(f"[signal.getsignal(n) is signal.SIG_IGN for n in {signals}]") == "[True, True]"
 
 
 @pytest.mark.parametrize(("done", "code"), [(True, 0), (False, 6)])
